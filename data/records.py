@@ -1,0 +1,51 @@
+"""What the data room hands on. Every picture is RGB float32 in [0, 1]; a leading [B] is added by collation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Task = Literal["sr", "face"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One clean crop and its degraded version."""
+
+    gt: torch.Tensor  # [3, H, W]
+    lq: torch.Tensor  # [3, h, w]; h = H / 4 for the ×4 task `sr`, h = H for `face`
+    image_id: str  # the source photograph, the unit of every split
+    index: int  # the pair's counter: (seed, image_id, index) names its bytes
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B pairs of one size."""
+
+    gt: torch.Tensor  # [B, 3, H, W]
+    lq: torch.Tensor  # [B, 3, h, w]
+    image_ids: tuple[str, ...]
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of the distortion dataset, decoded."""
+
+    gt: torch.Tensor  # [3, H, W]
+    lq: torch.Tensor  # [3, h, w]
+    sr: torch.Tensor  # [3, H, W] a restorer's output
+    syn: torch.Tensor  # [3, H, W] gt with sr pasted where mask is 1
+    mask: torch.Tensor  # [1, H, W] in [0, 1], feathered
+    degradation_map: torch.Tensor  # [1, H, W] in [0, 1], the target for syn
+    sr_degradation_map: torch.Tensor  # [1, H, W] in [0, 1], the target for sr
+    area: float  # mean of mask
+    severity: float  # mean of degradation_map inside the mask; 0 for a control
+    is_control: bool  # the swapped region is harmless: the target is 0 everywhere
+    restorer: str
+    mask_kind: str
+    source: str
+    image_id: str
+    index: int

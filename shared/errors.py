@@ -1,0 +1,35 @@
+"""The one exception a person's mistake raises, and the wrapper that turns it into one line and exit code 2."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Sequence
+
+
+class UserError(Exception):
+    """A mistake the person at the keyboard can mend: says what was expected, what came, and what to do."""
+
+
+def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:
+    """Runs `main(argv)`; a UserError, a full disk, a refused file or Ctrl-C ends in one line and no traceback."""
+    try:
+        main(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        _stop(str(error), code=2)
+    except KeyboardInterrupt:
+        _stop("interrupted; run the same command again to go on from the last checkpoint", code=130)
+    except OSError as error:
+        # Libraries wrap ENOSPC in their own exceptions; the message is then all that is left of it.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+            _stop(
+                f"the disk is full ({error.filename or error}); free some space and run the same command again", code=2
+            )
+        if isinstance(error, PermissionError):
+            _stop(f"no permission for {error.filename}; choose a folder you may write to with RUN= or OUT=", code=2)
+        raise
+
+
+def _stop(message: str, *, code: int) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(code)

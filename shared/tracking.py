@@ -1,0 +1,77 @@
+"""What a person sees of a long stage: a bar with rate and time left, metrics.jsonl, and tensorboard."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+
+def progress(
+    items: Iterable[Item], *, title: str, unit: str, total: int | None = None, done: int = 0, quiet: bool = False
+):
+    """Returns a tqdm bar over `items`: count, rate and remaining time; `done` units were finished by an earlier run."""
+    interactive = sys.stderr.isatty()
+    # Into a log file a bar of carriage returns is noise: one line every ten seconds is enough there.
+    return tqdm(
+        items,
+        desc=title,
+        unit=unit,
+        total=total,
+        initial=done,
+        disable=quiet,
+        dynamic_ncols=interactive,
+        ncols=None if interactive else 100,
+        mininterval=0.2 if interactive else 10.0,
+    )
+
+
+class MetricsLog:
+    """Scalars by step, to `metrics.jsonl` and to tensorboard; a resumed run overwrites what came after its checkpoint."""
+
+    def __init__(self, folder: Path, *, resume_step: int = 0, enabled: bool = True) -> None:
+        self._file = self._board = None
+        if not enabled:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the main process needs it
+
+        path = folder / "metrics.jsonl"
+        kept = (
+            [line for line in path.read_text().splitlines() if _step_of(line) <= resume_step] if path.exists() else []
+        )
+        path.write_text("".join(line + "\n" for line in kept))
+        self._file = path.open("a", buffering=1)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Records finite or not-finite floats under their names at `step`."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"step": step, **{k: float(v) for k, v in values.items()}}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, float(value), step)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """Returns the records of `metrics.jsonl` in order; a line cut by a kill is left out."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if _step_of(line) >= 0 and line.endswith("}")]
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return sys.maxsize
