@@ -42,6 +42,11 @@ def load_config(schema: type[Schema], argv: Sequence[str]) -> Schema:
         raise
 
 
+def from_dict(schema: type[Schema], values: dict[str, Any]) -> Schema:
+    """Returns `schema` filled from a nested dict, such as one read back from json; the inverse of dataclasses.asdict."""
+    return OmegaConf.to_object(OmegaConf.merge(_writable(OmegaConf.structured(schema)), values))
+
+
 def to_yaml(config: Any) -> str:
     """Returns the resolved config as yaml text."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))

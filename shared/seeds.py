@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -27,3 +28,14 @@ def gaussian(sample_seeds: Sequence[int], shape: Sequence[int], *, device: torch
     """
     samples = [torch.randn(*shape, generator=torch.Generator().manual_seed(int(s))) for s in sample_seeds]
     return torch.stack(samples).to(device)
+
+
+def shuffled(seed: int, position: int, count: int) -> int:
+    """Returns the index at `position` of an endless shuffle of range(count): every epoch has its own permutation."""
+    epoch, offset = divmod(position, count)
+    return int(_permutation(seed, epoch, count)[offset])
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+    return numpy_rng(seed, "epoch", epoch).permutation(count)

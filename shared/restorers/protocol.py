@@ -7,6 +7,8 @@ from typing import Protocol
 
 import torch
 
+from shared.diffusion.schedule import NoiseSchedule
+
 
 class Restorer(Protocol):
     """Turns degraded pictures into restored ones."""
@@ -18,4 +20,31 @@ class Restorer(Protocol):
 
         `sample_seeds` holds B integers; a picture depends on its own seed alone, not on the batch it is restored in.
         """
+        ...
+
+
+class DiffusionPolicy(Protocol):
+    """A diffusion restorer as reinforcement learning sees it: latents x, a condition, and one network call a step."""
+
+    scale: int
+    schedule: NoiseSchedule
+
+    def latent_shape(self, lq: torch.Tensor) -> tuple[int, int, int]:
+        """Returns (C, h, w) of the latents that restore lq [B, 3, h_lq, w_lq]."""
+        ...
+
+    def condition(self, lq: torch.Tensor) -> torch.Tensor:
+        """Returns what of lq the network sees, computed once for all steps of a rollout; its first axis is B."""
+        ...
+
+    def predict(self, x_t: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """Returns the network's output [B, C, h, w] at x_t [B, C, h, w] and integer timesteps [B]."""
+        ...
+
+    def encode(self, gt: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
+        """Returns the clean latent x_0 [B, C, h, w] of gt [B, 3, H, W] in [0, 1]."""
+        ...
+
+    def decode(self, x0: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
+        """Returns sr [B, 3, H, W], not clamped, differentiable in x_0."""
         ...

@@ -1,0 +1,71 @@
+# restore-rl: photographs → distortion dataset → reward model → RL-tuned restorers. `make help` lists the targets.
+
+PYTHON ?= python3
+RUN ?= runs/default
+DATASET ?= datasets/$(notdir $(RUN))
+IMAGES ?= embedded
+FACES ?= embedded
+TASK ?= sr face
+PROCESSES ?= 1
+# Threads that wait by spinning make two busy programs slow each other down many times over.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+SOURCE := source.images=$(IMAGES) source.faces=$(FACES)
+LAUNCH := $(if $(filter 1,$(PROCESSES)),$(PY) -m,$(VENV)/bin/accelerate launch --num_processes $(PROCESSES) -m)
+# ARGS and CONFIG go to the stage that was asked for by name; BASE_ARGS, POOL_ARGS, DATASET_ARGS, RM_ARGS to the
+# stages before it.
+asked = $(filter $(1),$(MAKECMDGOALS))
+config = $(if $(and $(call asked,$(1)),$(CONFIG)),$(CONFIG),$(2))
+args = $(if $(call asked,$(1)),$(ARGS))
+
+.DEFAULT_GOAL := help
+.PHONY: help env base-policies pool dataset train-rm train-rl report restore score test lint
+.NOTPARALLEL:
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo "Variables: IMAGES= FACES= (folder | hf:dataset_id | embedded)  RUN=runs/name  TASK=sr|face  CONFIG=file.yaml  ARGS='key=value …'"
+
+env: $(READY) ## create or refresh the environment in .venv
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or later is needed, $(PYTHON) is older; choose another with PYTHON=" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+base-policies: env ## train the supervised restorers that RL starts from
+	@$(LAUNCH) rl_finetune.pretrain configs/base_sr.yaml out=$(RUN)/base_sr $(SOURCE) $(BASE_ARGS) $(call args,base-policies)
+	@$(LAUNCH) rl_finetune.pretrain configs/base_face.yaml out=$(RUN)/base_face $(SOURCE) $(BASE_ARGS) $(call args,base-policies)
+
+pool: env ## train the small feed-forward restorers whose artifacts the dataset also plants
+	@$(LAUNCH) data.train_pool configs/pool.yaml out=$(RUN)/pool $(SOURCE) $(POOL_ARGS) $(call args,pool)
+
+dataset: base-policies pool ## plant restorers' artifacts into clean pictures
+	@$(PY) -m data.build $(call config,dataset,configs/dataset.yaml) out=$(DATASET) runs=$(RUN) $(SOURCE) $(DATASET_ARGS) $(call args,dataset)
+
+train-rm: dataset ## train the reward model: a score, and a map of where the picture is broken
+	@$(LAUNCH) reward_model.train $(call config,train-rm,configs/train_rm.yaml) out=$(RUN)/reward_model dataset=$(DATASET) $(RM_ARGS) $(call args,train-rm)
+
+train-rl: train-rm $(addprefix rl-,$(TASK)) report ## the main job: everything that is missing, then RL and the report
+
+rl-%: env
+	@$(LAUNCH) rl_finetune.train $(call config,train-rl,configs/train_rl_$*.yaml) out=$(RUN)/rl_$* base=$(RUN)/base_$* reward_model=$(RUN)/reward_model/checkpoint $(SOURCE) $(call args,train-rl)
+
+report: env ## one page with curves, before/after tables and pictures of a run
+	@$(PY) -m rl_finetune.report $(RUN) $(DATASET)
+
+test: env ## run every test
+	@$(PY) -m pytest $(ARGS)
+
+lint: env ## check style
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+restore: env ## restore a picture or a folder: IN= OUT=, with POLICY= (an RL run's folder)
+	@$(PY) -m rl_finetune.restore in=$(IN) out=$(or $(OUT),restored) policy=$(or $(POLICY),$(RUN)/rl_$(firstword $(TASK))) $(ARGS)
+
+score: env ## score pictures and paint where they are broken: IN= OUT=
+	@$(PY) -m reward_model.score in=$(IN) out=$(or $(OUT),scored) checkpoint=$(RUN)/reward_model/checkpoint $(ARGS)

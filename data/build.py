@@ -1,0 +1,175 @@
+"""Builds the distortion dataset: fits its scale, makes every chunk in any number of processes, writes the card.
+
+python -m data.build configs/dataset.yaml out=datasets/mine workers=8
+python -m data.build configs/dataset.yaml out=datasets/part3 shard=3/64      # on another machine
+python -m data.build configs/dataset.yaml merge=[datasets/part1,datasets/part2,…]
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from data.build_config import FREE_KEYS, BuildConfig, shard_of
+from data.build_processes import Each, fit_chunk, make_row_maker, processes, write_chunk
+from data.card import write_card
+from data.make_rows import RowMaker
+from data.merge import check_shards, take_over
+from data.plan import Chunk, make_chunks
+from data.shards import DATA_FOLDER, INPUTS_FILE, LOG_FOLDER, NORMALISER_FILE, log_name
+from data.targets import Distances, Normaliser, fit_normaliser
+from shared.config import from_dict, load_config
+from shared.errors import UserError, run_command
+from shared.runs import RunFolder, require_free_space
+from shared.tracking import progress
+
+FIT_PAIRS_PER_TASK = 8
+
+
+def main(argv: Sequence[str]) -> None:
+    started = time.perf_counter()
+    config = load_config(BuildConfig, argv)
+    if finished_already(config):
+        return
+    # Everything that can be wrong is found before the folder exists: a mended config must find it empty.
+    maker = make_row_maker(config)
+    inputs = maker.inputs()
+    check_shards(config)
+    chunks = make_chunks(maker.plan, config.pairs, pairs_per_file=config.pairs_per_file)
+    require_free_space(config.out, estimated_bytes(config, chunks))
+    run = RunFolder.open(config.out, config, free_keys=FREE_KEYS)
+    check_inputs(run, inputs)
+    take_over(run, config, chunks)
+    with processes(config, maker) as each:
+        normaliser = fit_scale(run, config, each, feature_peak=maker.targets.features.peak)
+        build_chunks(run, config, chunks, normaliser, each)
+    finish(run, config, maker, chunks, normaliser, seconds=time.perf_counter() - started)
+
+
+def finished_already(config: BuildConfig) -> bool:
+    """Says so if the folder holds the finished dataset. Raises UserError when it holds another one."""
+    run = RunFolder(Path(config.out))
+    if run.config_path.exists():
+        RunFolder.open(config.out, config, free_keys=FREE_KEYS)
+    if not run.is_finished():
+        return False
+    print(f"{config.out} is finished: {_counts_line(run.summary()['rows'])}")
+    push(config)
+    return True
+
+
+def estimated_bytes(config: BuildConfig, chunks: list[Chunk]) -> int:
+    """Returns what the missing files of this shard need: 8 bytes a pixel and row, as measured on photographs."""
+    folder = Path(config.out) / DATA_FOLDER
+    missing = sum(chunk.pairs for chunk in chunks if not (folder / chunk.file_name).exists())
+    return missing * config.masks_per_pair * config.crop_px**2 * 8 // shard_of(config)[1]
+
+
+def check_inputs(run: RunFolder, inputs: dict[str, str]) -> None:
+    """Writes what the build reads, by checksum. Raises UserError when the folder was begun from other contents."""
+    path = run.path / INPUTS_FILE
+    if not path.exists():
+        run.write_json(INPUTS_FILE, inputs)
+        return
+    written = json.loads(path.read_text())
+    differing = sorted(key for key in written.keys() | inputs.keys() if written.get(key) != inputs.get(key))
+    if differing:
+        raise UserError(
+            f"{run.path} was begun with other contents of {', '.join(differing)}; "
+            "finish it with those, choose another folder with out=, or remove that one"
+        )
+
+
+def fit_scale(run: RunFolder, config: BuildConfig, each: Each, *, feature_peak: float) -> Normaliser:
+    """Returns the dataset's scale: the stored one, or fitted on the first pairs of the train split."""
+    path = run.path / NORMALISER_FILE
+    if path.exists():
+        return from_dict(Normaliser, json.loads(path.read_text()))
+    pairs = min(config.targets.fit_pairs, config.pairs.train)
+    starts = range(0, pairs, FIT_PAIRS_PER_TASK)
+    tasks = [Chunk("train", n, len(starts), at, min(FIT_PAIRS_PER_TASK, pairs - at)) for n, at in enumerate(starts)]
+    fitted: dict[int, Distances] = {}
+    with progress(None, title="scale", unit="pair", total=pairs) as bar:
+        for chunk, values in each(fit_chunk, tasks):
+            fitted[chunk.number] = values
+            bar.update(chunk.pairs)
+    in_order = [fitted[number] for number in range(len(tasks))]
+    values = Distances(*(np.concatenate([getattr(v, part) for v in in_order]) for part in ("pixel", "feature")))
+    if not values.pixel.size:
+        raise UserError("every region of the fit pass is a control; lower control_fraction or raise targets.fit_pairs")
+    normaliser = fit_normaliser(values, quantile=config.targets.quantile, feature_peak=feature_peak)
+    run.write_json(NORMALISER_FILE, asdict(normaliser))
+    return normaliser
+
+
+def build_chunks(run: RunFolder, config: BuildConfig, chunks: list[Chunk], normaliser: Normaliser, each: Each) -> None:
+    """Writes every chunk of this shard that has no file yet, and what it cost into the build log."""
+    k, n = shard_of(config)
+    mine = chunks[k - 1 :: n]
+    missing = [chunk for chunk in mine if not (run.path / DATA_FOLDER / chunk.file_name).exists()]
+    total, todo = (sum(chunk.pairs for chunk in some) for some in (mine, missing))
+    with progress(None, title="dataset", unit="pair", total=total, done=total - todo) as bar:
+        for chunk, seconds in each(write_chunk, [(chunk, normaliser, run.path) for chunk in missing]):
+            run.write_json(log_name(chunk), {"pairs": chunk.pairs, "seconds": seconds})
+            bar.update(chunk.pairs)
+
+
+def finish(
+    run: RunFolder,
+    config: BuildConfig,
+    maker: RowMaker,
+    chunks: list[Chunk],
+    normaliser: Normaliser,
+    *,
+    seconds: float,
+) -> None:
+    """Writes card and summary once every file is there, and says what was built; a shard alone says what is missing."""
+    missing = sum(not (run.path / DATA_FOLDER / chunk.file_name).exists() for chunk in chunks)
+    if missing:
+        print(f"shard {config.shard} is built in {config.out}; {missing} of {len(chunks)} files are still to come")
+        return
+    sources = list(maker.sources.values())
+    rows = write_card(run.path, config, sources, chunks, normaliser)
+    spent = seconds_by_part(run, chunks)
+    skipped = {source.name: source.skipped for source in sources if source.skipped}
+    run.finish({"rows": rows, "seconds": seconds, "seconds_by_part": spent, "skipped": skipped})
+    shutil.rmtree(run.path / LOG_FOLDER, ignore_errors=True)
+    for source in sources:
+        if source.skipped:
+            print(source.report_skipped())
+    parts = " · ".join(f"{part} {value:.1f}" for part, value in spent.items())
+    print(f"{config.out}: {_counts_line(rows)} in {seconds:.0f} s (seconds of all processes: {parts})")
+    push(config)
+
+
+def seconds_by_part(run: RunFolder, chunks: list[Chunk]) -> dict[str, float]:
+    """Returns the seconds that each part of the work took in all processes together."""
+    spent: Counter[str] = Counter()
+    for chunk in chunks:
+        log = run.path / log_name(chunk)
+        # A kill between a chunk's file and its log loses a figure, not a row.
+        spent.update(json.loads(log.read_text())["seconds"] if log.exists() else {})
+    return dict(spent)
+
+
+def push(config: BuildConfig) -> None:
+    """Pushes the finished dataset to the Hub when the config says so."""
+    if config.push:
+        from data.dataset import push_dataset  # imports datasets, which a build otherwise does without
+
+        push_dataset(config.out, config.push)
+
+
+def _counts_line(rows: dict[str, int]) -> str:
+    return f"{sum(rows.values())} rows (" + ", ".join(f"{split} {count}" for split, count in rows.items()) + ")"
+
+
+if __name__ == "__main__":
+    run_command(main)

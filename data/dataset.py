@@ -1,0 +1,134 @@
+"""The finished dataset as records for training and evaluation; decoded row by row, so size on disk is no matter."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from data.records import Sample
+from data.shards import DATA_FOLDER, NORMALISER_FILE, RAW_MAPS
+from data.targets import Distances, Normaliser, severity
+from shared.config import from_dict
+from shared.errors import UserError
+from shared.runs import SUMMARY_FILE
+
+_PICTURES = ("gt", "lq", "sr", "syn", "mask", "degradation_map", "sr_degradation_map")
+_VALUES = ("area", "severity", "is_control", "restorer", "mask_kind", "source", "image_id", "index")
+
+
+class SampleDataset(Dataset):
+    """One split as `Sample`s."""
+
+    def __init__(self, table, *, normaliser: Normaliser, pixel_weight: float | None, cache: bool) -> None:
+        self._table = table
+        self._normaliser, self._pixel_weight = normaliser, pixel_weight
+        self._cache: dict[int, dict[str, Any]] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: int) -> Sample:
+        row = self._levels(index)
+        tensors = {name: _to_tensor(row[name]) for name in _PICTURES}
+        if self._pixel_weight is None:
+            return Sample(**tensors, **{name: row[name] for name in _VALUES})
+        remixed = self._remixed(row)
+        values = {name: row[name] for name in _VALUES}
+        values["severity"] = severity(remixed["degradation_map"].numpy(), tensors["mask"].numpy())
+        return Sample(**tensors | remixed, **values)
+
+    def parameters(self, index: int) -> str:
+        """Returns what was drawn for the row, as JSON."""
+        return self._table[index]["parameters"]
+
+    def column(self, name: str) -> list[Any]:
+        """Returns one undecoded column, such as restorer or area."""
+        return self._table[name][:]
+
+    def _levels(self, index: int) -> dict[str, Any]:
+        """Returns the row with its pictures as uint8 or uint16 arrays."""
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
+        wanted = _PICTURES if self._pixel_weight is None else (*_PICTURES, *RAW_MAPS)
+        row = self._table[index]
+        levels = {name: np.asarray(Image.open(io.BytesIO(row[name]["bytes"]))) for name in wanted}
+        levels |= {name: row[name] for name in _VALUES}
+        if self._cache is not None:
+            self._cache[index] = levels
+        return levels
+
+    def _remixed(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
+        maps = {}
+        for prefix in ("", "sr_"):
+            pixel, feature = (_to_unit(row[f"{prefix}{kind}_map"]) for kind in ("pixel", "feature"))
+            mixed = self._normaliser.degradation_map(
+                Distances(pixel, feature * self._normaliser.feature_peak), pixel_weight=self._pixel_weight
+            )
+            harmless = row["is_control"] and not prefix
+            maps[f"{prefix}degradation_map"] = torch.from_numpy(np.zeros_like(mixed) if harmless else mixed)[None]
+        return maps
+
+
+def load_samples(
+    folder: str | Path, split: str, *, pixel_weight: float | None = None, cache: bool = False
+) -> SampleDataset:
+    """Returns one split of a finished dataset.
+
+    `pixel_weight` mixes the maps anew from their stored components with another α; None takes them as built. `cache`
+    keeps decoded rows in memory: fast, for datasets that fit. Raises UserError when there is no such finished split.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no dataset folder {folder}; build it with: make dataset")
+    if not (folder / SUMMARY_FILE).exists():
+        raise UserError(f"{folder} holds no finished dataset; finish it with the command that began it")
+    table = load_table(folder, split)
+    normaliser = from_dict(Normaliser, json.loads((folder / NORMALISER_FILE).read_text()))
+    return SampleDataset(table, normaliser=normaliser, pixel_weight=pixel_weight, cache=cache)
+
+
+def load_table(folder: str | Path, split: str):
+    """Returns one split as a `datasets.Dataset`, memory-mapped, its pictures undecoded ({"bytes", "path"})."""
+    from datasets import Image as ImageColumn
+    from datasets import load_dataset, utils  # slow to import
+
+    present = sorted({path.name.split("-")[0] for path in (Path(folder) / DATA_FOLDER).glob("*.parquet")})
+    if split not in present:
+        raise UserError(f"no split {split!r} in {folder}; it holds {', '.join(present)}")
+    utils.disable_progress_bars()
+    table = load_dataset(str(folder), split=split)
+    for name, feature in table.features.items():
+        if isinstance(feature, ImageColumn):
+            table = table.cast_column(name, ImageColumn(decode=False))
+    return table
+
+
+def push_dataset(folder: str | Path, repo: str) -> None:
+    """Pushes every split and the card to the Hub dataset `repo`. Raises UserError when the Hub refuses."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        api = HfApi()
+        api.create_repo(repo, repo_type="dataset", exist_ok=True)
+        api.upload_folder(repo_id=repo, repo_type="dataset", folder_path=str(folder), ignore_patterns=["build_log/*"])
+    except (HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"could not push {folder} to {repo}: {reason}; log in with: hf auth login") from None
+    print(f"pushed {folder} to {repo}")
+
+
+def _to_unit(levels: np.ndarray) -> np.ndarray:
+    return levels.astype(np.float32) / np.float32(np.iinfo(levels.dtype).max)
+
+
+def _to_tensor(levels: np.ndarray) -> torch.Tensor:
+    unit = torch.from_numpy(_to_unit(levels))
+    return unit[None] if unit.ndim == 2 else unit.permute(2, 0, 1).contiguous()

@@ -1,0 +1,53 @@
+"""What every source of clean pictures answers to, with a bounded memory of the pictures decoded last."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from typing import Literal
+
+import numpy as np
+
+Kind = Literal["photos", "faces"]
+
+
+class ImageSource(ABC):
+    """Clean pictures by id, each decoded once before use so that none can fail halfway through a long run."""
+
+    name: str
+    kind: Kind
+    licence: str
+    image_ids: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def __init__(self, *, name: str, kind: Kind, licence: str, memory_mb: int) -> None:
+        self.name, self.kind, self.licence = name, kind, licence
+        self._memory_bytes, self._held_bytes = memory_mb * 2**20, 0
+        self._held: OrderedDict[str, np.ndarray] = OrderedDict()
+
+    @abstractmethod
+    def decode(self, image_id: str) -> np.ndarray:
+        """Returns the picture as [H, W, 3] float32 in [0, 1], from where it is kept."""
+
+    def load(self, image_id: str) -> np.ndarray:
+        """Returns the picture as [H, W, 3] float32 in [0, 1], not to be written to; the latest ones stay in memory."""
+        if image_id in self._held:
+            self._held.move_to_end(image_id)
+            return self._held[image_id]
+        image = self.decode(image_id)
+        image.flags.writeable = False
+        self._held[image_id] = image
+        self._held_bytes += image.nbytes
+        while self._held_bytes > self._memory_bytes:
+            _, dropped = self._held.popitem(last=False)
+            self._held_bytes -= dropped.nbytes
+        return image
+
+    def report_skipped(self) -> str:
+        """Returns one line that names what was left out and why, or nothing."""
+        if not self.skipped:
+            return ""
+        named = "; ".join(f"{path} ({reason})" for path, reason in self.skipped[:5])
+        more = f"; and {len(self.skipped) - 5} more" if len(self.skipped) > 5 else ""
+        total = len(self.skipped) + len(self.image_ids)
+        return f"{self.name}: skipped {len(self.skipped)} of {total} pictures: {named}{more}"

@@ -1,0 +1,54 @@
+"""A sheet of what every restorer of the pool makes of the same pictures: the artifacts the dataset will hold, at a glance.
+
+python -m data.pool_sheet configs/dataset.yaml runs=runs/mine          # writes runs/mine/pool_sr.png, pool_face.png
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from data.build_config import BuildConfig
+from data.make_rows import RowMaker, to_float
+from data.plan import pair_counter
+from data.records import Task
+from shared.config import load_config
+from shared.errors import run_command
+from shared.images import picture_grid, save_image, to_tensor
+from shared.seeds import derive_seed
+
+PICTURES = 6
+
+
+def main(argv: Sequence[str]) -> None:
+    config = load_config(BuildConfig, argv)
+    maker = RowMaker(config)
+    for task in maker.plan.image_ids["test"]:
+        path = Path(config.runs) / f"pool_{task}.png"
+        save_image(path, restorer_sheet(maker, task, pictures=PICTURES))
+        print(f"{path}: {PICTURES} test pictures through {len(members(maker, task))} restorers")
+
+
+def members(maker: RowMaker, task: Task) -> list[str]:
+    """Returns every restorer that does `task`, the held-out ones last."""
+    return [*maker.pool.names(task, held_out=False), *maker.pool.names(task, held_out=True)]
+
+
+def restorer_sheet(maker: RowMaker, task: Task, *, pictures: int, cell_px: int = 160) -> torch.Tensor:
+    """Returns [3, H, W]: a row for each test picture, with lq, gt and what every member of the pool makes of lq."""
+    names, dataset = members(maker, task), maker.pair_dataset("test", task)
+    rows = []
+    for number in range(pictures):
+        gt, lq = (to_tensor(to_float(levels)) for levels in dataset.levels(pair_counter("test", number))[:2])
+        shown = F.interpolate(lq[None], size=gt.shape[-2:], mode="nearest")[0]
+        seeds = [derive_seed(maker.config.seed, "sheet", number)]
+        restored = [maker.pool.restore(name, task, lq[None], sample_seeds=seeds)[0] for name in names]
+        rows.append([shown, gt, *restored])
+    return picture_grid(rows, ["lq", "gt", *names], cell_px=cell_px)
+
+
+if __name__ == "__main__":
+    run_command(main)

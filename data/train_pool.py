@@ -1,0 +1,264 @@
+"""Makes the pool's small restorers: for each task a network on L1, one against a critic, and a book of exemplars.
+
+python -m data.train_pool configs/pool.yaml out=runs/mine/pool
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.utils.data import DataLoader
+
+from data.degrade import DegradationConfig
+from data.exemplars import gather_exemplars
+from data.pairs import SCALES, PairConfig, PairDataset, collate_pairs, pairs_for_task
+from data.records import PairBatch, Task
+from data.sources import SourceConfig
+from shared.checkpoints import drop_state, load_state, save_state
+from shared.config import load_config, require_range
+from shared.errors import run_command
+from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
+from shared.runs import RunFolder, require_free_space
+from shared.seeds import derive_seed, shuffled
+from shared.tracking import MetricsLog, progress
+
+FREE_KEYS = ("out", "workers", "checkpoint_every", "log_every", "cpu_threads")
+L1_FOLDER, GAN_FOLDER, EXEMPLAR_FOLDER = "l1", "gan", "exemplar"
+
+
+@dataclass(frozen=True)
+class TrainPoolConfig:
+    """Three small restorers for each task; configs/pool.yaml explains every field."""
+
+    out: str = "runs/default/pool"  # out/sr and out/face are run folders, each with l1/, gan/ and exemplar/
+    source: SourceConfig = field(default_factory=SourceConfig)
+    sr_pairs: PairConfig = field(default_factory=lambda: PairConfig(degradation=DegradationConfig(preset="real_sr")))
+    face_pairs: PairConfig = field(default_factory=lambda: PairConfig(degradation=DegradationConfig(preset="face")))
+    channels: int = 48
+    blocks: int = 4
+    critic_channels: int = 32
+    exemplars: int = 8192  # blocks of the exemplar restorer
+    l1_iterations: int = 700  # the first network is saved after these
+    gan_iterations: int = 500  # the second goes on from it for these
+    cell_weight: float = 1.0  # the second network's loss: mean colour of each cell of 4×4 pixels,
+    energy_weight: float = 1.0  # contrast of each neighbourhood,
+    adversarial_weight: float = 0.02  # and what the critic believes
+    batch_size: int = 16  # pairs per process and step
+    learning_rate: float = 1e-3
+    gan_learning_rate: float = 2e-4
+    critic_learning_rate: float = 4e-4
+    mixed_precision: str = "no"  # no | bf16 | fp16
+    checkpoint_every: int = 200
+    log_every: int = 20
+    workers: int = 0
+    cpu_threads: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_range(
+            l1_iterations=(self.l1_iterations, 1, 1e9),
+            gan_iterations=(self.gan_iterations, 1, 1e9),
+            exemplars=(self.exemplars, 100, 1e7),
+            batch_size=(self.batch_size, 1, 1e6),
+            cell_weight=(self.cell_weight, 0, 1e6),
+            energy_weight=(self.energy_weight, 0, 1e6),
+            adversarial_weight=(self.adversarial_weight, 0, 1e6),
+            learning_rate=(self.learning_rate, 1e-8, 1),
+            gan_learning_rate=(self.gan_learning_rate, 1e-8, 1),
+            critic_learning_rate=(self.critic_learning_rate, 1e-8, 1),
+        )
+
+    @property
+    def iterations(self) -> int:
+        return self.l1_iterations + self.gan_iterations
+
+
+def main(argv: Sequence[str]) -> None:
+    config = load_config(TrainPoolConfig, argv)
+    torch.set_num_threads(config.cpu_threads)
+    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    for task in SCALES:
+        train_task(config, task, accelerator)
+
+
+def train_task(config: TrainPoolConfig, task: Task, accelerator: Accelerator) -> None:
+    """Trains one task's networks into its run folder, or says that they are there."""
+    run = RunFolder.open(Path(config.out) / task, config, free_keys=FREE_KEYS)
+    if run.is_finished():
+        print(f"pool networks {task}: already finished in {run.path}")
+        return
+    require_free_space(run.path, 50_000_000)
+    set_seed(config.seed)
+    pair_config = config.sr_pairs if task == "sr" else config.face_pairs
+    pairs = pairs_for_task(config.source, pair_config, task=task, split="train", seed=config.seed)
+    if accelerator.is_main_process:
+        gather_exemplars(pairs, blocks=config.exemplars, seed=config.seed).save(run.path / EXEMPLAR_FOLDER)
+    summary = train(config, run, pairs, accelerator)
+    accelerator.free_memory()  # the next task's networks are saved without these
+    if accelerator.is_main_process:
+        run.finish(summary)
+        drop_state(run.path)
+        print(f"pool networks {task}: {summary['seconds']:.0f} s, in {run.path}")
+
+
+class Critic(nn.Module):
+    """Judges overlapping patches: high where a picture looks like a gt, low where like a restoration."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        widths = [12, channels, 2 * channels, 2 * channels]
+        layers: list[nn.Module] = [nn.PixelUnshuffle(2)]
+        for number, (before, after) in enumerate(pairwise(widths)):
+            conv = nn.Conv2d(before, after, 3, stride=2 if number else 1, padding=1)
+            layers += [spectral_norm(conv), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        """Returns [B, 1, H/8, W/8] for [B, 3, H, W] in [0, 1]; sides divisible by 8."""
+        return self.layers(picture - 0.5)
+
+
+def critic_loss(on_gt: torch.Tensor, on_sr: torch.Tensor) -> torch.Tensor:
+    """Returns the hinge loss of a critic: 0 when every gt patch is above 1 and every sr patch below −1."""
+    return F.relu(1 - on_gt).mean() + F.relu(1 + on_sr).mean()
+
+
+def train(config: TrainPoolConfig, run: RunFolder, pairs: PairDataset, accelerator: Accelerator) -> dict[str, float]:
+    """Trains both networks, one after the other, and saves each; returns their figures."""
+    started = time.monotonic()
+    net = FeedForwardNet(FeedForwardConfig(scale=SCALES[pairs.task], channels=config.channels, blocks=config.blocks))
+    critic = Critic(config.critic_channels)
+    optimizer = torch.optim.Adam(net.parameters(), lr=config.learning_rate)
+    critic_optimizer = torch.optim.Adam(critic.parameters(), lr=config.critic_learning_rate, betas=(0.5, 0.99))
+    net, critic, optimizer, critic_optimizer = accelerator.prepare(net, critic, optimizer, critic_optimizer)
+    first, saved = load_state(accelerator, run.path)
+    elapsed = float(saved.get("seconds", 0.0))
+    log = MetricsLog(run.path, resume_step=first, enabled=accelerator.is_main_process)
+    batches = batches_from(config, pairs, first, accelerator)
+    losses: dict[str, float] = {}
+    bar = progress(
+        range(first, config.iterations),
+        title=f"pool networks {pairs.task}",
+        unit="step",
+        total=config.iterations,
+        done=first,
+        quiet=not accelerator.is_main_process,
+    )
+    for iteration in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, iteration)
+        batch = next(batches)
+        seeds = [
+            derive_seed(config.seed, "noise", iteration, image_id, n) for n, image_id in enumerate(batch.image_ids)
+        ]
+        if iteration < config.l1_iterations:
+            losses = l1_step(net, optimizer, batch, seeds, accelerator)
+        else:
+            losses = gan_step(config, net, critic, optimizer, critic_optimizer, batch, seeds, accelerator)
+        done = iteration + 1
+        if done % config.log_every == 0:
+            log.write(done, losses)
+            bar.set_postfix(l1=f"{losses['l1']:.4f}", refresh=False)
+        if done in (config.l1_iterations, config.iterations) and accelerator.is_main_process:
+            folder = L1_FOLDER if done == config.l1_iterations else GAN_FOLDER
+            save_network(run.path / folder, accelerator.unwrap_model(net))
+        if done % config.checkpoint_every == 0 and done < config.iterations:
+            seconds = elapsed + time.monotonic() - started
+            save_state(accelerator, run.path, step=done, progress={"seconds": seconds})
+    log.close()
+    return {**losses, "seconds": elapsed + time.monotonic() - started, "iterations": config.iterations}
+
+
+def l1_step(
+    net: nn.Module, optimizer: torch.optim.Optimizer, batch: PairBatch, seeds: Sequence[int], accelerator: Accelerator
+) -> dict[str, float]:
+    """Makes one step on the mean absolute error and returns it."""
+    gt, lq = batch.gt.to(accelerator.device), batch.lq.to(accelerator.device)
+    with accelerator.autocast():
+        sr = net(lq, seeds)
+    l1 = F.l1_loss(sr.float(), gt)
+    optimizer.zero_grad(set_to_none=True)
+    accelerator.backward(l1)
+    optimizer.step()
+    return {"l1": float(l1.detach())}
+
+
+def gan_step(
+    config: TrainPoolConfig,
+    net: nn.Module,
+    critic: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    critic_optimizer: torch.optim.Optimizer,
+    batch: PairBatch,
+    seeds: Sequence[int],
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """Makes one step of the critic and one of the network against it; returns the losses."""
+    gt, lq = batch.gt.to(accelerator.device), batch.lq.to(accelerator.device)
+    with accelerator.autocast():
+        sr = net(lq, seeds)
+        on_gt, on_sr = critic(gt), critic(sr.detach())
+    judged = critic_loss(on_gt.float(), on_sr.float())
+    critic_optimizer.zero_grad(set_to_none=True)
+    accelerator.backward(judged)
+    critic_optimizer.step()
+    with accelerator.autocast():
+        believed = critic(sr).float().mean()
+    cells = F.l1_loss(F.avg_pool2d(sr.float(), 4), F.avg_pool2d(gt, 4))
+    energy = F.l1_loss(gradient_energy(sr.float()), gradient_energy(gt))
+    optimizer.zero_grad(set_to_none=True)
+    accelerator.backward(
+        config.cell_weight * cells + config.energy_weight * energy - config.adversarial_weight * believed
+    )
+    optimizer.step()
+    losses = {"cells": cells, "energy": energy, "critic": judged, "believed": believed}
+    return {"l1": float(F.l1_loss(sr.detach().float(), gt)), **{k: float(v.detach()) for k, v in losses.items()}}
+
+
+def gradient_energy(picture: torch.Tensor) -> torch.Tensor:
+    """Returns the mean absolute gradient of neighbourhoods, [B, 6, H/4, W/4]: how much texture, not which.
+
+    A network that must match it cannot answer with a blur where it does not know the detail; it has to invent some.
+    """
+    dx = (picture[..., :-1, 1:] - picture[..., :-1, :-1]).abs()
+    dy = (picture[..., 1:, :-1] - picture[..., :-1, :-1]).abs()
+    return F.avg_pool2d(torch.cat([dx, dy], dim=1), 8, stride=4)
+
+
+def learning_rate(config: TrainPoolConfig, iteration: int) -> float:
+    """Returns the network's learning rate: constant, then falling to 0 over the last third of the L1 phase; then GAN's."""
+    if iteration >= config.l1_iterations:
+        return config.gan_learning_rate
+    return config.learning_rate * min(1.0, (config.l1_iterations - iteration) / (config.l1_iterations / 3))
+
+
+def batches_from(
+    config: TrainPoolConfig, pairs: PairDataset, first: int, accelerator: Accelerator
+) -> Iterator[PairBatch]:
+    """Yields batches from step `first` on; which pairs they hold depends on (seed, step, process) alone."""
+    rank, world, size = accelerator.process_index, accelerator.num_processes, config.batch_size
+    positions = [
+        [shuffled(config.seed, (step * world + rank) * size + i, len(pairs)) for i in range(size)]
+        for step in range(first, config.iterations)
+    ]
+    return iter(DataLoader(pairs, batch_sampler=positions, collate_fn=collate_pairs, num_workers=config.workers))
+
+
+def save_network(folder: Path, net: FeedForwardNet) -> None:
+    """Saves a copy of the network as a restorer's folder."""
+    FeedForwardRestorer(net).save(folder)
+    net.train()
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,58 @@
+"""Fetches a reward-model checkpoint from the Hub, verified, into a folder.
+
+python -m reward_model.download repo=user/name revision=main out=runs/downloaded/reward_model
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf.errors import OmegaConfBaseException
+
+from reward_model.checkpoint import locate_checkpoint, verify_checkpoint
+from shared.config import from_dict
+from shared.errors import UserError, run_command
+from shared.runs import replace_folder
+
+
+@dataclass(frozen=True)
+class DownloadConfig:
+    """What is fetched and where it goes."""
+
+    repo: str  # user/name on the Hub
+    revision: str | None = None  # branch, tag or commit
+    out: str = "runs/downloaded/reward_model"
+
+
+def main(argv: Sequence[str]) -> None:
+    config = read_arguments(argv)
+    out = Path(config.out)
+    if out.exists() and not (out / "config.json").exists():
+        raise UserError(f"{out} is there and is no checkpoint; choose another folder with out=")
+    if Path(config.repo).is_dir():
+        raise UserError(f"expected a Hub repository user/name, but {config.repo} is a folder; use it as it is")
+    snapshot = locate_checkpoint(config.repo, revision=config.revision)
+    stages = verify_checkpoint(snapshot)
+    temporary = out.with_name(f"{out.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(snapshot, temporary)  # the cache holds links; a checkpoint folder is to be whole by itself
+    replace_folder(temporary, out)
+    print(f"{out}: stages {', '.join(map(str, stages))} of {config.repo}@{config.revision or 'main'}")
+
+
+def read_arguments(argv: Sequence[str]) -> DownloadConfig:
+    """Returns the settings of key=value words."""
+    values = dict(word.partition("=")[::2] for word in argv)
+    if not values.get("repo"):
+        raise UserError("expected repo=user/name, the checkpoint's repository on the Hub")
+    try:
+        return from_dict(DownloadConfig, {key: value for key, value in values.items() if value})
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).strip().splitlines()[0]) from None
+
+
+if __name__ == "__main__":
+    run_command(main)

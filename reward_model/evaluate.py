@@ -1,0 +1,170 @@
+"""Measures a reward model on held-out pictures, restorers and sources, on swaps by published restorers and on real
+triples, beside no-reference baselines and full-reference bounds.
+
+    python -m reward_model.evaluate configs/eval_rm.yaml checkpoint=… dataset=… triples=folder restorers=[a.pth,b.pth]
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from data.dataset import load_samples
+from data.records import Sample
+from reward_model import evaluation_table as tables
+from reward_model.baselines import no_reference_baselines, upper_bounds
+from reward_model.card import add_tables
+from reward_model.checkpoint import locate_checkpoint, verify_checkpoint
+from reward_model.metrics import best_threshold
+from reward_model.model import RewardModel
+from reward_model.predict import Predictions, Scorer, model_scorer, predict
+from reward_model.sample_sets import read_triples, swapped_by_restorer
+from reward_model.swaps import SwapMaker, TargetScale
+from shared.config import load_config, require_range
+from shared.errors import UserError, run_command
+from shared.images import write_bytes
+from shared.tracking import progress
+
+SPLITS = ("test", "test_restorer", "test_source")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What is measured on what."""
+
+    checkpoint: str = "runs/default/reward_model/checkpoint"
+    dataset: str = "datasets/default"
+    out: str = ""  # empty: <checkpoint's parent>/evaluation
+    stages: tuple[int, ...] = ()  # empty: all of them
+    splits: tuple[str, ...] = SPLITS
+    triples: str = ""
+    restorers: tuple[str, ...] = ()
+    samples_per_set: int = 400
+    crop_px: int = 128
+    crops_per_picture: int = 4
+    bootstrap_rounds: int = 200
+    seed: int = 0
+    update_card: bool = True
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        require_range(
+            samples_per_set=(self.samples_per_set, 1, 10**7),
+            crop_px=(self.crop_px, 32, 4096),
+            crops_per_picture=(self.crops_per_picture, 1, 10**4),
+            bootstrap_rounds=(self.bootstrap_rounds, 2, 10**5),
+        )
+
+
+def main(argv: Sequence[str]) -> None:
+    config = load_config(EvaluateConfig, argv)
+    folder = locate_checkpoint(config.checkpoint)
+    methods = open_methods(config, folder)
+    sets, notes = open_sets(config)
+    thresholds = choose_thresholds(config, methods)
+    results = measure(config, methods, sets, thresholds)
+    out = report(config, folder, results, notes)
+    print(f"{out / 'evaluation.md'} and evaluation.json")
+
+
+def open_methods(config: EvaluateConfig, folder: Path) -> dict[str, Scorer]:
+    """Returns every stage of the model, the baselines and the bounds as scorers, by the name they have in the table."""
+    swaps = SwapMaker(TargetScale.of(_dataset(config)))
+    device = torch.device(config.device)
+    held = verify_checkpoint(folder)
+    methods: dict[str, Scorer] = {}
+    for stage in config.stages or held:
+        model = RewardModel.from_pretrained(folder, stage=stage).to(device)
+        methods[f"RM_{stage}"] = model_scorer(model, device)
+    return {**methods, **no_reference_baselines(), **upper_bounds(swaps)}
+
+
+def open_sets(config: EvaluateConfig) -> tuple[dict[str, Sequence[Sample]], list[str]]:
+    """Returns {title: samples} and notes on what was skipped or is not there."""
+    dataset = _dataset(config)
+    swaps = SwapMaker(TargetScale.of(dataset))
+    sets: dict[str, Sequence[Sample]] = {}
+    notes: list[str] = []
+    for split in config.splits:
+        try:
+            sets[split] = _spread(load_samples(dataset, split), config.samples_per_set)
+        except UserError as error:
+            notes.append(str(error))  # a dataset may have been built without a held-out source
+    if not sets and not config.triples:
+        raise UserError(f"{dataset} holds none of {', '.join(config.splits)}: nothing to measure on; {notes[0]}")
+    for checkpoint in config.restorers:
+        if "test" not in sets:
+            raise UserError(f"restorers need the split test of {dataset} to restore; it holds none")
+        sets[f"never met: {Path(checkpoint).stem}"] = swapped_by_restorer(sets["test"], checkpoint, swaps)
+    if config.triples:
+        crops = {"crop_px": config.crop_px, "crops_per_picture": config.crops_per_picture, "seed": config.seed}
+        triples, skipped = read_triples(config.triples, swaps, **crops)
+        notes += skipped
+        for restorer in sorted({sample.restorer for sample in triples}):
+            sets[f"real triples: {restorer}"] = [sample for sample in triples if sample.restorer == restorer]
+        sets["real triples"] = triples
+    return sets, notes
+
+
+def choose_thresholds(config: EvaluateConfig, methods: dict[str, Scorer]) -> dict[str, float]:
+    """Returns each method's map threshold: the one with the best F1 on validation."""
+    validation = _spread(load_samples(_dataset(config), "val"), config.samples_per_set)
+    found = {}
+    for name, scorer in methods.items():
+        predictions = predict(validation, scorer)
+        if predictions.defects is not None:
+            found[name] = best_threshold(predictions.defects)
+    return found
+
+
+def measure(
+    config: EvaluateConfig,
+    methods: dict[str, Scorer],
+    sets: dict[str, Sequence[Sample]],
+    thresholds: dict[str, float],
+) -> dict[str, dict[str, tables.Row]]:
+    """Returns {set: {method: figures}}."""
+    results: dict[str, dict[str, tables.Row]] = {title: {} for title in sets}
+    jobs = [(title, name) for title in sets for name in methods]
+    for title, name in progress(jobs, title="evaluation", unit="set"):
+        predictions: Predictions = predict(sets[title], methods[name])
+        results[title][name] = tables.figures(
+            predictions, thresholds.get(name), rounds=config.bootstrap_rounds, seed=config.seed
+        )
+    return results
+
+
+def report(config: EvaluateConfig, folder: Path, results: dict[str, dict[str, tables.Row]], notes: list[str]) -> Path:
+    """Writes evaluation.md and evaluation.json, prints the tables, updates the card, returns the folder."""
+    out = Path(config.out) if config.out else folder.parent / "evaluation"
+    texts = {title: tables.markdown(rows) for title, rows in results.items()}
+    by_area = {f"{title}, by defect area": tables.markdown_by_area(rows) for title, rows in results.items()}
+    sections = [f"## {title}\n\n{text}" for title, text in {**texts, **by_area}.items()]
+    sections += ["## Notes\n\n" + "\n".join(f"- {note}" for note in notes)] if notes else []
+    figures = {title: {name: tables.as_json(row) for name, row in rows.items()} for title, rows in results.items()}
+    page = "\n\n".join(["# Reward model", tables.LEGEND, *sections]) + "\n"
+    write_bytes(out / "evaluation.md", page.encode())
+    write_bytes(out / "evaluation.json", (json.dumps(figures, indent=2) + "\n").encode())
+    print("\n\n".join(f"{title}\n{text}" for title, text in texts.items()))
+    if config.update_card and Path(config.checkpoint).is_dir():
+        add_tables(folder, texts, figures)
+    return out
+
+
+def _dataset(config: EvaluateConfig) -> Path:
+    folder = Path(config.dataset)
+    load_samples(folder, "val")  # the clearest error when it is missing or unfinished
+    return folder
+
+
+def _spread(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
+    kept = min(count, len(samples))
+    return [samples[index * len(samples) // kept] for index in range(kept)]
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,129 @@
+"""The losses of FinPercep-RM (arXiv 2512.22647), with margins that scale with how bad a swap is, and the full-reference
+quality that stage 0 learns to predict without the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from shared.config import require_range
+
+_SCALES = (1, 2, 4)
+_SIMILARITY_FLOOR = 0.0026  # GMSD's c = 170 / 255², Xue et al. 2014
+_DICE_FLOOR = 1.0  # one pixel's worth
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms; 0 leaves a term out."""
+
+    map: float = 1.0  # λ_map
+    rank: float = 1.0  # λ_rank
+    align: float = 0.5  # λ_align, soft: an IQA says little about pictures near the top
+    quality: float = 1.0  # stage 0 only
+    map_l1: float = 1.0  # the published map loss
+    map_bce: float = 0.0
+    map_dice: float = 0.0
+    margin: float = 0.5  # score distance between a clean picture and one whose map is 1 everywhere
+
+    def __post_init__(self) -> None:
+        require_range(**{name: (value, 0.0, 1000.0) for name, value in vars(self).items()})
+        if self.map_l1 + self.map_bce + self.map_dice == 0:
+            raise ValueError("at least one of map_l1, map_bce and map_dice must be positive")
+
+
+def map_loss(degradation_map: torch.Tensor, target: torch.Tensor, config: LossConfig) -> torch.Tensor:
+    """Returns the weighted sum of the map terms, [B, 1, H, W] against a target in [0, 1]; the L1 term is L_map.
+
+    L1 is what the paper prints, and it tends to the median: where a defect is likelier absent than present, 0. Binary
+    cross-entropy tends to the mean, and soft Dice looks at overlap, not area.
+    """
+    total = degradation_map.new_zeros(())
+    if config.map_l1:
+        total = total + config.map_l1 * (degradation_map - target).abs().mean()
+    if config.map_bce:
+        # Against the target's own entropy, so that 0 is reachable and the term reads as a distance.
+        bounded = degradation_map.clamp(1e-6, 1 - 1e-6)
+        entropy = functional.binary_cross_entropy(target, target)
+        total = total + config.map_bce * (functional.binary_cross_entropy(bounded, target) - entropy)
+    if config.map_dice:
+        total = total + config.map_dice * soft_dice_loss(degradation_map, target)
+    return total
+
+
+def soft_dice_loss(degradation_map: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Returns 1 − 2·Σ MT / (Σ M² + Σ T²), averaged over pictures whose target is not empty; 0 when all are."""
+    overlap = 2 * (degradation_map * target).sum(dim=(1, 2, 3)) + _DICE_FLOOR
+    size = (degradation_map**2).sum(dim=(1, 2, 3)) + (target**2).sum(dim=(1, 2, 3)) + _DICE_FLOOR
+    planted = (target.amax(dim=(1, 2, 3)) > 0).to(overlap.dtype)
+    return ((1 - overlap / size) * planted).sum() / planted.sum().clamp(min=1.0)
+
+
+def margins(syn_damage: torch.Tensor, sr_damage: torch.Tensor, margin: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns (m₁, m₂), both [B] ≥ 0: how far syn must stand above sr, and gt above syn.
+
+    Damage is area × severity: the mean of the whole target map. Its square root is used, so that m₂ of a tiny swap is
+    small but can be seen, and m₁ + m₂ is the distance of sr from gt. A control has damage 0 and demands nothing.
+    """
+    syn_depth, sr_depth = margin * syn_damage.sqrt(), margin * sr_damage.sqrt()
+    return (sr_depth - syn_depth).clamp(min=0.0), syn_depth
+
+
+def rank_loss(
+    score_sr: torch.Tensor,
+    score_syn: torch.Tensor,
+    score_gt: torch.Tensor,
+    *,
+    syn_damage: torch.Tensor,
+    sr_damage: torch.Tensor,
+    margin: float,
+) -> torch.Tensor:
+    """Returns the mean of L_rank = max(0, m₁ − (S_syn − S_sr)) + max(0, m₂ − (S_gt − S_syn)) over [B] triplets.
+
+    A pair whose margin is 0 carries no order (a control; an sr no worse than its syn) and is left out.
+    """
+    m1, m2 = margins(syn_damage, sr_damage, margin)
+    below = (m1 - (score_syn - score_sr)).clamp(min=0.0) * (m1 > 0)
+    above = (m2 - (score_gt - score_syn)).clamp(min=0.0) * (m2 > 0)
+    return (below + above).mean()
+
+
+def align_loss(score_gt: torch.Tensor, base_score_gt: torch.Tensor) -> torch.Tensor:
+    """Returns L_align = mean |S_gt − S_base(gt)|; S_base is frozen."""
+    return (score_gt - base_score_gt.detach()).abs().mean()
+
+
+def quality_loss(score: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+    """Returns mean |S − q|, stage 0's regression onto the full-reference quality."""
+    return (score - quality).abs().mean()
+
+
+def full_reference_quality(images: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
+    """Returns q [B] in [0, 1], 1 for images equal to gt: gradient similarity, averaged over three octaves.
+
+    q = mean over scales of mean over pixels of (2·g_x·g_y + c) / (g_x² + g_y² + c), g the Prewitt magnitude of luma
+    (GMSD's map, Xue et al. 2014, at full, half and quarter size). It falls for lost *and* for invented texture, which
+    a distance in pixels or SSIM's luminance term barely see.
+    """
+    luma_x, luma_y = _luma(images), _luma(gt)
+    similarities = []
+    for scale in _SCALES:
+        x, y = (functional.avg_pool2d(luma, scale) if scale > 1 else luma for luma in (luma_x, luma_y))
+        g_x, g_y = _gradient(x), _gradient(y)
+        similar = (2 * g_x * g_y + _SIMILARITY_FLOOR) / (g_x**2 + g_y**2 + _SIMILARITY_FLOOR)
+        similarities.append(similar.mean(dim=(1, 2, 3)))
+    return torch.stack(similarities).mean(dim=0)
+
+
+def _luma(images: torch.Tensor) -> torch.Tensor:
+    weights = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    return (images * weights).sum(dim=1, keepdim=True)
+
+
+def _gradient(luma: torch.Tensor) -> torch.Tensor:
+    across = luma.new_tensor([[1.0, 0.0, -1.0]] * 3) / 3  # Prewitt, as in GMSD
+    kernels = torch.stack([across, across.T])[:, None]
+    responses = functional.conv2d(functional.pad(luma, (1, 1, 1, 1), mode="replicate"), kernels)
+    return responses.pow(2).sum(dim=1, keepdim=True).sqrt()

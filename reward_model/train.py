@@ -1,0 +1,200 @@
+"""Trains the reward model, RM_0 … RM_N one after the other, and publishes them as one checkpoint folder.
+
+python -m reward_model.train configs/train_rm.yaml dataset=datasets/mine run=runs/mine/reward_model
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+
+from data.dataset import load_samples
+from reward_model.augment import AugmentConfig, Augmenter
+from reward_model.base_score import EMBEDDED, BaseScore, open_base_score
+from reward_model.card import write_card
+from reward_model.checkpoint import CONFIG_FILE, METRICS_FILE, TRAINING_FILE, read_config, write_stage
+from reward_model.losses import LossConfig
+from reward_model.metrics import best_threshold
+from reward_model.model import RewardModel, RewardModelConfig
+from reward_model.predict import predict_samples, selection_figures
+from reward_model.stages import OptimConfig, StageJob, TrainingData, saved_progress, train_stage
+from reward_model.swaps import TargetScale
+from shared.config import load_config, require_range, to_yaml
+from shared.errors import run_command
+from shared.images import write_bytes
+from shared.runs import RunFolder, replace_folder, require_free_space
+from shared.seeds import derive_seed
+from shared.tracking import MetricsLog
+
+CHECKPOINT_FOLDER, STAGES_FOLDER = "checkpoint", "stages"
+FREE_KEYS = ("workers", "device", "compile")  # speed, not results
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One reward model; configs/train_rm.yaml explains every field."""
+
+    run: str = "runs/default/reward_model"
+    dataset: str = "datasets/default"
+    seed: int = 0
+    stage_iterations: tuple[int, ...] = (150, 100, 150, 450)
+    base_score: str = EMBEDDED
+    pixel_weight: float | None = None
+    validation_samples: int = 96
+    workers: int = 1
+    device: Literal["auto", "cpu"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    model: RewardModelConfig = field(default_factory=RewardModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        require_range(workers=(self.workers, 0, 256), validation_samples=(self.validation_samples, 1, 10**6))
+        if self.pixel_weight is not None:
+            require_range(pixel_weight=(self.pixel_weight, 0.0, 1.0))
+        if len(self.stage_iterations) != self.model.stages + 1:
+            raise ValueError(
+                f"stage_iterations must hold {self.model.stages + 1} numbers, RM_0 to RM_{self.model.stages}, got "
+                f"{list(self.stage_iterations)}"
+            )
+        if min(self.stage_iterations) < 0 or self.stage_iterations[-1] < 1:
+            raise ValueError(f"stage_iterations must be 0 or more, the last at least 1, got {self.stage_iterations}")
+
+
+def main(argv: Sequence[str]) -> None:
+    config = load_config(TrainConfig, argv)
+    run = RunFolder.open(config.run, config, free_keys=FREE_KEYS)
+    if run.is_finished():
+        print(f"{config.run} is finished: {summary_line(run.summary())}")
+        return
+    require_free_space(run.path, 200_000_000)
+    train(config, run, open_data(config))
+    print(f"{run.path / CHECKPOINT_FOLDER}: {summary_line(run.summary())}")
+
+
+def open_data(config: TrainConfig) -> TrainingData:
+    """Returns the dataset's training and validation splits, and the augmentation on its target scale."""
+    folder = Path(config.dataset)
+    train_split = load_samples(folder, "train", pixel_weight=config.pixel_weight, cache=True)
+    validation = load_samples(folder, "val", pixel_weight=config.pixel_weight, cache=True)
+    # Evenly spread: neighbouring rows share their photograph.
+    count = min(config.validation_samples, len(validation))
+    kept = [validation[index * len(validation) // count] for index in range(count)]
+    scale = TargetScale.of(folder, pixel_weight=config.pixel_weight)
+    return TrainingData(train_split, kept, Augmenter(config.augment, scale, seed=config.seed))
+
+
+def train(config: TrainConfig, run: RunFolder, data: TrainingData) -> None:
+    """Trains every stage that is not finished yet, publishes the checkpoint, and marks the run as finished."""
+    accelerator = Accelerator(
+        cpu=config.device == "cpu", mixed_precision="no" if config.precision == "fp32" else config.precision
+    )
+    first = len(finished_stages(run))
+    seen = sum(config.stage_iterations[:first])
+    resumed = saved_progress(training_folder(run, first))
+    log = MetricsLog(run.path, resume_step=seen + resumed, enabled=accelerator.is_main_process)
+    for stage, iterations in list(enumerate(config.stage_iterations))[first:]:
+        model = build_stage(config, run, stage)
+        weights, seconds = model.state_dict(), 0.0
+        if iterations:
+            job = StageJob(
+                iterations=iterations,
+                seed=derive_seed(config.seed, "stage", stage),
+                folder=training_folder(run, stage),
+                log_offset=sum(config.stage_iterations[:stage]),
+                workers=config.workers,
+                compile=config.compile,
+                channels_last=config.channels_last,
+            )
+            base_score = stage_base_score(config, run, stage, accelerator.device)
+            weights, seconds = train_stage(
+                model,
+                job,
+                data,
+                base_score=base_score,
+                loss=config.loss,
+                optim=config.optim,
+                log=log,
+                accelerator=accelerator,
+            )
+        if accelerator.is_main_process:
+            run.write_json(f"{STAGES_FOLDER}/seconds_{stage}.json", seconds)
+            write_stage(run.path / STAGES_FOLDER, asdict(model.config), stage, weights)
+            shutil.rmtree(training_folder(run, stage), ignore_errors=True)
+        accelerator.wait_for_everyone()
+    log.close()
+    if accelerator.is_main_process:
+        publish(config, run, data, accelerator.device)
+    accelerator.wait_for_everyone()
+
+
+def build_stage(config: TrainConfig, run: RunFolder, stage: int) -> RewardModel:
+    """Returns RM_stage, warm-started from the stage before; its fresh weights depend on the seed and stage alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(config.seed, "init", stage))
+        model = RewardModel(replace(config.model, pretrained=config.model.pretrained and stage == 0), stage=stage)
+    if stage > 0:
+        model.warm_start(RewardModel.from_pretrained(run.path / STAGES_FOLDER, stage=stage - 1))
+    return model
+
+
+def stage_base_score(config: TrainConfig, run: RunFolder, stage: int, device: torch.device) -> BaseScore | None:
+    """Returns what anchors the stage's scores: nothing at stage 0, which learns quality itself."""
+    if stage == 0 or not config.loss.align:
+        return None
+    first = RewardModel.from_pretrained(run.path / STAGES_FOLDER, stage=0) if config.stage_iterations[0] else None
+    return open_base_score(config.base_score, first_stage=first, device=device)
+
+
+def publish(config: TrainConfig, run: RunFolder, data: TrainingData, device: torch.device) -> None:
+    """Puts the checkpoint folder in place, whole, and finishes the run with its validation figures."""
+    stages = run.path / STAGES_FOLDER
+    temporary = run.path / f"{CHECKPOINT_FOLDER}.part"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    figures: dict[str, dict[str, float]] = {}
+    for stage in read_config(stages)["stages"]:
+        model = RewardModel.from_pretrained(stages, stage=int(stage)).to(device)
+        predictions = predict_samples(model, data.validation, device=device)
+        figures[stage] = selection_figures(predictions)
+        if predictions.defects is not None:
+            figures[stage]["threshold"] = best_threshold(predictions.defects)
+        figures[stage]["seconds"] = float((stages / f"seconds_{stage}.json").read_text())
+        model.cpu().save_pretrained(temporary)
+    write_bytes(temporary / TRAINING_FILE, to_yaml(config).encode())
+    write_bytes(temporary / METRICS_FILE, (json.dumps({"validation": figures}, indent=2) + "\n").encode())
+    write_card(temporary)
+    replace_folder(temporary, run.path / CHECKPOINT_FOLDER)
+    run.finish(figures[max(figures, key=int)] | {"seconds": sum(f["seconds"] for f in figures.values())})
+
+
+def finished_stages(run: RunFolder) -> list[int]:
+    """Returns the stages whose weights are written."""
+    folder = run.path / STAGES_FOLDER
+    return sorted(map(int, read_config(folder)["stages"])) if (folder / CONFIG_FILE).exists() else []
+
+
+def training_folder(run: RunFolder, stage: int) -> Path:
+    """Returns where the resumable state of a stage lies while it trains."""
+    return run.path / f"stage_{stage}_training"
+
+
+def summary_line(summary: dict[str, float]) -> str:
+    """Returns a finished run's validation figures in a line."""
+    names = ("pixel_auroc", "sr_below_syn", "syn_below_gt", "triplet")
+    shown = ", ".join(f"{name} {summary[name]:.3f}" for name in names if name in summary)
+    return f"validation {shown}; {summary['seconds']:.0f} s"
+
+
+if __name__ == "__main__":
+    run_command(main)

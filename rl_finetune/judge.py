@@ -1,0 +1,117 @@
+"""The rewards of a rollout under the curriculum: frozen reward models by stage, composites, blending."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from reward_model.model import RewardModel
+from rl_finetune.assign import Judgement, latent_maps
+from rl_finetune.config import RewardConfig
+from rl_finetune.curriculum import Blended, CurriculumConfig, CurriculumState, blend, blend_maps, stage_weights
+from rl_finetune.curriculum import stage_rewards as rewards_of_stage
+from rl_finetune.rewards.composite import Composite, RewardValues
+from rl_finetune.rewards.registry import Toolbox
+from rl_finetune.trajectory import Rollout
+
+
+class Judge:
+    """One composite reward per curriculum stage, each on its own frozen stage of the reward model."""
+
+    def __init__(
+        self,
+        reward: RewardConfig,
+        curriculum: CurriculumConfig,
+        *,
+        checkpoint: str,
+        revision: str | None,
+        device: torch.device,
+        with_maps: bool,
+    ) -> None:
+        self.curriculum = curriculum
+        weights = {part.name: part.weight for part in reward.parts}
+        self.composites: dict[int, Composite] = {}
+        toolbox = Toolbox(settings=reward.tools, device=device)
+        for stage in curriculum.stages:
+            model = RewardModel.from_pretrained(checkpoint, stage=stage, revision=revision).to(device)
+            model.requires_grad_(False)
+            self.composites[stage] = Composite.build(
+                rewards_of_stage(weights, stage),
+                toolbox.giving(reward_model=model),
+                parts=reward.networks,
+                maps={reward.map: 1.0} if with_maps and (stage > 0 or reward.map != "fgr_map") else None,
+            )
+
+    @property
+    def final(self) -> Composite:
+        """The last stage's composite: what evaluation reports."""
+        return self.composites[self.curriculum.stages[-1]]
+
+    @torch.no_grad()
+    def judge(self, rollout: Rollout, state: CurriculumState, gather) -> tuple[Judgement, CurriculumState]:
+        """Returns the judgement of a rollout and the curriculum's next state.
+
+        `gather` collects [B, …] over processes: the curriculum must see what every process sees.
+        """
+        stages = list(stage_weights(state, self.curriculum))
+        # Before every trained step, and last the final picture: reward-to-go is unbiased only towards that one.
+        pictures = (*rollout.sr_by_step[:-1], rollout.sr)
+        values = {stage: [self._values(stage, sr, rollout) for sr in pictures] for stage in stages}
+        totals = {stage: _by_group([v.total for v in per_step], rollout) for stage, per_step in values.items()}
+        final = {stage: gather(total[..., -1]) for stage, total in totals.items()}
+        blended: Blended = blend(state, self.curriculum, final)
+        total_by_step = _blend_like(state, self.curriculum, blended, totals)
+        if len(self.curriculum.stages) == 1:
+            parts = values[stages[0]][-1].values
+            rewards = {name: value.unflatten(0, (-1, rollout.group_size)) for name, value in parts.items()}
+            weights = self.final.weights
+        else:
+            # Stages differ in scale: the curriculum puts their sums, not their parts, on one.
+            rewards, weights = {"curriculum": total_by_step[..., -1]}, {"curriculum": 1.0}
+        return (
+            Judgement(
+                rewards=rewards,
+                weights=weights,
+                total=total_by_step[..., -1],
+                maps=self._maps(values, state, rollout),
+                total_by_step=total_by_step if rollout.sr_by_step else None,
+            ),
+            blended.state,
+        )
+
+    def _values(self, stage: int, sr: torch.Tensor, rollout: Rollout) -> RewardValues:
+        names = [f"picture {i}, member {g}" for i in rollout.group_ids for g in range(rollout.group_size)]
+        gt, lq = rollout.each_sample(rollout.gt), rollout.each_sample(rollout.lq)
+        return self.composites[stage](sr, gt, lq, sample_ids=names)
+
+    def _maps(
+        self, values: dict[int, list[RewardValues]], state: CurriculumState, rollout: Rollout
+    ) -> torch.Tensor | None:
+        count = len(next(iter(values.values())))
+        per_step = []
+        for k in range(count):
+            maps = {stage: v[k].degradation_map for stage, v in values.items() if v[k].degradation_map is not None}
+            blended = blend_maps(state, self.curriculum, maps)
+            if blended is None:
+                return None
+            per_step.append(latent_maps(blended, rollout))
+        return torch.stack(per_step, dim=2) if rollout.sr_by_step else per_step[0]
+
+
+def _by_group(totals: Sequence[torch.Tensor], rollout: Rollout) -> torch.Tensor:
+    """Returns [B, G, K] from K totals [B·G]."""
+    return torch.stack(list(totals), dim=-1).unflatten(0, (-1, rollout.group_size))
+
+
+def _blend_like(
+    state: CurriculumState, config: CurriculumConfig, blended: Blended, totals: dict[int, torch.Tensor]
+) -> torch.Tensor:
+    """Returns this process's totals [B, G, K] on the scale and in the mix that `blend` gave everybody's."""
+    weights = stage_weights(state, config)
+    stages = list(weights)
+    mixed = weights[stages[0]] * state.scale(totals[stages[0]])
+    if len(stages) == 1:
+        return mixed
+    scale = blended.state.next_scale or blended.state.scale
+    return mixed + weights[stages[1]] * scale(totals[stages[1]])

@@ -1,0 +1,63 @@
+"""The ground-truth-guided term: on the last steps, how likely the policy makes the step the clean picture asks for."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+LikelihoodForm = Literal["marginal", "posterior", "none"]
+_TEMPERATURE = 40.0  # LRPO divides the mean log-prob by it, which keeps the exponential near 1
+
+
+def marginal_likelihood_loss(gt_prev: torch.Tensor, mean: torch.Tensor, std: torch.Tensor | float) -> torch.Tensor:
+    """Returns 1 − exp(mean log N(gt_prev; mean, std²) / 40), [B]. LRPO (arXiv 2509.23339), GT-guided likelihood.
+
+    gt_prev: [B, C, h, w] from `noised_gt`; mean: what the policy's transition from its own x_t aims at; std: [B] or a
+    number. The noise of gt_prev and that in x_t are strangers to each other, so even a perfect policy pays for it.
+    """
+    std = _per_sample(std, mean)
+    log_prob = -0.5 * ((gt_prev - mean) / std).square() - std.log() - 0.9189385332046727  # log √(2π)
+    return 1.0 - (log_prob.mean((1, 2, 3)) / _TEMPERATURE).exp()
+
+
+def posterior_likelihood_loss(gt_mean: torch.Tensor, mean: torch.Tensor, std: torch.Tensor | float) -> torch.Tensor:
+    """Returns KL(q(x_{t−1} | x_t, x_0 = GT) ‖ policy) = ‖gt_mean − mean‖² / 2s² per latent element, [B].
+
+    gt_mean: [B, C, h, w], the same transition from the same x_t with the GT latent put in place of the predicted x_0.
+    Exact, without a draw, and 0 for a policy that predicts the GT. For DDIM-η it is a weighted x_0 regression:
+    gt_mean − mean = (α_{t−1} − √(σ²_{t−1} − s²)·α_t/σ_t)·(GT − x0_pred) (docs/equations.md, section 5).
+    """
+    std = _per_sample(std, mean)
+    return (0.5 * ((gt_mean - mean) / std).square()).mean((1, 2, 3))
+
+
+def noised_gt(
+    gt_latent: torch.Tensor, noise: torch.Tensor, alpha: torch.Tensor | float, sigma: torch.Tensor | float
+) -> torch.Tensor:
+    """Returns alpha·gt_latent + sigma·noise [B, C, h, w]: the GT latent at level t − 1 in closed form, in one jump.
+
+    (The released LRPO code noises it step by step without scaling back: signal .029 instead of .650 at t = 401.)
+    """
+    return _per_sample(alpha, gt_latent) * gt_latent + _per_sample(sigma, gt_latent) * noise
+
+
+def likelihood_steps(total_steps: int, last_steps: int) -> range:
+    """Returns the indices, counted from the noisiest step 0, of the final steps the likelihood term applies to."""
+    return range(max(0, total_steps - last_steps), total_steps)
+
+
+def difficulty_weights(quality: torch.Tensor, *, hard: float, easy: float) -> torch.Tensor:
+    """Returns each picture's supervised share [B] in [0, 1]: 0 at quality ≤ `hard`, 1 at ≥ `easy`, linear between.
+
+    Multiply the likelihood term by it and the policy loss by one minus it: reinforcement where a restoration is far
+    from the GT and exploring pays, supervision where it is near (difficulty-adaptive RL, arXiv 2511.01645).
+    """
+    if not hard < easy:
+        raise ValueError(f"the quality that counts as hard must lie below the one that counts as easy: {hard}, {easy}")
+    return ((quality - hard) / (easy - hard)).clamp(0.0, 1.0)
+
+
+def _per_sample(value: torch.Tensor | float, like: torch.Tensor) -> torch.Tensor:
+    value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    return value[:, None, None, None] if value.dim() == 1 else value

@@ -1,0 +1,193 @@
+"""Supervised base policies: the diffusion restorers that reinforcement learning starts from.
+
+python -m rl_finetune.pretrain configs/base_sr.yaml key=value …
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from data.pairs import PairConfig, PairDataset, collate_pairs, pairs_for_task
+from data.records import PairBatch, Task
+from data.sources import SourceConfig
+from shared.checkpoints import drop_state, load_state, save_state
+from shared.config import load_config, require_range
+from shared.diffusion.sampler import SamplerSpec
+from shared.errors import run_command
+from shared.restorers.load import save_policy
+from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig
+from shared.runs import RunFolder, require_free_space
+from shared.seeds import derive_seed, gaussian, numpy_rng, shuffled
+from shared.tracking import MetricsLog, progress
+
+FREE_KEYS = ("workers", "checkpoint_every", "log_every", "cpu_threads")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One supervised base policy; configs/base_sr.yaml explains every field."""
+
+    out: str = "runs/default/base_sr"
+    task: Task = "sr"
+    source: SourceConfig = field(default_factory=SourceConfig)
+    pairs: PairConfig = field(default_factory=PairConfig)
+    policy: PixelUNetConfig = field(default_factory=PixelUNetConfig)
+    sampler: SamplerSpec = field(default_factory=SamplerSpec)
+    iterations: int = 1000
+    batch_size: int = 32  # pairs per process and step
+    learning_rate: float = 1e-3
+    warmup_iterations: int = 50
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.995
+    early_iteration: int = 0  # also save the policy as it was here, in out/early: an under-trained restorer (0: never)
+    mixed_precision: str = "no"  # no | bf16 | fp16
+    checkpoint_every: int = 200
+    log_every: int = 20
+    workers: int = 0
+    cpu_threads: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_range(iterations=(self.iterations, 1, 1e9), batch_size=(self.batch_size, 1, 1e6))
+        require_range(learning_rate=(self.learning_rate, 1e-8, 1), ema_decay=(self.ema_decay, 0, 1))
+        expected = 4 if self.task == "sr" else 1
+        if self.policy.scale != expected:
+            raise ValueError(f"task {self.task} needs policy.scale {expected}, got {self.policy.scale}")
+        multiple = self.policy.unshuffle * 2 ** (len(self.policy.channels) - 1)
+        if self.pairs.crop_px % multiple:
+            raise ValueError(f"pairs.crop_px must be a multiple of {multiple}, got {self.pairs.crop_px}")
+
+
+def main(argv: Sequence[str]) -> None:
+    config = load_config(PretrainConfig, argv)
+    run = RunFolder.open(config.out, config, free_keys=FREE_KEYS)
+    if run.is_finished():
+        print(f"base policy {config.task}: already finished in {run.path}")
+        return
+    require_free_space(run.path, 300_000_000)
+    torch.set_num_threads(config.cpu_threads)
+    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    set_seed(config.seed)
+    pairs = pairs_for_task(config.source, config.pairs, task=config.task, split="train", seed=config.seed)
+    summary = train(config, run, pairs, accelerator)
+    if accelerator.is_main_process:
+        run.finish(summary)
+        drop_state(run.path)
+        print(f"base policy {config.task}: {summary['seconds']:.0f} s, loss {summary['loss']:.4f}, in {run.path}")
+
+
+def train(config: PretrainConfig, run: RunFolder, pairs: PairDataset, accelerator: Accelerator) -> dict[str, float]:
+    """Trains and saves the policy; returns its figures."""
+    started = time.monotonic()
+    policy = PixelUNet(replace(config.policy, residual_std=residual_std(config.policy, pairs)))
+    if accelerator.device.type == "cpu":
+        policy = policy.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    ema = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)).to(accelerator.device)
+    accelerator.register_for_checkpointing(ema)
+    model, optimizer = accelerator.prepare(policy, optimizer)
+    first, saved = load_state(accelerator, run.path)
+    log = MetricsLog(run.path, resume_step=first, enabled=accelerator.is_main_process)
+    batches = batches_from(config, pairs, first, accelerator)
+    loss, elapsed = float("nan"), float(saved.get("seconds", 0.0))
+    bar = progress(
+        range(first, config.iterations),
+        title=f"base policy {config.task}",
+        unit="step",
+        total=config.iterations,
+        done=first,
+        quiet=not accelerator.is_main_process,
+    )
+    for iteration in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * learning_rate_factor(config, iteration)
+        loss = train_step(config, model, optimizer, next(batches), iteration, accelerator)
+        ema.update_parameters(accelerator.unwrap_model(model))
+        done = iteration + 1
+        if done % config.log_every == 0:
+            log.write(done, {"loss": loss})
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        if done == config.early_iteration and accelerator.is_main_process:
+            save_policy(run.path / "early", ema.module, config.sampler, provenance={"iterations": done})
+        if done % config.checkpoint_every == 0 and done < config.iterations:
+            seconds = elapsed + time.monotonic() - started
+            save_state(accelerator, run.path, step=done, progress={"seconds": seconds})
+    log.close()
+    if accelerator.is_main_process:
+        save_policy(run.path, ema.module, config.sampler, provenance={"iterations": config.iterations})
+    return {"loss": loss, "seconds": elapsed + time.monotonic() - started, "iterations": config.iterations}
+
+
+def train_step(
+    config: PretrainConfig,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: PairBatch,
+    iteration: int,
+    accelerator: Accelerator,
+) -> float:
+    """Makes one step of denoising score matching and returns its loss, the mean squared error of the prediction."""
+    policy: PixelUNet = accelerator.unwrap_model(model)
+    gt, lq = batch.gt.to(accelerator.device), batch.lq.to(accelerator.device)
+    with torch.no_grad():
+        x0, condition = policy.encode(gt, lq), policy.condition(lq)
+        seeds = [derive_seed(config.seed, "noise", iteration, accelerator.process_index, i) for i in range(gt.shape[0])]
+        noise = gaussian(seeds, x0.shape[1:], device=accelerator.device)
+        # One timestep per sample, stratified over the batch: the loss varies far more over t than over images.
+        count, total = len(seeds), policy.schedule.config.train_timesteps
+        jitter = numpy_rng(config.seed, "t", iteration, accelerator.process_index).random(count)
+        timesteps = ((torch.arange(count) + torch.from_numpy(jitter)) / count * total).long().to(accelerator.device)
+        x_t = policy.schedule.add_noise(x0, noise, timesteps)
+        target = policy.schedule.target(x0, noise, timesteps)
+    with accelerator.autocast():
+        output = model(x_t, timesteps, condition)
+    loss = torch.nn.functional.mse_loss(output.float(), target)
+    optimizer.zero_grad(set_to_none=True)
+    accelerator.backward(loss)
+    accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def learning_rate_factor(config: PretrainConfig, iteration: int) -> float:
+    """Returns the learning rate's factor in (0, 1]: linear warm-up, constant, then linear decay over the last third."""
+    warm = (iteration + 1) / max(1, config.warmup_iterations)
+    decay = (config.iterations - iteration) / max(1.0, config.iterations / 3)
+    return min(1.0, warm, decay)
+
+
+def residual_std(config: PixelUNetConfig, pairs: PairDataset, count: int = 64) -> float:
+    """Returns the standard deviation of gt − up(lq) over the first pairs, in units of the [0, 1] range."""
+    unit = PixelUNet(replace(config, residual_std=1.0))
+    batch = collate_pairs([pairs[i] for i in range(min(count, len(pairs)))])
+    return max(1e-3, float(unit.encode(batch.gt, batch.lq).std()))
+
+
+def batches_from(
+    config: PretrainConfig, pairs: PairDataset, first: int, accelerator: Accelerator
+) -> Iterator[PairBatch]:
+    """Yields batches from step `first` on; which pairs they hold depends on (seed, step, process) alone."""
+    rank, world, size = accelerator.process_index, accelerator.num_processes, config.batch_size
+
+    def batch_indices() -> Iterator[list[int]]:
+        for step in range(first, config.iterations):
+            position = (step * world + rank) * size
+            yield [shuffled(config.seed, position + i, len(pairs)) for i in range(size)]
+
+    loader = DataLoader(
+        pairs, batch_sampler=list(batch_indices()), collate_fn=collate_pairs, num_workers=config.workers
+    )
+    return iter(loader)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,153 @@
+"""Rewards that a network gives: the reward model's score and map, CLIP-IQA, and pyiqa's metrics by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+
+from rl_finetune.rewards.registry import PYIQA, ToolSettings, reward, reward_map, tool
+from shared.errors import UserError
+
+ANY = (-math.inf, math.inf)
+WORST_SHARE = 0.01
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+class Judgement(Protocol):
+    """What the reward model answers (reward_model.model.RewardOutput)."""
+
+    score: torch.Tensor  # [B], higher is better
+
+    def require_map(self) -> torch.Tensor:
+        """Returns [B, 1, H, W] in [0, 1], 1 worst. Raises UserError where the stage has none."""
+        ...
+
+
+class JudgedOnce:
+    """A reward model that answers for the same pictures from memory: score and map cost one pass. One per batch."""
+
+    def __init__(self, model: Callable[[torch.Tensor], Judgement]) -> None:
+        self.model = model
+        self._images: torch.Tensor | None = None
+        self._answer: Judgement | None = None
+
+    def __call__(self, images: torch.Tensor) -> Judgement:
+        if self._images is not images:
+            self._images, self._answer = images, self.model(images)
+        return self._answer
+
+
+def worst_share_mean(degradation_map: torch.Tensor, share: float = WORST_SHARE) -> torch.Tensor:
+    """Returns the mean of the worst `share` of the pixels, [B]: max̂(M), which one false pixel cannot fool."""
+    pixels = degradation_map.flatten(1)
+    return pixels.topk(max(1, math.ceil(share * pixels.shape[1])), dim=1).values.mean(1)
+
+
+@reward("fgr_score", value_range=ANY, needs=("reward_model",))
+def fgr_score(
+    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[[torch.Tensor], Judgement]
+) -> torch.Tensor:
+    """Returns the reward model's score, [B]; on its own scale. S̄_global of CCL (arXiv 2512.22647)."""
+    return reward_model(sr).score
+
+
+@reward("fgr_map", value_range=(0.0, 1.0), needs=("reward_model",))
+def fgr_map(
+    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[[torch.Tensor], Judgement]
+) -> torch.Tensor:
+    """Returns 1 − the mean of the worst 1 % of the reward model's map, [B]. 1 − max̂(M) of CCL (arXiv 2512.22647)."""
+    return 1.0 - worst_share_mean(reward_model(sr).require_map())
+
+
+@reward_map("fgr_map", needs=("reward_model",))
+def fgr_degradation_map(
+    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[[torch.Tensor], Judgement]
+) -> torch.Tensor:
+    """Returns the reward model's degradation map, [B, 1, H, W]."""
+    return reward_model(sr).require_map()
+
+
+@reward("clipiqa", value_range=(0.0, 1.0), needs=("clipiqa_network",), substitute="fgr_score")
+def clipiqa(
+    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, clipiqa_network: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Returns how much rather CLIP calls the picture good than bad, [B] (CLIP-IQA, arXiv 2207.12396, eq. 2)."""
+    return (100.0 * clipiqa_network(sr)).softmax(1)[:, 0]
+
+
+@reward(PYIQA, value_range=ANY)
+def pyiqa_metric(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, metric: Any) -> torch.Tensor:
+    """Returns a pyiqa metric's value, [B], with the sign turned where lower is better."""
+    value = metric(sr, gt) if metric.metric_mode == "FR" else metric(sr)
+    return -value.reshape(-1) if metric.lower_better else value.reshape(-1)
+
+
+class ClipSimilarity:
+    """Cosine similarities of pictures [B, 3, H, W] in [0, 1] to fixed prompts, [B, prompts]; differentiable."""
+
+    def __init__(self, model: Any, text_embeddings: torch.Tensor) -> None:
+        self.model = model
+        self.text = F.normalize(text_embeddings, dim=1)  # [prompts, D]
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        side = self.model.config.vision_config.image_size
+        scale = side / min(images.shape[-2:])
+        size = [round(length * scale) for length in images.shape[-2:]]
+        images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        top, left = ((length - side) // 2 for length in images.shape[-2:])
+        images = images[:, :, top : top + side, left : left + side]
+        mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (_CLIP_MEAN, _CLIP_STD))
+        pooled = self.model.vision_model(pixel_values=(images - mean) / std).pooler_output
+        return F.normalize(self.model.visual_projection(pooled), dim=1) @ self.text.T
+
+
+def load_clip_similarity(
+    name: str, prompts: tuple[str, ...], *, device: torch.device, allow_download: bool
+) -> ClipSimilarity:
+    """Returns a CLIP from the Hub or a folder, with its prompts embedded. Raises UserError when it cannot be had."""
+    try:
+        from transformers import CLIPModel, CLIPTokenizerFast  # an optional extra, and slow to import
+    except ImportError:
+        raise UserError(f"{name} needs transformers; install the extra with: pip install 'restore-rl[clip]'") from None
+    try:
+        model = CLIPModel.from_pretrained(name, local_files_only=not allow_download)
+        tokenizer = CLIPTokenizerFast.from_pretrained(name, local_files_only=not allow_download)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"expected the CLIP network {name} on disk{' or the Hub' if allow_download else ''}, but it did not load "
+            f"({str(error).splitlines()[0]}); allow the download, or take the reward's embedded substitute"
+        ) from None
+    model = model.to(device).eval().requires_grad_(False)
+    tokens = tokenizer(list(prompts), padding=True, return_tensors="pt").to(device)
+    with torch.no_grad():
+        pooled = model.text_model(**tokens).pooler_output
+        return ClipSimilarity(model, model.text_projection(pooled))
+
+
+@tool("clipiqa_network")
+def _load_clipiqa(settings: ToolSettings, device: torch.device) -> ClipSimilarity:
+    prompts = ("Good photo.", "Bad photo.")
+    return load_clip_similarity(settings.clipiqa_model, prompts, device=device, allow_download=settings.allow_download)
+
+
+@tool(PYIQA)
+def _load_pyiqa(settings: ToolSettings, device: torch.device) -> Callable[[str], Any]:
+    try:
+        import pyiqa  # optional: its licence forbids commercial use
+    except ImportError:
+        raise UserError(
+            "rewards named pyiqa:… need the package pyiqa (licence: PolyForm Noncommercial); install it, or choose "
+            "another reward"
+        ) from None
+
+    def load(name: str) -> Any:
+        metric = name.removeprefix(PYIQA)
+        if metric not in pyiqa.list_models():
+            raise UserError(f"pyiqa has no metric called {metric!r}; pyiqa.list_models() names them")
+        return pyiqa.create_metric(metric, device=device)
+
+    return load

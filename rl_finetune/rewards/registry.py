@@ -1,0 +1,151 @@
+"""Rewards by name: functions of (sr, gt, lq), each declaring its range and the tools it needs.
+
+    @reward("psnr", value_range=(0, 100))
+    def psnr(sr, gt, lq): ...                                 # [B], higher is better
+
+    @reward("fgr_score", value_range=(-inf, inf), needs=("reward_model",))
+    def fgr_score(sr, gt, lq, *, reward_model): ...
+
+A tool is whatever costs something to have: a network, weights from the Hub. It is loaded when first asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from shared.errors import UserError
+
+RewardFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # (sr, gt, lq) → [B] or a map
+PYIQA = "pyiqa:"  # rewards named pyiqa:musiq and so on come from that package, when it is installed
+
+_REWARDS: dict[str, Reward] = {}
+_MAPS: dict[str, Reward] = {}
+_TOOLS: dict[str, Callable[[ToolSettings, torch.device], Any]] = {}
+
+
+@dataclass(frozen=True)
+class Reward:
+    """One named reward, or one named per-pixel degradation map."""
+
+    name: str
+    value_range: tuple[float, float]  # what the function can return; a map's is (0, 1)
+    needs: tuple[str, ...]  # tools, handed over as keyword arguments
+    substitute: str | None  # the reward that stands in for it where nothing may be downloaded
+    function: Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True)
+class ToolSettings:
+    """Which networks the learned rewards use; the reward part of a run's config."""
+
+    lpips_net: str = "vgg"  # vgg, alex, squeeze
+    clipiqa_model: str = "openai/clip-vit-base-patch16"  # a CLIP on the Hub, or a folder
+    face_preference_model: str = "adams-story/HPSv2-hf"  # a CLIP ViT-H tuned on human preferences
+    face_preference_prompt: str = "a high quality photo of a face"
+    identity_model: str = ""  # hf_hub:… (a timm face recogniser, 112 px) or a file with MobileFaceNet's weights
+    allow_download: bool = False
+
+
+@dataclass
+class Toolbox:
+    """The tools of one process, each loaded once. `given` holds what the caller already has: the reward model."""
+
+    settings: ToolSettings = field(default_factory=ToolSettings)
+    device: torch.device | str = "cpu"
+    given: Mapping[str, Any] = field(default_factory=dict)
+    _loaded: dict[str, Any] = field(default_factory=dict)
+
+    def get(self, name: str) -> Any:
+        """Returns a tool. Raises UserError when it is not given and cannot be loaded."""
+        if name in self.given:
+            return self.given[name]
+        if name not in self._loaded:
+            kind = PYIQA if name.startswith(PYIQA) else name
+            if kind not in _TOOLS:
+                raise UserError(f"a reward needs {name}, and none was given; name its checkpoint in the config")
+            loaded = _TOOLS[kind](self.settings, torch.device(self.device))
+            self._loaded[name] = loaded(name) if kind == PYIQA else loaded
+        return self._loaded[name]
+
+    def giving(self, **tools: Any) -> Toolbox:
+        """Returns a toolbox with other given tools (another stage of the reward model) and the same loaded ones."""
+        return replace(self, given={**self.given, **tools})
+
+
+def reward(
+    name: str, *, value_range: tuple[float, float], needs: tuple[str, ...] = (), substitute: str | None = None
+) -> Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]]:
+    """Returns a decorator that registers a function of (sr, gt, lq, **needs) → [B] under `name`."""
+    return _register(_REWARDS, name, value_range, needs, substitute)
+
+
+def reward_map(
+    name: str, *, needs: tuple[str, ...] = ()
+) -> Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]]:
+    """Returns a decorator that registers a function of (sr, gt, lq, **needs) → [B, 1, H, W], 0 clean, 1 worst."""
+    return _register(_MAPS, name, (0.0, 1.0), needs, None)
+
+
+def tool(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Returns a decorator that registers a loader (settings, device) → tool."""
+
+    def decorate(loader: Callable[..., Any]) -> Callable[..., Any]:
+        _TOOLS[name] = loader
+        return loader
+
+    return decorate
+
+
+def find_reward(name: str) -> Reward:
+    """Returns a reward. Raises UserError for an unknown name, with the nearest known one."""
+    if name.startswith(PYIQA):
+        return replace(_REWARDS[PYIQA], name=name, needs=(name,))
+    return _find(_REWARDS, name, "reward")
+
+
+def find_map(name: str) -> Reward:
+    """Returns a per-pixel reward. Raises UserError for an unknown name, with the nearest known one."""
+    return _find(_MAPS, name, "degradation map")
+
+
+def reward_names() -> list[str]:
+    """Returns every registered reward's name; pyiqa's are besides."""
+    return sorted(name for name in _REWARDS if name != PYIQA)
+
+
+def bind(entry: Reward, toolbox: Toolbox) -> RewardFunction:
+    """Returns the reward as a function of (sr, gt, lq), its tools in place."""
+    if entry.name.startswith(PYIQA):
+        return partial(entry.function, metric=toolbox.get(entry.name))
+    return partial(entry.function, **{need: toolbox.get(need) for need in entry.needs})
+
+
+def _register(
+    registry: dict[str, Reward],
+    name: str,
+    value_range: tuple[float, float],
+    needs: tuple[str, ...],
+    substitute: str | None,
+) -> Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]]:
+    def decorate(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        if name in registry:
+            raise ValueError(f"two rewards are called {name!r}")
+        registry[name] = Reward(name, value_range, needs, substitute, function)
+        return function
+
+    return decorate
+
+
+def _find(registry: Mapping[str, Reward], name: str, what: str) -> Reward:
+    if name in registry:
+        return registry[name]
+    known = sorted(n for n in registry if n != PYIQA)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UserError(f"there is no {what} called {name!r}; {hint}known are {', '.join(known)}")

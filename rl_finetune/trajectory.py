@@ -1,0 +1,40 @@
+"""What a rollout leaves behind: the restorations of whole groups, and only those steps that will be trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from shared.diffusion.transition import StepTimes
+
+
+@dataclass(frozen=True)
+class TrainedStep:
+    """One stochastic step of N samples, as drawn. Everything float32, whatever precision the network ran in."""
+
+    j: int  # position in the plan, 0 at pure noise
+    times: StepTimes
+    std: float
+    x_t: torch.Tensor  # [N, C, h, w]
+    prev: torch.Tensor  # [N, C, h, w] the action taken
+    mean: torch.Tensor  # [N, C, h, w] of the policy that drew it
+    log_prob_map: torch.Tensor  # [N, h, w] of the policy that drew it
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """B groups of G restorations, flattened group-major: sample n = b·G + g."""
+
+    gt: torch.Tensor  # [B, 3, H, W]
+    lq: torch.Tensor  # [B, 3, h_lq, w_lq]
+    group_ids: tuple[int, ...]  # B integers: the pairs' counters
+    group_size: int
+    sr: torch.Tensor  # [B·G, 3, H, W] in [0, 1]
+    steps: tuple[TrainedStep, ...]  # J, in the order they were taken
+    # Clean-image predictions before and after every trained step, as pictures; only where credit is given in time.
+    sr_by_step: tuple[torch.Tensor, ...]  # J + 1 of [B·G, 3, H, W] in [0, 1], or empty
+
+    def each_sample(self, per_group: torch.Tensor) -> torch.Tensor:
+        """Returns [B·G, …] from [B, …]: every member of a group sees the same."""
+        return per_group.repeat_interleave(self.group_size, dim=0)

@@ -1,0 +1,124 @@
+"""The Hugging Face Hub: fetch a repository at a revision whole and verified, reuse it offline, upload a folder.
+
+The endpoint is huggingface_hub's own setting, HF_ENDPOINT; its cache is HF_HOME.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from shared.errors import UserError
+
+# The HTTPError of whichever httpx this huggingface_hub is built on: dropped connections, time-outs, cut bodies.
+_TransportError: type[Exception] = HfHubHTTPError.__bases__[0]
+
+
+def fetch_snapshot(repo_id: str, *, revision: str | None = None, patterns: Sequence[str] | None = None) -> Path:
+    """Returns the local folder of a model repository at a revision: every file that matches, each with its checksum.
+
+    A snapshot that is already in the cache is used when the Hub cannot be reached. Raises UserError, and leaves no
+    damaged file in the cache, when anything is missing, cut, or not what the Hub lists.
+    """
+    asked = f"{repo_id}@{revision or 'main'}"
+    try:
+        folder = Path(
+            snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns) if patterns else None)
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, EntryNotFoundError) as error:
+        raise UserError(f"{asked}: {_reason(error)}") from None
+    except _TransportError as error:
+        raise UserError(
+            f"{asked}: the transfer broke off ({type(error).__name__}); run the same command again"
+        ) from None
+    except OSError as error:
+        if "onsistency check" not in str(error):
+            raise
+        raise UserError(f"{asked}: a file came cut or changed on the way; run the same command again") from None
+    if not any(path.is_file() for path in folder.rglob("*")):
+        raise UserError(f"{asked} holds none of {', '.join(patterns or ['any file'])}; check the repository's name")
+    _verify_blobs(folder, asked)
+    return folder
+
+
+def upload_folder(
+    folder: Path, repo_id: str, *, revision: str | None = None, private: bool = False, message: str | None = None
+) -> str:
+    """Uploads a folder as one commit of a model repository, made when missing, and returns the commit's address."""
+    api = HfApi()
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message or f"Upload {folder.name}"
+        )
+    except LocalTokenNotFoundError:
+        raise UserError("no Hub token found; run `hf auth login`, or set HF_TOKEN") from None
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise UserError(f"{repo_id}: {_reason(error)}") from None
+    except _TransportError as error:
+        raise UserError(
+            f"{repo_id}: the Hub cannot be reached ({type(error).__name__}); check the network or HF_ENDPOINT"
+        ) from None
+    return str(commit.commit_url)
+
+
+def _verify_blobs(folder: Path, asked: str) -> None:
+    """Raises UserError for the first file whose content does not have the checksum the Hub lists, and removes it.
+
+    The cache names each file's blob by its ETag: the sha256 of a large file, the git object id of a small one.
+    """
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or not path.is_symlink():
+            continue
+        blob = path.resolve()
+        if re.fullmatch(r"[0-9a-f]{64}", blob.name):
+            with blob.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        elif re.fullmatch(r"[0-9a-f]{40}", blob.name):
+            content = blob.read_bytes()
+            found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        else:
+            continue
+        if found != blob.name:
+            blob.unlink()
+            path.unlink()
+            raise UserError(
+                f"{asked}: {path.relative_to(folder)} does not have the checksum the Hub lists ({blob.name[:12]}…, got "
+                f"{found[:12]}…); it was removed: run the same command again"
+            )
+
+
+def _reason(error: Exception) -> str:
+    """Returns what went wrong and what to do, in one clause each."""
+    if isinstance(error, LocalEntryNotFoundError):
+        return "the Hub cannot be reached and the cache holds no whole copy; check the network, or give a local folder"
+    if isinstance(error, RevisionNotFoundError):
+        return "the repository has no such revision; name a branch, tag or commit that it lists"
+    if isinstance(error, GatedRepoError):
+        return "the repository is gated; ask for access on its page, then `hf auth login`"
+    if isinstance(error, RepositoryNotFoundError):
+        return "no such repository, or it is private; check user/name, or `hf auth login`"
+    if isinstance(error, EntryNotFoundError):
+        return "a file the Hub lists is missing from it; ask the repository's owner, or name another revision"
+    if isinstance(error, HfHubHTTPError):
+        status = getattr(error.response, "status_code", "?")
+        return f"the Hub answered {status}; " + (
+            "log in with `hf auth login`" if status in (401, 403) else "try again later"
+        )
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,161 @@
+"""Restorers that answer in one pass: a small convolutional network trained here, and published ones read by spandrel."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from shared.config import from_dict, require_range
+from shared.errors import UserError
+from shared.images import pad_to_multiple, write_bytes
+from shared.seeds import gaussian
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class FeedForwardConfig:
+    """Architecture of the small network."""
+
+    scale: int = 4  # side of sr / side of lq: 4 for sr, 1 for face
+    cell_px: int = 4  # the body works on cells of this many sr pixels; a multiple of scale
+    channels: int = 48
+    blocks: int = 4
+    pixel_channels: int = 12  # features of each sr pixel, from which its colour is mixed
+    noise_channels: int = 4  # noise beside them: what texture can be made of where lq says nothing; 0: none
+
+    def __post_init__(self) -> None:
+        require_range(scale=(self.scale, 1, 8), channels=(self.channels, 4, 512), blocks=(self.blocks, 1, 64))
+        if self.cell_px % self.scale:
+            raise ValueError(f"cell_px must be a multiple of scale {self.scale}, got {self.cell_px}")
+
+
+class FeedForwardNet(nn.Module):
+    """Adds a residual to the up-sampled lq: lq un-shuffled to cells, residual blocks, shuffled back to pixels.
+
+    The body runs at the same resolution for every scale, so restoring a face costs what super-resolving to its size does.
+    """
+
+    def __init__(self, config: FeedForwardConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.lq_cell_px = config.cell_px // config.scale
+        channels = config.channels
+        self.head = nn.Conv2d(3 * self.lq_cell_px**2, channels, 3, padding=1)
+        self.body = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels, channels, 3, padding=1),
+                nn.ReLU(),
+                _quiet(nn.Conv2d(channels, channels, 3, padding=1)),
+            )
+            for _ in range(config.blocks)
+        )
+        self.shuffle = nn.Sequential(
+            nn.Conv2d(channels, config.pixel_channels * config.cell_px**2, 1),
+            nn.PixelShuffle(config.cell_px),
+            nn.ReLU(),
+        )
+        # At full resolution, so that neighbouring cells agree: without it their grid shows.
+        self.tail = nn.Sequential(
+            nn.Conv2d(config.pixel_channels + config.noise_channels, config.pixel_channels, 3, padding=1),
+            nn.ReLU(),
+            _quiet(nn.Conv2d(config.pixel_channels, 3, 3, padding=1)),
+        )
+
+    def forward(self, lq: torch.Tensor, sample_seeds: Sequence[int]) -> torch.Tensor:
+        """Returns sr [B, 3, scale·h, scale·w], not clamped, for lq [B, 3, h, w] in [0, 1], any h and w.
+
+        Each picture's noise is drawn from its own seed.
+        """
+        height, width = lq.shape[-2:]
+        lq = pad_to_multiple(lq, self.lq_cell_px)
+        features = self.head(F.pixel_unshuffle(lq - 0.5, self.lq_cell_px))
+        for block in self.body:
+            features = features + block(features)
+        pixels = self.shuffle(features)
+        noise = gaussian(sample_seeds, (self.config.noise_channels, *pixels.shape[-2:]), device=lq.device)
+        residual = self.tail(torch.cat([pixels, noise.to(pixels.dtype)], dim=1))
+        scale = self.config.scale
+        upsampled = lq if scale == 1 else F.interpolate(lq, scale_factor=scale, mode="bicubic", align_corners=False)
+        return (upsampled + residual)[..., : height * scale, : width * scale]
+
+
+class FeedForwardRestorer:
+    """A FeedForwardNet as a Restorer, with its folder on disk."""
+
+    def __init__(self, net: FeedForwardNet) -> None:
+        self.net = net.eval()
+        self.scale = net.config.scale
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> FeedForwardRestorer:
+        """Returns the restorer that `save` wrote. Raises UserError when the folder holds none."""
+        folder = Path(folder)
+        try:
+            written = json.loads((folder / CONFIG_FILE).read_text())
+            net = FeedForwardNet(from_dict(FeedForwardConfig, written["network"]))
+            net.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        except FileNotFoundError as error:
+            raise UserError(f"no {Path(error.filename).name} in {folder}: it is no finished restorer") from None
+        except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{folder} holds no feed-forward restorer ({reason}); train it again") from None
+        return cls(net)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `model.safetensors`, then `config.json`, each whole."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.net.state_dict().items()}
+        write_bytes(Path(folder) / WEIGHTS_FILE, save(tensors))
+        content = {"kind": "feed_forward", "network": dataclasses.asdict(self.net.config)}
+        write_bytes(Path(folder) / CONFIG_FILE, (json.dumps(content, indent=2) + "\n").encode())
+
+    @torch.no_grad()
+    def restore(self, lq: torch.Tensor, *, sample_seeds: Sequence[int]) -> torch.Tensor:
+        """Returns sr [B, 3, scale·h, scale·w] in [0, 1]; the texture of each picture is its seed's."""
+        return self.net(lq, sample_seeds).clamp(0, 1)
+
+
+class SpandrelRestorer:
+    """A published network in spandrel's wrapper, which pads to the sides that the architecture asks for."""
+
+    def __init__(self, descriptor) -> None:
+        self.descriptor = descriptor.eval()
+        self.scale = descriptor.scale
+
+    @torch.no_grad()
+    def restore(self, lq: torch.Tensor, *, sample_seeds: Sequence[int]) -> torch.Tensor:
+        """Returns sr [B, 3, scale·h, scale·w] in [0, 1]; draws nothing."""
+        return self.descriptor(lq).clamp(0, 1)
+
+
+def load_spandrel(path: str | Path) -> SpandrelRestorer:
+    """Returns the published restorer in a .pth or .safetensors file. Raises UserError when spandrel cannot read it."""
+    from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError  # its registry takes seconds
+
+    try:
+        descriptor = ModelLoader(device="cpu").load_from_file(str(path))
+    except UnsupportedModelError:
+        raise UserError(f"{path} holds no architecture that spandrel knows; convert it, or name another file") from None
+    except Exception as error:  # truncated files raise whatever the reader inside meets first
+        raise UserError(f"{path} does not load ({error or type(error).__name__}); download it again") from None
+    if not isinstance(descriptor, ImageModelDescriptor):
+        raise UserError(f"{path} holds a {descriptor.architecture.name} that needs a mask; expected picture to picture")
+    if descriptor.input_channels != 3 or descriptor.output_channels != 3:
+        raise UserError(f"{path} takes {descriptor.input_channels} channels; expected an RGB restorer")
+    return SpandrelRestorer(descriptor)
+
+
+def _quiet(conv: nn.Conv2d) -> nn.Conv2d:
+    # Starts near zero: the untrained network hands back its up-sampled input, and training starts from there.
+    nn.init.normal_(conv.weight, std=1e-3)
+    nn.init.zeros_(conv.bias)
+    return conv

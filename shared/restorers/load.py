@@ -1,0 +1,77 @@
+"""One loader for every restorer: a folder saved here, a published checkpoint file, or a built-in name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save
+
+from shared.config import from_dict
+from shared.diffusion.sampler import SamplerSpec
+from shared.errors import UserError
+from shared.images import write_bytes
+from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig, PixelUNetRestorer
+from shared.restorers.protocol import Restorer
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+def save_policy(folder: Path, policy: PixelUNet, spec: SamplerSpec, *, provenance: dict[str, Any]) -> None:
+    """Saves a policy as `config.json` (architecture, sampler spec, provenance) and `model.safetensors`, each whole."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
+    write_bytes(folder / WEIGHTS_FILE, save(tensors))
+    config = {
+        "kind": "pixel_unet",
+        "policy": dataclasses.asdict(policy.config),
+        "sampler": dataclasses.asdict(spec),
+        "provenance": provenance,
+    }
+    write_bytes(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def load_policy(folder: str | Path) -> tuple[PixelUNet, SamplerSpec]:
+    """Returns the policy saved in `folder` and the sampler spec it was trained for. Raises UserError otherwise."""
+    config = _read_config(Path(folder))
+    if config.get("kind") != "pixel_unet":
+        raise UserError(f"expected a diffusion policy in {folder}, but it holds a {config.get('kind')!r}")
+    policy = PixelUNet(from_dict(PixelUNetConfig, config["policy"]))
+    policy.load_state_dict(load_file(Path(folder) / WEIGHTS_FILE))
+    return policy.eval(), from_dict(SamplerSpec, config["sampler"])
+
+
+def load_restorer(where: str, *, steps: int | None = None, eta: float | None = None) -> Restorer:
+    """Returns the restorer in a folder saved here, or in a checkpoint file that spandrel knows (.pth, .safetensors).
+
+    `steps` and `eta` override a diffusion policy's own sampler spec; its window then covers every step.
+    """
+    path = Path(where)
+    if path.is_file():
+        from shared.restorers.feed_forward import load_spandrel  # spandrel's registry takes seconds to import
+
+        return load_spandrel(path)
+    if not path.is_dir():
+        raise UserError(f"expected a restorer's folder or checkpoint file, but {where} is missing")
+    if _read_config(path).get("kind") == "feed_forward":
+        from shared.restorers.feed_forward import FeedForwardRestorer
+
+        return FeedForwardRestorer.from_folder(path)
+    if _read_config(path).get("kind") == "exemplar":
+        from shared.restorers.exemplar import ExemplarRestorer
+
+        return ExemplarRestorer.from_folder(path)
+    policy, spec = load_policy(path)
+    if steps is not None or eta is not None:
+        spec = SamplerSpec(steps=steps or spec.steps, eta=spec.eta if eta is None else eta)
+    return PixelUNetRestorer(policy, spec)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / CONFIG_FILE).read_text())
+    except FileNotFoundError:
+        raise UserError(f"no {CONFIG_FILE} in {folder}: it is no finished restorer; train it first") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{folder / CONFIG_FILE} is damaged ({error}); train or download it again") from None

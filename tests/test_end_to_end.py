@@ -1,0 +1,113 @@
+"""Every stage through the Makefile's own commands, on embedded pictures and tiny networks; then killed and run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE = "source.embedded_images=12"
+NETWORK = "policy.channels=[8,16] policy.norm_groups=4"
+STAGES = {
+    "BASE_ARGS": f"iterations=6 early_iteration=2 checkpoint_every=2 batch_size=4 pairs.pairs=8 {NETWORK} {SOURCE}",
+    "POOL_ARGS": f"l1_iterations=2 gan_iterations=2 batch_size=2 channels=8 blocks=1 sr_pairs.pairs=8 face_pairs.pairs=8 {SOURCE}",
+    "DATASET_ARGS": f"crop_px=32 workers=1 pairs_per_file=4 pairs.train=8 pairs.val=4 pairs.test=4 pairs.test_restorer=4 pairs.test_source=4 {SOURCE}",
+    "RM_ARGS": "stage_iterations=[2,2,2,2] optim.batch_triplets=2 validation_samples=4",
+    "ARGS": f"iterations=4 groups=2 group_size=2 checkpoint_every=1 check_every=2 check_images=2 eval_images=3 eval_crop_px=32 sampler.steps=3 pairs.crop_px=32 pairs.pairs=8 {SOURCE}",
+}
+
+
+def make(*words: str, run: Path, **options) -> subprocess.Popen:
+    variables = [f"{name}={value}" for name, value in STAGES.items()]
+    places = [f"RUN={run / 'run'}", f"DATASET={run / 'dataset'}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "TQDM_DISABLE": "1"}
+    return subprocess.Popen(
+        ["make", *words, *places, *variables],
+        cwd=ROOT,
+        text=True,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **options,
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("e2e")
+    finish(make("train-rl", run=folder))
+    return folder
+
+
+def test_the_main_job_ends_with_tables_pictures_and_a_page(run):
+    for task in ("sr", "face"):
+        summary = json.loads((run / "run" / f"rl_{task}" / "summary.json").read_text())
+        names = [row["name"] for row in summary["rows"]]
+        assert {"reward", "psnr", "ssim", "gradient_distance"} <= set(names)
+        assert all(row["change"]["n"] == 3 for row in summary["rows"])
+        assert (run / "run" / f"rl_{task}" / "before_after.png").stat().st_size > 1000
+        assert not (run / "run" / f"rl_{task}" / "state").exists()
+    page = (run / "run" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 2
+    assert "http" not in page  # self-contained
+
+
+def test_running_it_again_says_what_is_finished_and_changes_nothing(run):
+    def snapshot() -> dict[str, int]:
+        files = [p for p in (run / "run").rglob("*") if p.is_file() and p.name != "report.html"]
+        return {str(p): p.stat().st_mtime_ns for p in files}
+
+    before = snapshot()
+    output = finish(make("train-rl", run=run))
+    assert output.count("finished") >= 6
+    assert snapshot() == before
+
+
+def test_a_run_killed_in_the_middle_is_finished_by_the_same_command(run):
+    # The RL stage alone, on the stages that are there: killed as soon as its first checkpoint is on disk.
+    for leftover in ("summary.json", "config.yaml", "model.safetensors"):
+        (run / "run" / "rl_face" / leftover).unlink()
+    for path in sorted((run / "run" / "rl_face").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    first = make("rl-face", run=run, start_new_session=True)
+    progress = run / "run" / "rl_face" / "state" / "progress.json"
+    deadline = time.monotonic() + 120
+    while not progress.exists() and time.monotonic() < deadline and first.poll() is None:
+        time.sleep(0.01)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert progress.exists()
+    assert not (run / "run" / "rl_face" / "summary.json").exists()
+    finish(make("rl-face", run=run))
+    assert (run / "run" / "rl_face" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["base-policies", "IMAGES=nowhere"], "nowhere is missing"),
+        (["base-policies", "ARGS=iteration=5"], "Did you mean: 'iterations'"),
+        (["base-policies", "ARGS=pairs.crop_px=8"], "crop_px must lie between 16 and 2048, got 8"),
+        (["base-policies", "ARGS=learning_rate=0.5"], "was made by another config: learning_rate is"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_exit_code_2(run, words, message):
+    process = make(*words, run=run)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in output

@@ -1,0 +1,157 @@
+"""Regions: exact areas, feathered edges that end in exact zeros and ones, nothing but the generator behind a draw."""
+
+from __future__ import annotations
+
+import math
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from data.masks import MaskConfig, blobs, draw_mask, feather, polygons, sam_region, strokes, superpixels
+from shared.errors import UserError
+from shared.seeds import numpy_rng
+
+
+def picture(seed: int = 0, side: int = 64) -> np.ndarray:
+    """Coloured tiles of 8 pixels under a little noise: parts for superpixels to find."""
+    rng = np.random.default_rng(seed)
+    tiles = rng.random((side // 8, side // 8, 3)).repeat(8, 0).repeat(8, 1)
+    return np.clip(tiles + rng.normal(0, 0.02, tiles.shape), 0, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("region", [strokes, blobs, polygons])
+@pytest.mark.parametrize("area", [0.005, 0.03, 0.4])
+def test_random_regions_have_exactly_the_asked_area(region, area):
+    # 64 · 64 pixels · 0.005 = 20.48, rounded to 20; · 0.03 = 122.88 → 123; · 0.4 = 1638.4 → 1638.
+    expected = {0.005: 20, 0.03: 123, 0.4: 1638}[area]
+    for seed in range(5):
+        assert region(picture(), area, numpy_rng(seed)).sum() == expected
+
+
+@pytest.mark.parametrize("area", [0.02, 0.1, 0.4])
+def test_superpixels_come_near_the_area_and_follow_edges(area):
+    gt = picture()
+    for seed in range(5):
+        region = superpixels(gt, area, numpy_rng(seed))
+        assert 0.4 * area <= region.mean() <= 1.5 * area
+
+
+def test_superpixel_borders_lie_on_the_edges_of_the_picture():
+    gt = np.zeros((64, 64, 3), np.float32)
+    gt[:, 29:] = 0.9  # one edge, off any regular grid
+    on_edge = 0
+    for seed in range(8):
+        region = superpixels(gt, 0.3, numpy_rng(seed))
+        crossing = region[:, 28] != region[:, 29]
+        inside = np.mean([np.mean(region[:, x - 1] != region[:, x]) for x in range(1, 64) if x != 29])
+        on_edge += crossing.mean() > 3 * inside
+    assert on_edge >= 6
+
+
+def test_a_flat_picture_still_gets_a_region_of_its_area():
+    flat = np.full((64, 64, 3), 0.5, np.float32)
+    for seed in range(8):
+        assert 0 < superpixels(flat, 0.01, numpy_rng(seed)).mean() <= 0.015
+
+
+def test_area_is_log_uniform_between_its_bounds():
+    config = MaskConfig(kinds=("polygons",), feather_min_px=0.0, feather_max_px=0.0)
+    areas = np.array([draw_mask(picture(), config, numpy_rng(1, n)).values.mean() for n in range(400)])
+    assert areas.min() >= 0.0049
+    assert areas.max() <= 0.4001
+    # Log-uniform on [0.005, 0.4]: a quarter of the draws lies below 0.005 · 80^(1/4) = 0.01495. Three standard errors of
+    # a share of 1/4 among 400 are 0.065.
+    for quarter in (1, 2, 3):
+        assert np.mean(areas < 0.005 * 80 ** (quarter / 4)) == pytest.approx(quarter / 4, abs=0.075)
+
+
+def test_feather_is_a_smooth_step_across_the_border():
+    region = np.zeros((1, 12), bool)
+    region = np.repeat(region, 9, axis=0)
+    region[:, :6] = True
+    # Width 4: half-width 2. Pixel centres lie 0.5, 1.5, … from the border at x = 6, so with t = (signed + 2) / 4:
+    # x=4 → t=.875, x=5 → .625, x=6 → .375, x=7 → .125, and the step is 3t² − 2t³.
+    expected = [1, 1, 1, 1] + [3 * t**2 - 2 * t**3 for t in (0.875, 0.625, 0.375, 0.125)] + [0, 0, 0, 0]
+    np.testing.assert_allclose(feather(region, 4.0)[4], expected, atol=1e-6)
+
+
+def test_feather_ends_in_exact_zeros_and_keeps_thin_regions_whole():
+    line = np.zeros((32, 32), bool)
+    line[16, 4:28] = True
+    soft = feather(line, 6.0)
+    assert soft.max() == 1.0
+    assert soft[10:13].max() == 0.0
+
+
+def test_a_region_that_fills_the_picture_has_no_edge():
+    assert feather(np.ones((16, 16), bool), 4.0).min() == 1.0
+
+
+def test_a_mask_depends_on_its_generator_alone():
+    first = [draw_mask(picture(), MaskConfig(), numpy_rng(7, n)) for n in range(24)]
+    np.random.seed(3)
+    for n in reversed(range(24)):
+        again = draw_mask(picture(), MaskConfig(), numpy_rng(7, n))
+        assert np.array_equal(again.values, first[n].values)
+        assert (again.kind, again.feather_px) == (first[n].kind, first[n].feather_px)
+    assert {mask.kind for mask in first} == set(MaskConfig().kinds)
+
+
+def test_polygons_have_straight_sides():
+    region = polygons(picture(side=64), 0.1, numpy_rng(4))
+    hull_gap = region.sum()
+    import cv2
+
+    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    assert len(contours) == 1
+    simplified = cv2.approxPolyDP(contours[0], 1.5, True)
+    drawn = np.zeros(region.shape, np.uint8)
+    cv2.fillPoly(drawn, [simplified], 1)
+    assert len(simplified) <= 12
+    assert np.logical_xor(drawn.astype(bool), region).sum() < 0.1 * hull_gap
+
+
+def test_unknown_kinds_and_bad_areas_are_refused():
+    with pytest.raises(ValueError, match=r"masks\.kinds must be some of strokes, blobs"):
+        MaskConfig(kinds=("squares",))
+    with pytest.raises(ValueError, match="area_min must lie between"):
+        MaskConfig(area_min=0.5, area_max=0.4)
+
+
+def fake_transformers(monkeypatch, pipeline) -> None:
+    module = types.ModuleType("transformers")
+    module.pipeline = pipeline
+    monkeypatch.setitem(sys.modules, "transformers", module)
+
+
+def test_sam_segments_are_chosen_by_area(monkeypatch):
+    small, large = np.zeros((64, 64), bool), np.ones((64, 64), bool)
+    small[:8, :8] = True  # 64 / 4096 = 1.6 %
+    crowd = [large] * 10 + [small] * 10
+    fake_transformers(monkeypatch, lambda task, model: lambda image: {"masks": crowd})
+    for seed in range(5):
+        assert np.array_equal(sam_region(picture(), 0.02, numpy_rng(seed), model="fake/choice"), small)
+
+
+def test_a_picture_without_segments_gets_a_blob(monkeypatch):
+    fake_transformers(monkeypatch, lambda task, model: lambda image: {"masks": []})
+    assert sam_region(picture(), 0.1, numpy_rng(0), model="fake/empty").sum() == round(0.1 * 64 * 64)
+
+
+def test_sam_that_cannot_be_had_is_one_clear_line(monkeypatch):
+    def missing(task, model):
+        raise OSError(f"{model} is not a local folder\nand more")
+
+    fake_transformers(monkeypatch, missing)
+    with pytest.raises(UserError, match=r"could not load SAM from no/sam \(no/sam is not a local folder\); set masks"):
+        sam_region(picture(), 0.1, numpy_rng(0), model="no/sam")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match="needs transformers: pip install"):
+        sam_region(picture(), 0.1, numpy_rng(0), model="no/transformers")
+
+
+def test_log_area_bounds_reach_the_draw():
+    config = MaskConfig(kinds=("blobs",), area_min=0.1, area_max=0.1, feather_min_px=0, feather_max_px=0)
+    assert draw_mask(picture(), config, numpy_rng(0)).values.sum() == round(math.exp(math.log(0.1)) * 64 * 64)

@@ -1,0 +1,240 @@
+"""Training end to end on tiny samples, the checkpoint folder it leaves, resume after a kill, and damaged checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from reward_samples import SCALE, tiny_samples
+from safetensors.torch import load_file
+
+import reward_model.stages
+from reward_model.augment import AugmentConfig, Augmenter
+from reward_model.batches import StepBatches, step_indices
+from reward_model.checkpoint import read_config, verify_checkpoint
+from reward_model.model import RewardModel, RewardModelConfig
+from reward_model.stages import OptimConfig, TrainingData
+from reward_model.train import TrainConfig, train
+from shared.errors import UserError
+from shared.runs import RunFolder
+from shared.tracking import read_metrics
+
+NETWORK = RewardModelConfig(decoder_channels=(16, 8))
+
+
+def tiny_config(folder: Path, **changes) -> TrainConfig:
+    optim = OptimConfig(batch_triplets=4, validate_every=3, save_every=2)
+    made = TrainConfig(run=str(folder), stage_iterations=(4, 3, 4), workers=0, device="cpu", model=NETWORK, optim=optim)
+    return dataclasses.replace(made, **changes)
+
+
+def tiny_data(config: TrainConfig) -> TrainingData:
+    samples = tiny_samples(12)
+    return TrainingData(samples[:8], samples[8:], Augmenter(config.augment, SCALE, seed=config.seed))
+
+
+def run_training(folder: Path, **changes) -> RunFolder:
+    config = tiny_config(folder, **changes)
+    run = RunFolder.open(folder, config)
+    train(config, run, tiny_data(config))
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> RunFolder:
+    return run_training(tmp_path_factory.mktemp("rm") / "run")
+
+
+def test_the_run_leaves_a_whole_checkpoint(finished):
+    folder = finished.path / "checkpoint"
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert names == {
+        "README.md",
+        "config.json",
+        "metrics.json",
+        "train_config.yaml",
+        *(f"stage_{stage}/model.safetensors" for stage in range(3)),
+    }
+    assert verify_checkpoint(folder) == [0, 1, 2]
+    assert finished.is_finished()
+    assert set(finished.summary()) >= {"pixel_auroc", "triplet", "threshold", "seconds"}
+    card = (folder / "README.md").read_text()
+    assert "| RM_2 | " in card
+    assert "license: apache-2.0" in card
+    assert [record["step"] for record in read_metrics(finished.path)] == list(range(1, 12))
+    assert not list(finished.path.glob("*training*"))
+
+
+def test_every_stage_loads_and_reloads_to_the_same_output(finished, tmp_path):
+    images = torch.rand(2, 3, 40, 33, generator=torch.Generator().manual_seed(0))
+    for stage in range(3):
+        model = RewardModel.from_pretrained(finished.path / "checkpoint", stage=stage)
+        assert model.stage == stage
+        assert not model.training
+        model.save_pretrained(tmp_path)
+        with torch.no_grad():
+            first, again = model(images), RewardModel.from_pretrained(tmp_path, stage=stage)(images)
+        assert torch.equal(first.score, again.score)
+        if stage:
+            assert torch.equal(first.degradation_map, again.degradation_map)
+    assert RewardModel.from_pretrained(tmp_path).stage == 2
+    assert read_config(tmp_path) == read_config(finished.path / "checkpoint")
+
+
+def weights_of(run: RunFolder) -> dict[str, torch.Tensor]:
+    return {
+        f"{stage}.{name}": tensor
+        for stage in range(3)
+        for name, tensor in load_file(run.path / "checkpoint" / f"stage_{stage}" / "model.safetensors").items()
+    }
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("at_update", [3, 6, 10])
+def test_a_killed_run_ends_in_the_same_weights(finished, tmp_path, monkeypatch, at_update):
+    seen = {"updates": 0}
+    whole = reward_model.stages.AveragedWeights.update
+
+    def update(self, model, step):
+        seen["updates"] += 1
+        if seen["updates"] == at_update:
+            raise Killed
+        whole(self, model, step)
+
+    monkeypatch.setattr(reward_model.stages.AveragedWeights, "update", update)
+    with pytest.raises(Killed):
+        run_training(tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint").exists()
+    monkeypatch.undo()
+    resumed = run_training(tmp_path / "run")
+    expected, found = weights_of(finished), weights_of(resumed)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert [record["step"] for record in read_metrics(resumed.path)] == list(range(1, 12))
+
+
+def test_a_kill_while_publishing_is_mended(finished, tmp_path, monkeypatch):
+    def fail(*_):
+        raise Killed
+
+    monkeypatch.setattr("reward_model.train.replace_folder", fail)
+    with pytest.raises(Killed):
+        run_training(tmp_path / "run")
+    monkeypatch.undo()
+    assert not (tmp_path / "run" / "checkpoint").exists()
+    resumed = run_training(tmp_path / "run")
+    assert verify_checkpoint(resumed.path / "checkpoint") == [0, 1, 2]
+    assert all(torch.equal(weights_of(finished)[k], v) for k, v in weights_of(resumed).items())
+
+
+def test_zero_iterations_pass_the_weights_on(tmp_path):
+    run = run_training(tmp_path / "run", stage_iterations=(2, 0, 2))
+    first, second = (RewardModel.from_pretrained(run.path / "stages", stage=stage) for stage in (0, 1))
+    assert all(torch.equal(second.state_dict()[name], tensor) for name, tensor in first.state_dict().items())
+
+
+def test_accumulated_batches_are_one_step(tmp_path):
+    optim = OptimConfig(batch_triplets=2, accumulate=2, validate_every=3, save_every=2)
+    run = run_training(tmp_path / "run", optim=optim)
+    assert len(read_metrics(run.path)) == 11
+
+
+def test_the_batch_of_a_step_depends_on_the_step_alone():
+    samples, augmenter = tiny_samples(6), Augmenter(AugmentConfig(), SCALE, seed=1)
+    whole = StepBatches(samples, augmenter, seed=1, batch_triplets=4, steps=range(6))
+    late = StepBatches(samples, augmenter, seed=1, batch_triplets=4, steps=range(4, 6))
+    assert torch.equal(whole[4].syn, late[0].syn)
+    assert torch.equal(whole[5].degradation_map, late[1].degradation_map)
+    # Two processes hold the halves of the batch that one holds.
+    halves = [
+        StepBatches(samples, augmenter, seed=1, batch_triplets=4, steps=range(6), process=p, processes=2)
+        for p in range(2)
+    ]
+    assert torch.equal(torch.cat([half[3].gt for half in halves]), whole[3].gt)
+    with pytest.raises(UserError, match="cannot be shared by 3 processes"):
+        StepBatches(samples, augmenter, seed=1, batch_triplets=4, steps=range(6), processes=3)
+
+
+def test_every_epoch_holds_every_sample_once():
+    drawn = [index for step in range(9) for index in step_indices(6, seed=3, step=step, batch_triplets=4)]
+    for epoch in range(6):
+        assert sorted(drawn[6 * epoch : 6 * epoch + 6]) == list(range(6))
+    assert drawn[:6] != drawn[6:12]
+
+
+def test_pictures_of_several_sizes_need_a_crop():
+    samples = [*tiny_samples(2), *tiny_samples(2, side_px=64)]
+    plain = Augmenter(AugmentConfig(), SCALE, seed=0)
+    with pytest.raises(UserError, match="several sizes .* set augment.crop_px"):
+        StepBatches(samples, plain, seed=0, batch_triplets=4, steps=range(1))[0]
+    cropping = Augmenter(AugmentConfig(crop_px=40), SCALE, seed=0)
+    assert StepBatches(samples, cropping, seed=0, batch_triplets=4, steps=range(1))[0].gt.shape == (4, 3, 40, 40)
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    shutil.copytree(finished.path / "checkpoint", tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def refused(folder: Path, said: str, **asked) -> None:
+    with pytest.raises(UserError, match=said) as refusal:
+        RewardModel.from_pretrained(folder, **asked)
+    assert "\n" not in str(refusal.value)
+
+
+def test_damaged_checkpoints_are_refused(copy):
+    weights = copy / "stage_2" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-100])
+    refused(copy, r"has \d+ bytes, expected \d+; it was cut")
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    refused(copy, "it is damaged")
+    weights.unlink()
+    refused(copy, "stage_2/model.safetensors is missing")
+    RewardModel.from_pretrained(copy, stage=1)  # its own file is whole
+
+
+def test_another_stage_or_architecture_is_refused(copy):
+    refused(copy, "holds stages 0, 1, 2, not stage 7", stage=7)
+    shutil.copy(copy / "stage_1" / "model.safetensors", copy / "stage_2" / "model.safetensors")
+    refused(copy, "expected", stage=2)  # stage 1's weights in stage 2's place: size and checksum differ
+    config = json.loads((copy / "config.json").read_text())
+    config["stages"]["2"] = config["stages"]["1"]
+    (copy / "config.json").write_text(json.dumps(config))
+    refused(copy, "stage 2 does not fit its config.json .*tensors differ, first", stage=2)
+    config["network"]["encoder"] = "tu-resnet18"
+    (copy / "config.json").write_text(json.dumps(config))
+    refused(copy, r"does not fit its config.json \(tu-resnet18, unet\)", stage=1)
+
+
+def test_broken_configs_and_missing_folders_are_refused(copy, tmp_path):
+    refused(tmp_path, "has no config.json; train or fetch one")
+    refused(tmp_path / "nowhere", "expected a checkpoint folder or a Hub repository")
+    refused(copy, "revision=v1 belongs to a Hub repository", revision="v1")
+    (copy / "config.json").write_text('{"format": 1, "net')
+    refused(copy, "config.json is cut or not a reward model's")
+    (copy / "config.json").write_text('{"format": 2}')
+    refused(copy, "has format 2, this version reads 1")
+    (copy / "config.json").write_text('{"format": 1, "network": {"encoder": "x", "wings": 2}, "stages": {}}')
+    refused(copy, "lists no stages")
+
+
+def test_two_networks_do_not_share_a_folder(copy):
+    other = RewardModel(RewardModelConfig(decoder_channels=(16,)))
+    with pytest.raises(UserError, match="holds another network .*decoder_channels"):
+        other.save_pretrained(copy)
+
+
+def test_a_config_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="stage_iterations must hold 3 numbers"):
+        tiny_config(Path("x"), stage_iterations=(1, 2))
+    with pytest.raises(ValueError, match="the last at least 1"):
+        tiny_config(Path("x"), stage_iterations=(1, 2, 0))

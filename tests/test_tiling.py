@@ -1,0 +1,104 @@
+"""Tiles against one pass, and the memory of very large pictures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from test_reward_model import build, pictures
+
+from reward_model.model import RewardModelConfig
+from reward_model.tiling import _tiles, score_picture
+from shared.errors import UserError
+
+
+@pytest.mark.parametrize("head", ["paper", "penalty"])
+@pytest.mark.parametrize("size", [(500, 700), (433, 611)])
+def test_tiles_agree_with_one_pass(head, size):
+    model = build(RewardModelConfig(head=head))
+    image = pictures(1, *size)
+    # Regions of different contrast, so that the tiles have something to disagree about.
+    image[..., :200, 300:] = 0.5 + 0.05 * (image[..., :200, 300:] - 0.5)
+    with torch.no_grad():
+        whole = model(image)
+    tiled = score_picture(model, image[0].permute(1, 2, 0).numpy(), tile_px=448, halo_px=160)
+    assert len(_tiles(*size, 16, tile_px=448, halo_px=160)) > 4
+    assert tiled.score == pytest.approx(whole.score.item(), abs=1e-5)
+    difference = np.abs(tiled.degradation_map / 65535.0 - whole.degradation_map[0, 0].numpy())
+    assert difference.max() < 1e-4  # of which 1/131070 is the 16-bit map's own rounding
+    assert whole.degradation_map.std() > 0.005
+
+
+def test_too_small_a_halo_is_seen_and_only_near_borders():
+    model, image = build(), pictures(1, 400, 400)
+    image[..., :200] = 0.5
+    with torch.no_grad():
+        whole = model(image).degradation_map[0, 0].numpy()
+    tiled = score_picture(model, image[0].permute(1, 2, 0).numpy(), tile_px=224, halo_px=16)
+    difference = np.abs(tiled.degradation_map / 65535.0 - whole)
+    assert difference.max() > 1e-4
+
+
+def test_eight_bits_and_floats_give_the_same():
+    model = build()
+    levels = (pictures(1, 70, 90)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+    from_levels, from_floats = score_picture(model, levels), score_picture(model, levels.astype(np.float32) / 255)
+    assert from_levels.score == pytest.approx(from_floats.score, abs=1e-6)
+    np.testing.assert_array_equal(from_levels.degradation_map, from_floats.degradation_map)
+
+
+def test_stage_0_scores_in_tiles_without_a_map():
+    model, image = build(stage=0), pictures(1, 500, 450)
+    tiled = score_picture(model, image[0].permute(1, 2, 0).numpy(), tile_px=448, halo_px=160)
+    assert tiled.degradation_map is None
+    with torch.no_grad():
+        assert tiled.score == pytest.approx(model(image).score.item(), abs=1e-5)
+
+
+def test_cores_cover_the_picture_once():
+    seen = np.zeros((416, 528), int)  # 401 × 520 on the grid of 16
+    for tile in _tiles(401, 520, 16, tile_px=200, halo_px=33):
+        top, bottom, left, right = tile.core
+        seen[top:bottom, left:right] += 1
+        assert all(corner % 16 == 0 for corner in (*tile.core, *tile.window))
+    assert (seen == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (np.full((40, 40, 3), np.nan, np.float32), "NaN or infinity"),
+        (np.full((40, 40, 3), 255.0, np.float32), "divide by 255"),
+        (np.zeros((40, 40), np.float32), r"RGB picture \[H, W, 3\], got shape \[40, 40\]"),
+        (np.zeros((1, 1, 3), np.uint8), "at least 16×16 px, got 1×1"),
+    ],
+)
+def test_bad_pictures_are_refused(picture, said):
+    with pytest.raises(UserError, match=said):
+        score_picture(build(), picture)
+
+
+def test_a_tile_must_exceed_its_halo():
+    with pytest.raises(UserError, match="tile_px must exceed twice the halo"):
+        score_picture(build(), np.zeros((40, 40, 3), np.uint8), tile_px=300, halo_px=160)
+
+
+def test_memory_grows_with_the_tile_and_the_map_alone():
+    # A 24-megapixel picture by 512-pixel tiles in a process of its own: one pass would hold 750 MB in the first level
+    # alone. The full 100 megapixels take minutes; peak memory is linear in the picture: 3 + 2 + 1 bytes a pixel.
+    code = (
+        "import resource, numpy, torch; torch.set_num_threads(1)\n"
+        "from reward_model.model import RewardModel, RewardModelConfig\n"
+        "from reward_model.tiling import score_picture\n"
+        "model = RewardModel(RewardModelConfig(decoder_channels=(16, 8)), stage=1).eval()\n"
+        "score_picture(model, numpy.zeros((600, 600, 3), numpy.uint8), tile_px=512)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "score_picture(model, numpy.full((3000, 4000, 3), 99, numpy.uint8), tile_px=512)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # Picture 36 MB, map 24 MB, native map at stride 8 under 1 MB; the statistics sort a copy of the last.
+    assert float(done.stdout) < 150
