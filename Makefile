@@ -48,7 +48,7 @@ dataset: base-policies pool ## plant restorers' artifacts into clean pictures
 	@$(PY) -m data.build $(call config,dataset,configs/dataset.yaml) out=$(DATASET) runs=$(RUN) $(SOURCE) $(DATASET_ARGS) $(call args,dataset)
 
 train-rm: dataset ## train the reward model: a score, and a map of where the picture is broken
-	@$(LAUNCH) reward_model.train $(call config,train-rm,configs/train_rm.yaml) out=$(RUN)/reward_model dataset=$(DATASET) $(RM_ARGS) $(call args,train-rm)
+	@$(LAUNCH) reward_model.train $(call config,train-rm,configs/train_rm.yaml) run=$(RUN)/reward_model dataset=$(DATASET) $(RM_ARGS) $(call args,train-rm)
 
 train-rl: train-rm $(addprefix rl-,$(TASK)) report ## the main job: everything that is missing, then RL and the report
 

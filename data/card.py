@@ -20,7 +20,17 @@ from data.targets import Normaliser
 from shared.config import to_yaml
 from shared.images import write_bytes
 
-MEASURED = ("area", "severity", "is_control", "control", "restorer", "mask_kind", "task", "source")
+MEASURED = (
+    "area",
+    "severity",
+    "map_mask_correlation",
+    "is_control",
+    "control",
+    "restorer",
+    "mask_kind",
+    "task",
+    "source",
+)
 LIBRARIES = ("torch", "numpy", "opencv-python-headless", "scikit-image", "albumentations", "pillow", "pyarrow")
 BAR_WIDTH = 40
 
@@ -53,6 +63,7 @@ where `mask` is 1. `degradation_map` says where syn is worse than gt, and by how
 | pixel_map, feature_map, sr_pixel_map, sr_feature_map | their raw components, 16 bits: level / 65535 × scale; scale 1 for \
 pixel, {peak:g} for feature |
 | area, severity | mean of mask; mean of degradation_map inside it |
+| map_mask_correlation | Pearson's, over the pixels of degradation_map and mask |
 | is_control, control | a harmless swap (its kind) whose target is 0 everywhere |
 | restorer, mask_kind, task, source, image_id, index, region | where the row comes from |
 | parameters | JSON: what was drawn for crop, degradation and edge |
@@ -73,7 +84,7 @@ numbers are {quantile:g} quantiles inside the masks of the train split, fitted o
 
 {severity}
 
-## By restorer
+## By restorer (severity and correlation without the controls)
 
 {restorers}
 
@@ -154,16 +165,19 @@ def _counts_table(columns: dict[str, dict[str, np.ndarray]]) -> str:
 
 
 def _restorer_table(columns: dict[str, dict[str, np.ndarray]]) -> str:
-    names, tasks, severities, controls = (
+    names, tasks, severities, correlations, controls = (
         np.concatenate([values[key] for values in columns.values()])
-        for key in ("restorer", "task", "severity", "is_control")
+        for key in ("restorer", "task", "severity", "map_mask_correlation", "is_control")
     )
-    lines = ["| Restorer | rows | of them faces | mean severity |", "|---|---|---|---|"]
+    lines = [
+        "| Restorer | rows | of them faces | mean severity | mean correlation of map and mask |",
+        "|---|---|---|---|---|",
+    ]
     for name in sorted(set(names)):
         mine = names == name
-        swaps = severities[mine & ~controls]
-        mean = f"{swaps.mean():.3f}" if swaps.size else "–"
-        lines.append(f"| {name} | {mine.sum()} | {(tasks[mine] == 'face').sum()} | {mean} |")
+        swaps = mine & ~controls
+        means = [f"{values[swaps].mean():.3f}" if swaps.any() else "–" for values in (severities, correlations)]
+        lines.append(f"| {name} | {mine.sum()} | {(tasks[mine] == 'face').sum()} | {means[0]} | {means[1]} |")
     return "\n".join(lines)
 
 

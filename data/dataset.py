@@ -111,18 +111,10 @@ def load_table(folder: str | Path, split: str):
 
 
 def push_dataset(folder: str | Path, repo: str) -> None:
-    """Pushes every split and the card to the Hub dataset `repo`. Raises UserError when the Hub refuses."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    """Pushes the folder, splits and card, to the Hub dataset `repo`. Raises UserError when the Hub refuses."""
+    from shared.hub import upload_folder
 
-    try:
-        api = HfApi()
-        api.create_repo(repo, repo_type="dataset", exist_ok=True)
-        api.upload_folder(repo_id=repo, repo_type="dataset", folder_path=str(folder), ignore_patterns=["build_log/*"])
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"could not push {folder} to {repo}: {reason}; log in with: hf auth login") from None
-    print(f"pushed {folder} to {repo}")
+    print(f"pushed {folder}: {upload_folder(Path(folder), repo, repo_type='dataset')}")
 
 
 def _to_unit(levels: np.ndarray) -> np.ndarray:

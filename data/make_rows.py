@@ -23,7 +23,7 @@ from data.records import Task
 from data.shards import encode_columns, to_json
 from data.sources import ImageSource, open_source
 from data.synthesize import CONTROL_NONE, draw_control, swap_region
-from data.targets import Distances, Normaliser, TargetMaker, severity
+from data.targets import Distances, Normaliser, TargetMaker, correlation, severity
 from shared.images import to_array, to_tensor, to_uint8
 from shared.seeds import derive_seed, numpy_rng
 
@@ -98,9 +98,14 @@ class RowMaker:
 
     def inputs(self) -> dict[str, str]:
         """Returns a checksum of everything read from outside the config: which pictures, which weights."""
-        ids = {f"sources.{source.name}": "\n".join(source.image_ids).encode() for source in self.sources.values()}
-        weights = {f"restorers.{name}": path.read_bytes() for name, path in self.pool.files()}
-        return {name: hashlib.sha256(content).hexdigest() for name, content in sorted((ids | weights).items())}
+        checksums = {}
+        for task, source in self.sources.items():
+            ids = "\n".join(source.image_ids).encode()
+            checksums[f"source.{KINDS[task]}"] = hashlib.sha256(ids).hexdigest()
+        for name, path in self.pool.files():
+            with path.open("rb") as file:  # weights can be larger than memory
+                checksums[f"restorers.{name}"] = hashlib.file_digest(file, "sha256").hexdigest()
+        return checksums
 
     def rows(self, chunk: Chunk, normaliser: Normaliser) -> list[dict[str, Any]]:
         """Returns the encoded rows of a chunk, pair by pair, region by region."""
@@ -224,6 +229,7 @@ class RowMaker:
                     **own,
                     "area": float(mask.mean()),
                     "severity": severity(target, mask),
+                    "map_mask_correlation": correlation(target, mask),
                     "is_control": bool(region.control),
                     "control": region.control,
                     "restorer": pair.restorer,

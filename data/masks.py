@@ -130,7 +130,7 @@ def superpixels(gt: np.ndarray, area: float, rng: np.random.Generator) -> np.nda
     order = _nearest_pieces(labels, int(rng.integers(labels.size)))
     shares = np.bincount(labels.ravel())[order].cumsum() / labels.size
     nearest = int(np.argmin(np.abs(np.log(shares / area))))
-    if shares[nearest] > 1.5 * area:  # a flat picture has no pieces that small
+    if shares[nearest] > 1.25 * area:  # a flat picture has no pieces that small
         return blobs(gt, area, rng)
     return np.isin(labels, order[: 1 + nearest])
 

@@ -104,4 +104,7 @@ class RestorerPool:
             raise UserError(f"restorers.{name}: {error}") from None
         if restorer.scale != scale:
             raise UserError(f"restorers.{name} enlarges {restorer.scale} times, but task {task} needs {scale}")
+        for part in vars(restorer).values():
+            if hasattr(part, "to"):  # the network inside, whatever it is called
+                part.to(self.device)
         return restorer

@@ -35,7 +35,7 @@ def build_head(traits: Traits, x: np.ndarray, y: np.ndarray) -> Head:
     moved_x, moved_y = x - traits.centre[0], y - traits.centre[1]
     cos, sin = math.cos(traits.roll) / traits.scale, math.sin(traits.roll) / traits.scale
     across, down = moved_x * cos + moved_y * sin, moved_y * cos - moved_x * sin
-    turn = _rotation(traits.yaw, traits.pitch)
+    turn = rotation(traits.yaw, traits.pitch)
     origin = [turn[0, k] * across + turn[1, k] * down for k in range(3)]
     ray = turn[2]
     w = traits.face_width
@@ -136,8 +136,8 @@ def _wrinkles(traits: Traits, ax: np.ndarray, y: np.ndarray) -> np.ndarray:
     return lines
 
 
-def _rotation(yaw: float, pitch: float) -> np.ndarray:
-    """Rows are the picture's right, down and towards the viewer, in head coordinates."""
+def rotation(yaw: float, pitch: float) -> np.ndarray:
+    """Returns the picture's right, down and towards the viewer as rows in head coordinates: a rotation."""
     about_y = np.array([[math.cos(yaw), 0, math.sin(yaw)], [0, 1, 0], [-math.sin(yaw), 0, math.cos(yaw)]])
     about_x = np.array([[1, 0, 0], [0, math.cos(pitch), math.sin(pitch)], [0, -math.sin(pitch), math.cos(pitch)]])
     return (about_x @ about_y).astype(np.float32)

@@ -28,6 +28,7 @@ FEATURES = Features(
         **{name: Image() for name in (*PICTURES, *MAPS, *RAW_MAPS)},
         "area": Value("float32"),
         "severity": Value("float32"),
+        "map_mask_correlation": Value("float32"),
         "is_control": Value("bool"),
         "control": Value("string"),
         "restorer": Value("string"),

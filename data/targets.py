@@ -119,3 +119,13 @@ def severity(degradation_map: np.ndarray, mask: np.ndarray) -> float:
     """Returns the mean of the map inside the mask, weighted by the mask; 0 for an empty mask."""
     weight = float(mask.sum(dtype=np.float64))
     return float((degradation_map * mask).sum(dtype=np.float64) / weight) if weight > 0 else 0.0
+
+
+def correlation(degradation_map: np.ndarray, mask: np.ndarray) -> float:
+    """Returns Pearson's correlation of map and mask over the pixels: how well the map says where the defect is.
+
+    0 where either is constant, as the map of a control is.
+    """
+    first, second = degradation_map - degradation_map.mean(), mask - mask.mean()
+    spread = float(np.sqrt((first * first).sum(dtype=np.float64) * (second * second).sum(dtype=np.float64)))
+    return float((first * second).sum(dtype=np.float64) / spread) if spread > 0 else 0.0

@@ -28,7 +28,7 @@ class AugmentConfig:
     made_up: float = 0.5  # sr comes from a made-up restorer in place of the pool's
     mixed: float = 0.15  # sr is the pool's in one half and a made-up one in the other
     new_mask: float = 0.3  # the region is drawn anew
-    natural: float = 0.4  # gt is made a softer, grainier or compressed photograph, before anything is swapped in
+    natural: float = 0.3  # gt is made a softer, grainier or compressed photograph, before anything is swapped in
     crop_px: int = 0  # side of a random crop; 0 keeps the stored size
 
     def __post_init__(self) -> None:

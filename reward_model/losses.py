@@ -19,13 +19,13 @@ _DICE_FLOOR = 1.0  # one pixel's worth
 class LossConfig:
     """Weights of the terms; 0 leaves a term out."""
 
-    map: float = 1.0  # λ_map
+    map: float = 4.0  # λ_map
     rank: float = 1.0  # λ_rank
     align: float = 0.5  # λ_align, soft: an IQA says little about pictures near the top
     quality: float = 1.0  # stage 0 only
     map_l1: float = 1.0  # the published map loss
-    map_bce: float = 0.0
-    map_dice: float = 0.0
+    map_bce: float = 0.5
+    map_dice: float = 0.25
     margin: float = 0.5  # score distance between a clean picture and one whose map is 1 everywhere
 
     def __post_init__(self) -> None:

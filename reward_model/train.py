@@ -44,7 +44,7 @@ class TrainConfig:
     run: str = "runs/default/reward_model"
     dataset: str = "datasets/default"
     seed: int = 0
-    stage_iterations: tuple[int, ...] = (150, 100, 150, 450)
+    stage_iterations: tuple[int, ...] = (150, 100, 150, 500)
     base_score: str = EMBEDDED
     pixel_weight: float | None = None
     validation_samples: int = 96

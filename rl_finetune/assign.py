@@ -94,7 +94,7 @@ def _cell_advantages(maps: torch.Tensor, config: AdvantageConfig) -> AdvantageRe
         tuple(maps.shape[-2:]),
         radius=config.radius,
         std=config.cell_std,
-        clip=config.clip,
+        clip=config.cell_clip,
         **options,
     )
 

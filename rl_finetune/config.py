@@ -53,7 +53,8 @@ class AdvantageConfig:
     cell_std: Literal["cell", "group", "pooled", "none"] = "pooled"
     radius: int = 1  # latent cells around a cell whose quality its noise is credited with
     trace_decay: float = 1.0
-    clip: float = 5.0
+    clip: float = 5.0  # of a picture's advantage, in standard deviations
+    cell_clip: float = 10.0  # of a cell's: a tighter one cuts exactly the broken cells (docs/equations.md)
     noise_level_weights: bool = True
     hard_fraction: float = 1.0  # train on this worst-restored share of the groups
 

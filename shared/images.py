@@ -14,6 +14,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from shared.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+# zlib's run-length strategy: after PNG's filters a photograph holds no longer matches, and looking for them takes time.
+PNG_OPTIONS = {"compress_level": 1, "compress_type": 3}
 # Pillow's own limit warns about decompression bombs at 89 megapixels; panoramas are legitimate here.
 Image.MAX_IMAGE_PIXELS = 400_000_000
 
@@ -97,7 +99,7 @@ def to_uint8(array: np.ndarray) -> np.ndarray:
 def encode_png(array: np.ndarray) -> bytes:
     """Returns a PNG at 8 bits of [H, W, 3] or [H, W] float values in [0, 1], or of uint8 levels as they are."""
     buffer = io.BytesIO()
-    Image.fromarray(array if array.dtype == np.uint8 else to_uint8(array)).save(buffer, format="PNG", compress_level=3)
+    Image.fromarray(array if array.dtype == np.uint8 else to_uint8(array)).save(buffer, format="PNG", **PNG_OPTIONS)
     return buffer.getvalue()
 
 
@@ -105,7 +107,7 @@ def encode_png16(array: np.ndarray) -> bytes:
     """Returns a grey PNG at 16 bits, steps of 1/65535, of [H, W] float values in [0, 1], or of uint16 levels as they are."""
     buffer = io.BytesIO()
     levels = array if array.dtype == np.uint16 else (np.clip(array, 0.0, 1.0) * 65535.0 + 0.5).astype(np.uint16)
-    Image.fromarray(levels).save(buffer, format="PNG", compress_level=3)
+    Image.fromarray(levels).save(buffer, format="PNG", **PNG_OPTIONS)
     return buffer.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""A small server on 127.0.0.1 that answers the Hub's endpoints the client uses to download and upload models."""
+"""A small server on 127.0.0.1 that answers the Hub's endpoints the client uses to download models and to upload folders."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(self.path.split("?")[0])
         self.hub.requests.append(f"{self.command} {path}")
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
+        if match := re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             self._info(match[1], match[2] or "main")
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)/?", path):
+        elif match := re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)/tree/([^/]+)/?", path):
             self._tree(match[1], match[2])
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._file(match[1], match[2], match[3])
@@ -90,10 +90,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"url": f"{self.hub.endpoint}/{repo}"})
         elif path == "/api/validate-yaml":
             self._json({"errors": [], "warnings": []})
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/branch/(.+)", path):
+        elif match := re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)/branch/(.+)", path):
             self.hub.add(match[1], {}, revision=match[2])
             self._json({})
-        elif re.fullmatch(r"/api/models/[^/]+/[^/]+/preupload/.+", path):
+        elif re.fullmatch(r"/api/(?:models|datasets)/[^/]+/[^/]+/preupload/.+", path):
             files = [
                 {"path": f["path"], "uploadMode": "lfs" if is_large(f["path"]) else "regular", "shouldIgnore": False}
                 for f in json.loads(body)["files"]
@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
             objects = json.loads(body)["objects"]
             hrefs = [{**o, "actions": {"upload": {"href": f"{self.hub.endpoint}/lfs/{o['oid']}"}}} for o in objects]
             self._json({"transfer": "basic", "objects": hrefs})
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/(.+)", path):
+        elif match := re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)/commit/(.+)", path):
             self._commit(match[1], match[2], body)
         else:
             self._error(404, "EntryNotFound")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from data.build import main as build
 from data.dataset import load_samples
 from shared.errors import UserError
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
+from tests.hub_server import FakeHub
 
 YAML = """\
 crop_px: 32
@@ -259,3 +261,16 @@ def test_browse_writes_one_page_with_everything_inside(dataset, tmp_path):
     assert "http" not in page
     with pytest.raises(UserError, match="split must be one of train"):
         browse([str(dataset), "split=dev"])
+
+
+def test_push_uploads_the_finished_folder(here, dataset, monkeypatch, capsys):
+    with FakeHub() as hub:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
+        run_build(here, "whole", "push=user/swaps")  # finished: nothing is built again
+        files = hub.repos["user/swaps"]["main"]
+    assert "pushed" in capsys.readouterr().out
+    assert files["README.md"] == (dataset / "README.md").read_bytes()
+    assert {name for name in files if name.endswith(".parquet")} == {
+        f"data/{path.name}" for path in (dataset / "data").iterdir()
+    }

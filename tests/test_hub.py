@@ -167,7 +167,7 @@ def test_a_damaged_folder_is_not_uploaded(hub, checkpoint, tmp_path):
 
 def test_upload_without_network(hub, checkpoint, monkeypatch):
     point_client_at(NOBODY, monkeypatch)
-    with pytest.raises(UserError, match="the Hub cannot be reached .* check the network or HF_ENDPOINT"):
+    with pytest.raises(UserError, match=r"the Hub cannot be reached .* check the network or HF_ENDPOINT"):
         upload_folder(checkpoint, "user/new")
 
 

@@ -172,7 +172,7 @@ def test_every_epoch_holds_every_sample_once():
 def test_pictures_of_several_sizes_need_a_crop():
     samples = [*tiny_samples(2), *tiny_samples(2, side_px=64)]
     plain = Augmenter(AugmentConfig(), SCALE, seed=0)
-    with pytest.raises(UserError, match="several sizes .* set augment.crop_px"):
+    with pytest.raises(UserError, match=r"several sizes .* set augment.crop_px"):
         StepBatches(samples, plain, seed=0, batch_triplets=4, steps=range(1))[0]
     cropping = Augmenter(AugmentConfig(crop_px=40), SCALE, seed=0)
     assert StepBatches(samples, cropping, seed=0, batch_triplets=4, steps=range(1))[0].gt.shape == (4, 3, 40, 40)
@@ -229,7 +229,7 @@ def test_broken_configs_and_missing_folders_are_refused(copy, tmp_path):
 
 def test_two_networks_do_not_share_a_folder(copy):
     other = RewardModel(RewardModelConfig(decoder_channels=(16,)))
-    with pytest.raises(UserError, match="holds another network .*decoder_channels"):
+    with pytest.raises(UserError, match=r"holds another network .*decoder_channels"):
         other.save_pretrained(copy)
 
 
