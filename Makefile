@@ -22,7 +22,7 @@ config = $(if $(and $(call asked,$(1)),$(CONFIG)),$(CONFIG),$(2))
 args = $(if $(call asked,$(1)),$(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help env base-policies pool dataset train-rm train-rl report restore score test lint
+.PHONY: help env base-policies pool dataset train-rm train-rl report restore score eval-rm download-rm test lint
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -48,7 +48,7 @@ dataset: base-policies pool ## plant restorers' artifacts into clean pictures
 	@$(PY) -m data.build $(call config,dataset,configs/dataset.yaml) out=$(DATASET) runs=$(RUN) $(SOURCE) $(DATASET_ARGS) $(call args,dataset)
 
 train-rm: dataset ## train the reward model: a score, and a map of where the picture is broken
-	@$(LAUNCH) reward_model.train $(call config,train-rm,configs/train_rm.yaml) run=$(RUN)/reward_model dataset=$(DATASET) $(RM_ARGS) $(call args,train-rm)
+	@$(LAUNCH) reward_model.train $(call config,train-rm,configs/train_rm.yaml) out=$(RUN)/reward_model dataset=$(DATASET) $(RM_ARGS) $(call args,train-rm)
 
 train-rl: train-rm $(addprefix rl-,$(TASK)) report ## the main job: everything that is missing, then RL and the report
 
@@ -66,6 +66,12 @@ lint: env ## check style
 
 restore: env ## restore a picture or a folder: IN= OUT=, with POLICY= (an RL run's folder)
 	@$(PY) -m rl_finetune.restore in=$(IN) out=$(or $(OUT),restored) policy=$(or $(POLICY),$(RUN)/rl_$(firstword $(TASK))) $(ARGS)
+
+eval-rm: env ## measure the reward model: TRIPLES=folder of real triples, RESTORERS='[a.pth,b.pth]' it never met
+	@$(PY) -m reward_model.evaluate configs/eval_rm.yaml checkpoint=$(RUN)/reward_model/checkpoint dataset=$(DATASET) $(if $(TRIPLES),triples=$(TRIPLES)) $(if $(RESTORERS),restorers=$(RESTORERS)) $(ARGS)
+
+download-rm: env ## fetch a reward model from the Hugging Face Hub: REPO=user/name, REVISION=
+	@$(PY) -m reward_model.download repo=$(REPO) revision=$(REVISION) out=$(or $(OUT),$(RUN)/reward_model/checkpoint)
 
 score: env ## score pictures and paint where they are broken: IN= OUT=
 	@$(PY) -m reward_model.score in=$(IN) out=$(or $(OUT),scored) checkpoint=$(RUN)/reward_model/checkpoint $(ARGS)

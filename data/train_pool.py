@@ -48,11 +48,11 @@ class TrainPoolConfig:
     blocks: int = 4
     critic_channels: int = 32
     exemplars: int = 8192  # blocks of the exemplar restorer
-    l1_iterations: int = 700  # the first network is saved after these
-    gan_iterations: int = 500  # the second goes on from it for these
+    l1_iterations: int = 400  # the first network is saved after these
+    gan_iterations: int = 400  # the second goes on from it for these
     cell_weight: float = 1.0  # the second network's loss: mean colour of each cell of 4×4 pixels,
     energy_weight: float = 1.0  # contrast of each neighbourhood,
-    adversarial_weight: float = 0.02  # and what the critic believes
+    adversarial_weight: float = 0.03  # and what the critic believes
     batch_size: int = 16  # pairs per process and step
     learning_rate: float = 1e-3
     gan_learning_rate: float = 2e-4

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf.errors import OmegaConfBaseException
-
 from reward_model.checkpoint import locate_checkpoint, verify_checkpoint
-from shared.config import from_dict
+from shared.command_line import read_words
 from shared.errors import UserError, run_command
 from shared.runs import replace_folder
 
@@ -28,7 +26,7 @@ class DownloadConfig:
 
 
 def main(argv: Sequence[str]) -> None:
-    config = read_arguments(argv)
+    config = read_words(DownloadConfig, argv, expected="repo=user/name")
     out = Path(config.out)
     if out.exists() and not (out / "config.json").exists():
         raise UserError(f"{out} is there and is no checkpoint; choose another folder with out=")
@@ -41,17 +39,6 @@ def main(argv: Sequence[str]) -> None:
     shutil.copytree(snapshot, temporary)  # the cache holds links; a checkpoint folder is to be whole by itself
     replace_folder(temporary, out)
     print(f"{out}: stages {', '.join(map(str, stages))} of {config.repo}@{config.revision or 'main'}")
-
-
-def read_arguments(argv: Sequence[str]) -> DownloadConfig:
-    """Returns the settings of key=value words."""
-    values = dict(word.partition("=")[::2] for word in argv)
-    if not values.get("repo"):
-        raise UserError("expected repo=user/name, the checkpoint's repository on the Hub")
-    try:
-        return from_dict(DownloadConfig, {key: value for key, value in values.items() if value})
-    except OmegaConfBaseException as error:
-        raise UserError(str(error).strip().splitlines()[0]) from None
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from omegaconf.errors import OmegaConfBaseException
 
 from reward_model.model import RewardModel
 from reward_model.tiling import HALO_PX, TILE_PX, TiledOutput, score_picture
-from shared.config import from_dict
+from shared.command_line import input_pictures, output_names, read_words
 from shared.errors import UserError, run_command
-from shared.images import UnreadableImage, encode_png, encode_png16, find_images, read_image_8bit, write_bytes
+from shared.images import UnreadableImage, encode_png, encode_png16, read_image_8bit, write_bytes
 
 _STRIP_PX = 512  # rows of the overlay made at a time, to bound memory
 
@@ -51,7 +50,7 @@ class ScoredPicture:
 
 
 def main(argv: Sequence[str]) -> None:
-    config = read_arguments(argv)
+    config = read_words(ScoreConfig, argv, expected="in=<picture or folder>")
     paths = input_pictures(config.inputs)
     model = RewardModel.from_pretrained(config.checkpoint, stage=config.stage, revision=config.revision)
     model.to(config.device)
@@ -75,44 +74,6 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"none of {len(paths)} pictures could be read: {skipped[0]}")
     for line in skipped:
         print(f"skipped {line}")
-
-
-def read_arguments(argv: Sequence[str]) -> ScoreConfig:
-    """Returns the settings of key=value words. Raises UserError for anything else, and for a key there is not."""
-    values: dict[str, str] = {}
-    for word in argv:
-        key, separator, value = word.partition("=")
-        if not separator:
-            raise UserError(f"expected key=value words such as in=picture.png, got {word}")
-        values["inputs" if key == "in" else key] = value
-    if not values.get("inputs"):
-        raise UserError("expected in=<picture or folder>; nothing was named to score")
-    try:
-        return from_dict(ScoreConfig, values)
-    except OmegaConfBaseException as error:
-        raise UserError(str(error).strip().splitlines()[0]) from None
-
-
-def input_pictures(inputs: str) -> list[Path]:
-    """Returns the pictures that `in` names, folders searched. Raises UserError for what is missing."""
-    words = [inputs] if Path(inputs).exists() else [word for word in inputs.split(",") if word]
-    paths: list[Path] = []
-    for word in words:
-        path = Path(word)
-        if not path.exists():
-            raise UserError(f"expected a picture or a folder, but {path} is missing")
-        paths += [path] if path.is_file() else find_images(path)
-    return paths
-
-
-def output_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Returns a stem for each picture's outputs; a second one of the same stem gets a number."""
-    taken: dict[str, int] = {}
-    names = {}
-    for path in paths:
-        taken[path.stem] = taken.get(path.stem, 0) + 1
-        names[path] = path.stem if taken[path.stem] == 1 else f"{path.stem}-{taken[path.stem]}"
-    return names
 
 
 def score_one(model: RewardModel, picture: np.ndarray, path: Path, config: ScoreConfig) -> TiledOutput:

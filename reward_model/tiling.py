@@ -96,7 +96,7 @@ def _corners(bottom: int, right: int, core: int) -> Iterator[tuple[int, int]]:
 def _window(picture: np.ndarray, window: tuple[int, int, int, int]) -> torch.Tensor:
     """Returns the window as [1, 3, h, w], the picture's edge repeated where the window leaves it."""
     top, bottom, left, right = window
-    cut = torch.from_numpy(np.ascontiguousarray(picture[top:bottom, left:right].transpose(2, 0, 1)))[None]
+    cut = torch.from_numpy(picture[top:bottom, left:right].transpose(2, 0, 1).copy())[None]
     cut = cut.float() / 255.0 if cut.dtype == torch.uint8 else cut
     missing = (0, right - left - cut.shape[-1], 0, bottom - top - cut.shape[-2])
     return functional.pad(cut, missing, mode="replicate") if any(missing) else cut

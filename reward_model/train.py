@@ -1,6 +1,6 @@
 """Trains the reward model, RM_0 … RM_N one after the other, and publishes them as one checkpoint folder.
 
-python -m reward_model.train configs/train_rm.yaml dataset=datasets/mine run=runs/mine/reward_model
+python -m reward_model.train configs/train_rm.yaml dataset=datasets/mine out=runs/mine/reward_model
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FREE_KEYS = ("workers", "device", "compile")  # speed, not results
 class TrainConfig:
     """One reward model; configs/train_rm.yaml explains every field."""
 
-    run: str = "runs/default/reward_model"
+    out: str = "runs/default/reward_model"
     dataset: str = "datasets/default"
     seed: int = 0
     stage_iterations: tuple[int, ...] = (150, 100, 150, 500)
@@ -73,9 +73,9 @@ class TrainConfig:
 
 def main(argv: Sequence[str]) -> None:
     config = load_config(TrainConfig, argv)
-    run = RunFolder.open(config.run, config, free_keys=FREE_KEYS)
+    run = RunFolder.open(config.out, config, free_keys=FREE_KEYS)
     if run.is_finished():
-        print(f"{config.run} is finished: {summary_line(run.summary())}")
+        print(f"{config.out} is finished: {summary_line(run.summary())}")
         return
     require_free_space(run.path, 200_000_000)
     train(config, run, open_data(config))

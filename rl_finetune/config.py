@@ -14,7 +14,7 @@ from rl_finetune.rewards.registry import ToolSettings
 from shared.config import require_range
 from shared.diffusion.sampler import SamplerSpec
 
-FREE_KEYS = ("workers", "checkpoint_every", "cpu_threads")
+FREE_KEYS = ("workers", "checkpoint_every", "cpu_threads", "source.cache_folder", "source.memory_mb")
 
 
 @dataclass(frozen=True)

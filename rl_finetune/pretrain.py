@@ -28,7 +28,7 @@ from shared.runs import RunFolder, require_free_space
 from shared.seeds import derive_seed, gaussian, numpy_rng, shuffled
 from shared.tracking import MetricsLog, progress
 
-FREE_KEYS = ("workers", "checkpoint_every", "log_every", "cpu_threads")
+FREE_KEYS = ("workers", "checkpoint_every", "log_every", "cpu_threads", "source.cache_folder", "source.memory_mb")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class RestoreConfig:
 
 
 def main(argv: Sequence[str]) -> None:
-    config = read_words(RestoreConfig, argv)
+    config = read_words(RestoreConfig, argv, expected="in=<picture or folder>")
     paths = input_pictures(config.inputs)
     restorer = load_restorer(config.policy, steps=config.steps, eta=config.eta)
     names, skipped, done = output_names(paths), [], 0

@@ -15,19 +15,22 @@ from shared.images import find_images
 Schema = TypeVar("Schema")
 
 
-def read_words(schema: type[Schema], argv: Sequence[str]) -> Schema:
-    """Returns `schema` filled from key=value words; `in` goes to its field `inputs`, which must not stay empty.
+def read_words(schema: type[Schema], argv: Sequence[str], *, expected: str) -> Schema:
+    """Returns `schema` filled from key=value words; the word `in` goes to its field `inputs`, empty values to defaults.
 
-    Raises UserError for a word of another form, a key there is not (with the nearest), and a wrong type.
+    `expected` names the word that must be there, as a person would write it: in=<picture or folder>. Raises UserError
+    for its absence, a word of another form, a key there is not (with the nearest), a wrong type, a broken invariant.
     """
     values: dict[str, str] = {}
     for word in argv:
         key, separator, value = word.partition("=")
         if not separator:
             raise UserError(f"expected key=value words such as in=picture.png, got {word}")
-        values["inputs" if key == "in" else key] = value
-    if not values.get("inputs"):
-        raise UserError("expected in=<picture or folder>, but nothing was named")
+        if value:
+            values["inputs" if key == "in" else key] = value
+    required = expected.partition("=")[0]
+    if ("inputs" if required == "in" else required) not in values:
+        raise UserError(f"expected {expected}, but nothing was named")
     try:
         return from_dict(schema, values)
     except OmegaConfBaseException as error:

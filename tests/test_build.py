@@ -14,6 +14,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from hub_server import FakeHub
 from PIL import Image
 
 from data.browse import main as browse
@@ -21,7 +22,6 @@ from data.build import main as build
 from data.dataset import load_samples
 from shared.errors import UserError
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
-from tests.hub_server import FakeHub
 
 YAML = """\
 crop_px: 32
@@ -266,7 +266,9 @@ def test_browse_writes_one_page_with_everything_inside(dataset, tmp_path):
 def test_push_uploads_the_finished_folder(here, dataset, monkeypatch, capsys):
     with FakeHub() as hub:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
-        monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", "hf_test")
         run_build(here, "whole", "push=user/swaps")  # finished: nothing is built again
         files = hub.repos["user/swaps"]["main"]
     assert "pushed" in capsys.readouterr().out

@@ -28,7 +28,7 @@ NETWORK = RewardModelConfig(decoder_channels=(16, 8))
 
 def tiny_config(folder: Path, **changes) -> TrainConfig:
     optim = OptimConfig(batch_triplets=4, validate_every=3, save_every=2)
-    made = TrainConfig(run=str(folder), stage_iterations=(4, 3, 4), workers=0, device="cpu", model=NETWORK, optim=optim)
+    made = TrainConfig(out=str(folder), stage_iterations=(4, 3, 4), workers=0, device="cpu", model=NETWORK, optim=optim)
     return dataclasses.replace(made, **changes)
 
 

@@ -22,6 +22,7 @@ from rl_finetune.config import AdvantageConfig, LikelihoodConfig, LossConfig, Re
 from rl_finetune.curriculum import CurriculumConfig
 from shared.config import to_yaml
 from shared.diffusion.sampler import SamplerSpec
+from shared.diffusion.transition import transition
 from shared.errors import UserError
 from shared.runs import RunFolder
 from tests.tiny import save_pictures, save_tiny_policy, save_tiny_reward_model
@@ -130,6 +131,32 @@ def test_spatial_weight_zero_is_the_scalar_algorithm_bit_for_bit(tiny_run, tmp_p
         rl.step(session, 0)
         runs.append(flat(session))
     assert torch.equal(*runs)
+
+
+def test_credit_in_time_runs_from_before_the_first_trained_step_to_the_final_picture(tiny_run, tmp_path):
+    config = dataclasses.replace(
+        tiny_run,
+        advantage=AdvantageConfig(credit="spacetime"),
+        sampler=SamplerSpec(steps=5, eta=0.7, window_start=1, window=2),
+    )
+    session = open_session(config, tmp_path)
+    drawn = rl.draw(session, 0)
+    assert len(drawn.sr_by_step) == len(drawn.steps) + 1 == 3
+    # Before step 1 of the plan: what the network predicts from the x_t recorded there.
+    first = drawn.steps[0]
+    lq = drawn.each_sample(drawn.lq)
+    policy = session.learner.policy
+    with torch.no_grad():
+        output = policy.predict(first.x_t, torch.full((12,), first.times.t), policy.condition(lq))
+    x0 = transition(policy.schedule, output, first.x_t, first.times).x0_pred
+    torch.testing.assert_close(drawn.sr_by_step[0], policy.decode(x0, lq).clamp(0, 1), atol=1e-5, rtol=1e-5)
+    judgement, _ = session.judge.judge(drawn, session.curriculum, lambda x: x)
+    final = session.judge.final(drawn.sr, drawn.each_sample(drawn.gt), lq)
+    before = session.judge.final(drawn.sr_by_step[0], drawn.each_sample(drawn.gt), lq)
+    assert judgement.total_by_step.shape == (4, 3, 3)
+    torch.testing.assert_close(judgement.total_by_step[..., -1].flatten(), final.total)
+    torch.testing.assert_close(judgement.total_by_step[..., 0].flatten(), before.total)
+    assert judgement.maps.shape == (4, 3, 3, 8, 8)
 
 
 @pytest.mark.parametrize("form", ["marginal", "posterior"])
@@ -249,6 +276,12 @@ def test_bf16_keeps_latents_in_float32_and_the_ratio_at_one(tiny_run, tmp_path):
 def test_what_cannot_be_trained_is_refused_with_the_reason(tiny_run, values, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(tiny_run, **values)
+
+
+def test_pictures_that_do_not_fit_the_latent_grid_are_refused(tiny_run, tmp_path):
+    config = dataclasses.replace(tiny_run, pairs=PairConfig(crop_px=36, pairs=16))
+    with pytest.raises(UserError, match=r"crop_px must be a multiple of 8.*got 36"):
+        open_session(config, tmp_path)
 
 
 def test_groups_that_do_not_divide_between_processes_are_refused(tiny_run):

@@ -1,0 +1,83 @@
+"""What a row of the dataset costs on one core, part by part, beside the bare operators and the restorer pool alone.
+
+python -m data.bench configs/dataset.yaml runs=runs/mine          # prints a table, and the figures as JSON
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+
+import albumentations as A
+
+from data.build_config import BuildConfig
+from data.build_processes import make_row_maker
+from data.degrade_presets import operators_for
+from data.make_rows import RowMaker, to_float
+from data.pairs import SCALES
+from data.plan import Chunk, pair_counter
+from data.targets import fit_normaliser
+from shared.config import load_config
+from shared.errors import run_command
+
+PAIRS = 64
+OURS = ("masks", "swap", "targets", "encode")  # what the builder adds to operators and pool
+
+
+def main(argv: Sequence[str]) -> None:
+    config = load_config(BuildConfig, argv)
+    figures = measure(make_row_maker(config), pairs=PAIRS)
+    rows = figures["rows"]
+    print(f"{rows} rows of {config.crop_px} pixels on one core: {figures['rows_per_second']:.1f} rows a second")
+    for part, seconds in figures["seconds_by_part"].items():
+        print(f"  {part:<12}{1000 * seconds / rows:8.2f} ms a row")
+    print(f"  bare operators {1000 * figures['bare_operators_seconds'] / rows:5.2f} ms a row")
+    print(f"what the builder adds, over operators and pool: {figures['added_share']:.2f}")
+    print(json.dumps(figures))
+
+
+def measure(maker: RowMaker, *, pairs: int) -> dict[str, object]:
+    """Returns the seconds of each part for the rows of the first `pairs` pairs of the train split, and what they compare to.
+
+    `added_share` is what masks, swap, targets and encoding took over what operators and pool took.
+    """
+    chunk = Chunk("train", 0, 1, 0, pairs)
+    normaliser = fit_normaliser(
+        maker.fit_values(Chunk("train", 0, 1, 0, 8)),  # also loads every network the first time
+        quantile=maker.config.targets.quantile,
+        feature_peak=maker.targets.features.peak,
+    )
+    maker.restored(chunk)
+    maker.clock.seconds.clear()
+    started = time.perf_counter()
+    rows = len(maker.rows(chunk, normaliser))
+    seconds, by_part = time.perf_counter() - started, dict(maker.clock.seconds)
+    added = sum(by_part[part] for part in OURS)
+    return {
+        "rows": rows,
+        "rows_per_second": rows / seconds,
+        "seconds_by_part": by_part,
+        "bare_operators_seconds": bare_operators(maker, chunk),
+        "added_share": added / (by_part["operators"] + by_part["pool"]),
+    }
+
+
+def bare_operators(maker: RowMaker, chunk: Chunk) -> float:
+    """Returns the seconds that the same operators take in a plain albumentations pipeline, crops at hand."""
+    config, pictures, pipelines = maker.config, [], {}
+    for number in range(chunk.first_pair, chunk.first_pair + chunk.pairs):
+        counter = pair_counter(chunk.split, number)
+        task = maker.plan.task_of(chunk.split, counter, seed=config.seed, face_fraction=config.face_fraction)
+        dataset = maker.pair_dataset(chunk.split, task)
+        gt = to_float(dataset.levels(counter)[0])
+        pictures.append((task, gt))
+        pipelines.setdefault(task, A.Compose(operators_for(config.degradation(task), gt.shape[:2], scale=SCALES[task])))
+    started = time.perf_counter()
+    for task, gt in pictures:
+        pipelines[task](image=gt)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    run_command(main)
