@@ -13,6 +13,7 @@ from functools import cache
 
 import cv2
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 
 from shared.config import require_range
 from shared.errors import UserError
@@ -69,8 +70,9 @@ def feather(region: np.ndarray, width_px: float) -> np.ndarray:
     The edge is a smooth step across the border, `width_px` wide but never wider than the region is thick, so that a
     thin stroke still reaches 1.
     """
-    inside = cv2.distanceTransform(_framed(region), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    outside = cv2.distanceTransform((~region).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    if region.all():
+        return np.ones(region.shape, np.float32)
+    inside, outside = distance_transform_edt(region), distance_transform_edt(~region)
     half_width = min(width_px / 2, float(inside.max()) - 0.5)
     if half_width <= 0:
         return region.astype(np.float32)
@@ -93,7 +95,8 @@ def strokes(gt: np.ndarray, area: float, rng: np.random.Generator) -> np.ndarray
             position = position + 0.07 * (height + width) / 2 * np.array([math.cos(heading), math.sin(heading)])
             points.append(position)
         cv2.polylines(canvas, [np.round(points).astype(np.int32)], False, 0)
-    return _lowest(cv2.distanceTransform(canvas, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), area)
+    # Not OpenCV's transform: its last bit depends on where the picture lies in memory.
+    return _lowest(distance_transform_edt(canvas), area)
 
 
 def blobs(gt: np.ndarray, area: float, rng: np.random.Generator) -> np.ndarray:
@@ -175,11 +178,6 @@ def _lowest(field: np.ndarray, area: float) -> np.ndarray:
     region = np.zeros(field.size, bool)
     region[np.argsort(field, axis=None, kind="stable")[:count]] = True
     return region.reshape(field.shape)
-
-
-def _framed(region: np.ndarray) -> np.ndarray:
-    # The picture's own border is no edge of the region: the frame repeats it.
-    return np.pad(region, 1, mode="edge").astype(np.uint8)
 
 
 def _polygon_gauge(outline: np.ndarray, centre: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -155,9 +155,9 @@ def test_one_noising_not_noise_upon_noise():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (dict(steps=0), "steps must lie between 1 and 1000, got 0"),
-        (dict(eta=1.5), "eta must lie between 0 and 1, got 1.5"),
-        (dict(steps=4, window_start=2, window=3), "window must lie between -1 and 2, got 3"),
+        ({"steps": 0}, "steps must lie between 1 and 1000, got 0"),
+        ({"eta": 1.5}, "eta must lie between 0 and 1, got 1.5"),
+        ({"steps": 4, "window_start": 2, "window": 3}, "window must lie between -1 and 2, got 3"),
     ],
 )
 def test_impossible_specs_are_refused(values, message):

@@ -13,13 +13,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCE = "source.embedded_images=12"
-NETWORK = "policy.channels=[8,16] policy.norm_groups=4"
 STAGES = {
-    "BASE_ARGS": f"iterations=6 early_iteration=2 checkpoint_every=2 batch_size=4 pairs.pairs=8 {NETWORK} {SOURCE}",
-    "POOL_ARGS": f"l1_iterations=2 gan_iterations=2 batch_size=2 channels=8 blocks=1 sr_pairs.pairs=8 face_pairs.pairs=8 {SOURCE}",
-    "DATASET_ARGS": f"crop_px=32 workers=1 pairs_per_file=4 pairs.train=8 pairs.val=4 pairs.test=4 pairs.test_restorer=4 pairs.test_source=4 {SOURCE}",
-    "RM_ARGS": "stage_iterations=[2,2,2,2] optim.batch_triplets=2 validation_samples=4",
-    "ARGS": f"iterations=4 groups=2 group_size=2 checkpoint_every=1 check_every=2 check_images=2 eval_images=3 eval_crop_px=32 sampler.steps=3 pairs.crop_px=32 pairs.pairs=8 {SOURCE}",
+    "BASE_ARGS": "iterations=6 early_iteration=2 checkpoint_every=2 batch_size=4 pairs.pairs=8 "
+    f"policy.channels=[8,16] policy.norm_groups=4 {SOURCE}",
+    "POOL_ARGS": "l1_iterations=2 gan_iterations=2 batch_size=2 channels=8 blocks=1 "
+    f"sr_pairs.pairs=8 face_pairs.pairs=8 {SOURCE}",
+    "DATASET_ARGS": "crop_px=32 workers=1 pairs_per_file=4 pairs.train=8 pairs.val=4 pairs.test=4 "
+    f"pairs.test_restorer=4 pairs.test_source=4 {SOURCE}",
+    "RM_ARGS": "stage_iterations=[2,2,2,2] optim.batch_triplets=2 validation_samples=4 augment.crop_px=0 workers=0",
+    "ARGS": "iterations=4 groups=2 group_size=2 checkpoint_every=1 check_every=2 check_images=2 eval_images=3 "
+    f"eval_crop_px=32 sampler.steps=3 pairs.crop_px=32 pairs.pairs=8 {SOURCE}",
 }
 
 

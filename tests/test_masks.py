@@ -99,6 +99,16 @@ def test_a_mask_depends_on_its_generator_alone():
     assert {mask.kind for mask in first} == set(MaskConfig().kinds)
 
 
+def test_a_mask_does_not_depend_on_where_things_lie_in_memory():
+    drawn, held = {}, []
+    for number in range(60):
+        held.append(np.zeros(1 + 977 * number, np.uint8))  # moves what is allocated next
+        for kind in MaskConfig().kinds:
+            mask = draw_mask(picture(side=96), MaskConfig(kinds=(kind,)), numpy_rng(11, kind))
+            drawn.setdefault(kind, set()).add(mask.values.tobytes())
+    assert {kind: len(found) for kind, found in drawn.items()} == dict.fromkeys(MaskConfig().kinds, 1)
+
+
 def test_polygons_have_straight_sides():
     region = polygons(picture(side=64), 0.1, numpy_rng(4))
     hull_gap = region.sum()

@@ -37,7 +37,7 @@ def test_decoding_inverts_encoding(task, scale):
 
 def test_a_saved_policy_comes_back_with_its_sampler(tmp_path):
     save_tiny_policy(tmp_path, "sr")
-    policy, spec = load_policy(tmp_path)
+    _policy, spec = load_policy(tmp_path)
     assert spec == SamplerSpec(steps=4, eta=0.5)
     lq = pictures(1, 3, 8, 8)
     expected = PixelUNetRestorer(tiny_policy("sr"), spec).restore(lq, sample_seeds=[3])
