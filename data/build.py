@@ -66,10 +66,10 @@ def finished_already(config: BuildConfig) -> bool:
 
 
 def estimated_bytes(config: BuildConfig, chunks: list[Chunk]) -> int:
-    """Returns what the missing files of this shard need: 8 bytes a pixel and row, as measured on photographs."""
+    """Returns what the missing files of this shard need: 10 bytes a pixel and row, as measured on photographs."""
     folder = Path(config.out) / DATA_FOLDER
     missing = sum(chunk.pairs for chunk in chunks if not (folder / chunk.file_name).exists())
-    return missing * config.masks_per_pair * config.crop_px**2 * 8 // shard_of(config)[1]
+    return missing * config.masks_per_pair * config.crop_px**2 * 10 // shard_of(config)[1]
 
 
 def check_inputs(run: RunFolder, inputs: dict[str, str]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +46,7 @@ def write_chunk(task: tuple[Chunk, Normaliser, Path]) -> tuple[Chunk, dict[str, 
     _maker.clock.seconds.clear()
     rows = _maker.rows(chunk, normaliser)
     with _maker.clock("write"):
-        write_shard(out / DATA_FOLDER / chunk.file_name, rows)
+        write_shard(out / DATA_FOLDER / chunk.file_name, rows, rows_per_pair=_maker.config.masks_per_pair)
     return chunk, dict(_maker.clock.seconds)
 
 
@@ -76,4 +79,12 @@ def processes(config: BuildConfig, maker: RowMaker) -> Iterator[Each]:
 
 def _start(config: BuildConfig) -> None:
     global _maker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer; chunks in work are finished
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _maker = make_row_maker(config)
+
+
+def _end_with_parent() -> None:
+    # A killed main process cannot tell its workers, which would wait for work for ever.
+    parent_process().join()
+    os._exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import zlib
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +42,7 @@ license: other
 tags: [image-restoration, super-resolution, image-quality-assessment, degradation-map]
 configs:
 - config_name: default
+  version: {version}
   data_files:
 {data_files}
 ---
@@ -123,6 +125,7 @@ def write_card(
         data_files="\n".join(
             f"  - split: {split}\n    path: {DATA_FOLDER}/{split}-?????-of-?????.parquet" for split in columns
         ),
+        version=_content_version(folder, chunks, columns),
         seed=config.seed,
         counts=_counts_table(columns),
         peak=normaliser.feature_peak,
@@ -153,6 +156,16 @@ def _measured(folder: Path, chunks: list[Chunk]) -> dict[str, np.ndarray] | None
     tables = [pq.read_table(folder / DATA_FOLDER / chunk.file_name, columns=list(MEASURED)) for chunk in chunks]
     table = pa.concat_tables(tables)
     return {name: table[name].to_numpy() for name in MEASURED}
+
+
+def _content_version(folder: Path, chunks: list[Chunk], columns: dict[str, dict[str, np.ndarray]]) -> str:
+    # load_dataset keeps one copy per folder name and version: without this, another dataset of that name would be read.
+    sizes = np.array([(folder / DATA_FOLDER / chunk.file_name).stat().st_size for chunk in chunks], np.int64)
+    checksum = zlib.crc32(sizes.tobytes())
+    for values in columns.values():
+        for name in ("area", "severity", "map_mask_correlation"):
+            checksum = zlib.crc32(values[name].tobytes(), checksum)
+    return f"1.0.{checksum}"
 
 
 def _counts_table(columns: dict[str, dict[str, np.ndarray]]) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from data.records import Sample
-from data.shards import DATA_FOLDER, NORMALISER_FILE, RAW_MAPS
+from data.shards import DATA_FOLDER, NORMALISER_FILE, RAW_MAPS, ShardRows
 from data.targets import Distances, Normaliser, severity
 from shared.config import from_dict
 from shared.errors import UserError
@@ -26,13 +26,13 @@ _VALUES = ("area", "severity", "is_control", "restorer", "mask_kind", "source", 
 class SampleDataset(Dataset):
     """One split as `Sample`s."""
 
-    def __init__(self, table, *, normaliser: Normaliser, pixel_weight: float | None, cache: bool) -> None:
-        self._table = table
+    def __init__(self, rows: ShardRows, *, normaliser: Normaliser, pixel_weight: float | None, cache: bool) -> None:
+        self._rows = rows
         self._normaliser, self._pixel_weight = normaliser, pixel_weight
         self._cache: dict[int, dict[str, Any]] | None = {} if cache else None
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> Sample:
         row = self._levels(index)
@@ -46,18 +46,18 @@ class SampleDataset(Dataset):
 
     def parameters(self, index: int) -> str:
         """Returns what was drawn for the row, as JSON."""
-        return self._table[index]["parameters"]
+        return self._rows.row(index, ["parameters"])["parameters"]
 
     def column(self, name: str) -> list[Any]:
-        """Returns one undecoded column, such as restorer or area."""
-        return self._table[name][:]
+        """Returns one of the small columns, such as restorer or area."""
+        return self._rows.column(name)
 
     def _levels(self, index: int) -> dict[str, Any]:
         """Returns the row with its pictures as uint8 or uint16 arrays."""
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         wanted = _PICTURES if self._pixel_weight is None else (*_PICTURES, *RAW_MAPS)
-        row = self._table[index]
+        row = self._rows.row(index, (*wanted, *_VALUES))
         levels = {name: np.asarray(Image.open(io.BytesIO(row[name]["bytes"]))) for name in wanted}
         levels |= {name: row[name] for name in _VALUES}
         if self._cache is not None:
@@ -89,25 +89,13 @@ def load_samples(
         raise UserError(f"no dataset folder {folder}; build it with: make dataset")
     if not (folder / SUMMARY_FILE).exists():
         raise UserError(f"{folder} holds no finished dataset; finish it with the command that began it")
-    table = load_table(folder, split)
+    files: dict[str, list[Path]] = {}
+    for path in sorted((folder / DATA_FOLDER).glob("*.parquet")):
+        files.setdefault(path.name.split("-")[0], []).append(path)
+    if split not in files:
+        raise UserError(f"no split {split!r} in {folder}; it holds {', '.join(sorted(files))}")
     normaliser = from_dict(Normaliser, json.loads((folder / NORMALISER_FILE).read_text()))
-    return SampleDataset(table, normaliser=normaliser, pixel_weight=pixel_weight, cache=cache)
-
-
-def load_table(folder: str | Path, split: str):
-    """Returns one split as a `datasets.Dataset`, memory-mapped, its pictures undecoded ({"bytes", "path"})."""
-    from datasets import Image as ImageColumn
-    from datasets import load_dataset, utils  # slow to import
-
-    present = sorted({path.name.split("-")[0] for path in (Path(folder) / DATA_FOLDER).glob("*.parquet")})
-    if split not in present:
-        raise UserError(f"no split {split!r} in {folder}; it holds {', '.join(present)}")
-    utils.disable_progress_bars()
-    table = load_dataset(str(folder), split=split)
-    for name, feature in table.features.items():
-        if isinstance(feature, ImageColumn):
-            table = table.cast_column(name, ImageColumn(decode=False))
-    return table
+    return SampleDataset(ShardRows(files[split]), normaliser=normaliser, pixel_weight=pixel_weight, cache=cache)
 
 
 def push_dataset(folder: str | Path, repo: str) -> None:

@@ -14,12 +14,19 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from datasets import load_dataset
 from hub_server import FakeHub
 from PIL import Image
 
+from data.bench import measure
 from data.browse import main as browse
 from data.build import main as build
+from data.build_config import BuildConfig
+from data.build_processes import make_row_maker
 from data.dataset import load_samples
+from data.degrade import Degradation, DegradationConfig
+from data.pool_sheet import main as sheet
+from shared.config import load_config
 from shared.errors import UserError
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
 
@@ -62,7 +69,8 @@ def here(tmp_path_factory) -> Path:
 
 
 def run_build(here: Path, name: str, *overrides: str) -> Path:
-    build([str(here / "dataset.yaml"), f"out={here / name}", "workers=1", *overrides])
+    yaml = next(parent / "dataset.yaml" for parent in (here, *here.parents) if (parent / "dataset.yaml").exists())
+    build([str(yaml), f"out={here / name}", "workers=1", *overrides])
     return here / name
 
 
@@ -96,9 +104,9 @@ def test_a_killed_build_resumes_to_the_same_bytes(here, dataset, capsys):
     script = (
         "import os, signal, sys, data.build, data.build_processes as b\n"
         "whole, written = b.write_shard, []\n"
-        "def write(path, rows):\n"
+        "def write(path, rows, **settings):\n"
         "    if len(written) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    written.append(path); whole(path, rows)\n"
+        "    written.append(path); whole(path, rows, **settings)\n"
         "b.write_shard = write\n"
         "data.build.main(sys.argv[1:])\n"
     )
@@ -172,10 +180,8 @@ def test_cached_rows_are_the_same_rows(dataset):
         assert torch.equal(plain[index].degradation_map, cached[index].degradation_map)
 
 
-def test_load_dataset_reads_the_folder(dataset):
-    from datasets import load_dataset
-
-    loaded = load_dataset(str(dataset))
+def test_load_dataset_reads_the_folder(dataset, tmp_path):
+    loaded = load_dataset(str(dataset), cache_dir=str(tmp_path))
     assert {split: len(rows) for split, rows in loaded.items()} == json.loads((dataset / "summary.json").read_text())[
         "rows"
     ]
@@ -185,12 +191,15 @@ def test_load_dataset_reads_the_folder(dataset):
     assert "operators" in json.loads(row["parameters"])
 
 
-def test_stored_parameters_replay_to_the_same_lq(dataset):
-    from datasets import load_dataset
+def test_load_dataset_tells_datasets_of_one_folder_name_apart(here, dataset, tmp_path):
+    first = load_dataset(str(dataset), split="val", cache_dir=str(tmp_path))
+    other = run_build(here / "elsewhere", "whole", "seed=3")
+    second = load_dataset(str(other), split="val", cache_dir=str(tmp_path))
+    assert first["severity"][:] != second["severity"][:]
 
-    from data.degrade import Degradation, DegradationConfig
 
-    for row in load_dataset(str(dataset), split="train"):
+def test_stored_parameters_replay_to_the_same_lq(dataset, tmp_path):
+    for row in load_dataset(str(dataset), split="train", cache_dir=str(tmp_path)):
         gt = np.asarray(row["gt"], np.float32) / np.float32(255)
         scale = 4 if row["task"] == "sr" else 1
         preset = "real_sr" if row["task"] == "sr" else "face"
@@ -276,3 +285,22 @@ def test_push_uploads_the_finished_folder(here, dataset, monkeypatch, capsys):
     assert {name for name in files if name.endswith(".parquet")} == {
         f"data/{path.name}" for path in (dataset / "data").iterdir()
     }
+
+
+def test_the_sheet_shows_every_restorer(here, capsys):
+    sheet([str(here / "dataset.yaml")])
+    with Image.open(here / "runs" / "pool_sr.png") as picture:
+        # lq, gt and three restorers, 160 pixels each with gaps of 4; six rows below a header of 16.
+        assert picture.size == (5 * 164 + 4, 16 + 6 * 164 + 4)
+    assert "6 test pictures through 3 restorers" in capsys.readouterr().out
+
+
+def test_the_bench_times_every_part(here):
+    config = load_config(BuildConfig, [str(here / "dataset.yaml")])
+    figures = measure(make_row_maker(config), pairs=4)
+    parts = figures["seconds_by_part"]
+    assert figures["rows"] == 8
+    assert set(parts) == {"operators", "pool", "masks", "swap", "targets", "encode"}
+    added = parts["masks"] + parts["swap"] + parts["targets"] + parts["encode"]
+    assert figures["added_share"] == pytest.approx(added / (parts["operators"] + parts["pool"]))
+    assert 0 < figures["bare_operators_seconds"] < 5

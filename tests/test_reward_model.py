@@ -7,7 +7,7 @@ import timm
 import torch
 
 from reward_model.encoder import normalisation
-from reward_model.model import RewardModel, RewardModelConfig, require_pictures
+from reward_model.model import RewardModel, RewardModelConfig, on_levels, require_pictures
 from reward_model.score_head import PenaltyHead, map_statistics, worst_mean
 from shared.errors import UserError
 
@@ -191,3 +191,21 @@ def test_bad_configs_are_refused():
         RewardModelConfig(decoder="fpn")
     with pytest.raises(UserError, match="a stage from 0 to 3 for this network, got 4"):
         RewardModel(SMALL, stage=4)
+
+
+def test_a_float_picture_scores_as_the_file_it_would_become():
+    model = RewardModel(RewardModelConfig(decoder_channels=(8, 8, 8))).eval()
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    saved = (images * 255).round() / 255
+    with torch.no_grad():
+        ours, theirs = model(images), model(saved)
+    # Not bitwise: x + (round(x) - x) is rounded once more.
+    torch.testing.assert_close(ours.score, theirs.score, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.degradation_map, theirs.degradation_map, atol=1e-5, rtol=1e-5)
+    assert not torch.equal(images, saved)
+
+
+def test_rounding_to_levels_passes_the_gradient_through():
+    images = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    on_levels(images).sum().backward()
+    assert torch.equal(images.grad, torch.ones_like(images))

@@ -56,6 +56,8 @@ def test_gradients_see_lost_invented_and_turned_texture():
 def test_gradient_distance_is_symmetric_and_below_its_peak():
     gt, other = textured(), textured(seed=2)
     np.testing.assert_array_equal(gradient_distance(gt, other), gradient_distance(other, gt))
+    turned = (np.ascontiguousarray(picture.transpose(1, 0, 2)) for picture in (gt, other))
+    np.testing.assert_allclose(gradient_distance(*turned).T, gradient_distance(gt, other), atol=1e-5)
     black, checks = np.zeros((64, 64, 3), np.float32), np.indices((64, 64)).sum(0)[..., None].repeat(3, 2) % 2
     assert gradient_distance(black, checks.astype(np.float32)).max() <= OrientedGradients.peak
 
