@@ -22,7 +22,7 @@ config = $(if $(and $(call asked,$(1)),$(CONFIG)),$(CONFIG),$(2))
 args = $(if $(call asked,$(1)),$(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help env base-policies pool dataset train-rm train-rl report restore score eval-rm download-rm test lint
+.PHONY: help env base-policies pool dataset browse bench train-rm train-rl report restore score eval-rm download-rm test lint
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -46,6 +46,12 @@ pool: env ## train the small feed-forward restorers whose artifacts the dataset 
 
 dataset: base-policies pool ## plant restorers' artifacts into clean pictures
 	@$(PY) -m data.build $(call config,dataset,configs/dataset.yaml) out=$(DATASET) runs=$(RUN) $(SOURCE) $(DATASET_ARGS) $(call args,dataset)
+
+browse: env ## one HTML page of random samples of the dataset
+	@$(PY) -m data.browse $(DATASET) $(ARGS)
+
+bench: env ## throughput of the dataset builder by part, as a table and JSON
+	@$(PY) -m data.bench configs/dataset.yaml runs=$(RUN) $(SOURCE) $(ARGS)
 
 train-rm: dataset ## train the reward model: a score, and a map of where the picture is broken
 	@$(LAUNCH) reward_model.train $(call config,train-rm,configs/train_rm.yaml) out=$(RUN)/reward_model dataset=$(DATASET) $(RM_ARGS) $(call args,train-rm)

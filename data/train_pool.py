@@ -48,8 +48,8 @@ class TrainPoolConfig:
     blocks: int = 4
     critic_channels: int = 32
     exemplars: int = 8192  # blocks of the exemplar restorer
-    l1_iterations: int = 400  # the first network is saved after these
-    gan_iterations: int = 400  # the second goes on from it for these
+    l1_iterations: int = 300  # the first network is saved after these
+    gan_iterations: int = 300  # the second goes on from it for these
     cell_weight: float = 1.0  # the second network's loss: mean colour of each cell of 4×4 pixels,
     energy_weight: float = 1.0  # contrast of each neighbourhood,
     adversarial_weight: float = 0.03  # and what the critic believes
@@ -138,6 +138,8 @@ def train(config: TrainPoolConfig, run: RunFolder, pairs: PairDataset, accelerat
     started = time.monotonic()
     net = FeedForwardNet(FeedForwardConfig(scale=SCALES[pairs.task], channels=config.channels, blocks=config.blocks))
     critic = Critic(config.critic_channels)
+    if accelerator.device.type == "cpu":
+        net, critic = (network.to(memory_format=torch.channels_last) for network in (net, critic))
     optimizer = torch.optim.Adam(net.parameters(), lr=config.learning_rate)
     critic_optimizer = torch.optim.Adam(critic.parameters(), lr=config.critic_learning_rate, betas=(0.5, 0.99))
     net, critic, optimizer, critic_optimizer = accelerator.prepare(net, critic, optimizer, critic_optimizer)

@@ -59,7 +59,7 @@ def held_out_pairs(
     if available < count:
         raise UserError(
             f"{count} {split} pictures are wanted, but the source has {available} in that split; give more pictures, "
-            f"raise source.{split}_fraction, or lower eval_images"
+            f"raise source.{split}_fraction, or ask for fewer (eval_images, check_images)"
         )
     return collate_pairs([dataset[i] for i in range(count)])
 

@@ -98,6 +98,8 @@ class Session:
             device=accelerator.device,
             with_maps=config.advantage.credit in ("spatial", "spacetime"),
         )
+        # Too few held-out pictures would otherwise be noticed only after all the training.
+        held_out(config, split="test", count=config.eval_images)
         pairs = pairs_for_task(config.source, config.pairs, task=config.task, split="train", seed=config.seed)
         gauge = HackingGauge(config.gauge, panel_without([part.name for part in config.reward.parts]))
         learner = Learner(accelerator, accelerator.unwrap_model(model), model, optimizer, reference.predict)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCE = "source.embedded_images=12"
+SOURCE = "source.embedded_images=12 source.val_fraction=0.25"
 STAGES = {
     "BASE_ARGS": "iterations=6 early_iteration=2 checkpoint_every=2 batch_size=4 pairs.pairs=8 "
     f"policy.channels=[8,16] policy.norm_groups=4 {SOURCE}",
