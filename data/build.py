@@ -55,9 +55,7 @@ def main(argv: Sequence[str]) -> None:
 
 def finished_already(config: BuildConfig) -> bool:
     """Says so if the folder holds the finished dataset. Raises UserError when it holds another one."""
-    run = RunFolder(Path(config.out))
-    if run.config_path.exists():
-        RunFolder.open(config.out, config, free_keys=FREE_KEYS)
+    run = RunFolder.check(config.out, config, free_keys=FREE_KEYS)
     if not run.is_finished():
         return False
     print(f"{config.out} is finished: {_counts_line(run.summary()['rows'])}")

@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
 
 def train_task(config: TrainPoolConfig, task: Task, accelerator: Accelerator) -> None:
     """Trains one task's networks into its run folder, or says that they are there."""
-    run = RunFolder.open(Path(config.out) / task, config, free_keys=FREE_KEYS)
+    run = RunFolder.check(Path(config.out) / task, config, free_keys=FREE_KEYS)
     if run.is_finished():
         print(f"pool networks {task}: already finished in {run.path}")
         return
@@ -101,6 +101,7 @@ def train_task(config: TrainPoolConfig, task: Task, accelerator: Accelerator) ->
     set_seed(config.seed)
     pair_config = config.sr_pairs if task == "sr" else config.face_pairs
     pairs = pairs_for_task(config.source, pair_config, task=task, split="train", seed=config.seed)
+    RunFolder.open(run.path, config, free_keys=FREE_KEYS)
     if accelerator.is_main_process:
         gather_exemplars(pairs, blocks=config.exemplars, seed=config.seed).save(run.path / EXEMPLAR_FOLDER)
     summary = train(config, run, pairs, accelerator)

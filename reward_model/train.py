@@ -73,12 +73,14 @@ class TrainConfig:
 
 def main(argv: Sequence[str]) -> None:
     config = load_config(TrainConfig, argv)
-    run = RunFolder.open(config.out, config, free_keys=FREE_KEYS)
+    run = RunFolder.check(config.out, config, free_keys=FREE_KEYS)
     if run.is_finished():
         print(f"{config.out} is finished: {summary_line(run.summary())}")
         return
     require_free_space(run.path, 200_000_000)
-    train(config, run, open_data(config))
+    data = open_data(config)
+    RunFolder.open(config.out, config, free_keys=FREE_KEYS)
+    train(config, run, data)
     print(f"{run.path / CHECKPOINT_FOLDER}: {summary_line(run.summary())}")
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from data.pairs import PairConfig, PairDataset, collate_pairs, pairs_for_task
 from data.records import PairBatch, Task
-from data.sources import SourceConfig
+from data.sources import SourceConfig, open_source
 from shared.checkpoints import drop_state, load_state, save_state
 from shared.config import load_config, require_range
 from shared.diffusion.sampler import SamplerSpec
@@ -69,7 +69,7 @@ class PretrainConfig:
 
 def main(argv: Sequence[str]) -> None:
     config = load_config(PretrainConfig, argv)
-    run = RunFolder.open(config.out, config, free_keys=FREE_KEYS)
+    run = RunFolder.check(config.out, config, free_keys=FREE_KEYS)
     if run.is_finished():
         print(f"base policy {config.task}: already finished in {run.path}")
         return
@@ -78,11 +78,17 @@ def main(argv: Sequence[str]) -> None:
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     set_seed(config.seed)
     pairs = pairs_for_task(config.source, config.pairs, task=config.task, split="train", seed=config.seed)
+    # The other task's pictures are needed later in the same run: a mistake in their name is found now.
+    other = "faces" if config.task == "sr" else "photos"
+    open_source(config.source, other, min_side_px=config.pairs.crop_px)
+    RunFolder.open(config.out, config, free_keys=FREE_KEYS)
     summary = train(config, run, pairs, accelerator)
     if accelerator.is_main_process:
         run.finish(summary)
         drop_state(run.path)
         print(f"base policy {config.task}: {summary['seconds']:.0f} s, loss {summary['loss']:.4f}, in {run.path}")
+        if pairs.source.skipped:
+            print(pairs.source.report_skipped())
 
 
 def train(config: PretrainConfig, run: RunFolder, pairs: PairDataset, accelerator: Accelerator) -> dict[str, float]:

@@ -41,7 +41,7 @@ from shared.tracking import MetricsLog, progress
 
 def main(argv: Sequence[str]) -> None:
     config = load_config(TrainRlConfig, argv)
-    run = RunFolder.open(config.out, config, free_keys=FREE_KEYS)
+    run = RunFolder.check(config.out, config, free_keys=FREE_KEYS)
     if run.is_finished():
         print(f"RL {config.task}: already finished in {run.path}\n{run.summary()['table']}")
         return
@@ -50,6 +50,7 @@ def main(argv: Sequence[str]) -> None:
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     require_divisible(config, accelerator.num_processes)
     session = Session.open(config, run, accelerator)
+    RunFolder.open(config.out, config, free_keys=FREE_KEYS)
     seconds = train(session)
     if accelerator.is_main_process:
         summary = evaluate_run(config, run, session.tuned(), session.judge, seconds=seconds)
@@ -57,6 +58,8 @@ def main(argv: Sequence[str]) -> None:
         drop_state(run.path)
         print(summary["table"])
         print(f"RL {config.task}: {seconds:.0f} s of training, policy and pictures in {run.path}")
+        if session.pairs.source.skipped:
+            print(session.pairs.source.report_skipped())
 
 
 @dataclass

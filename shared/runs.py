@@ -27,7 +27,19 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path, config: Any, *, free_keys: tuple[str, ...] = ()) -> RunFolder:
-        """Returns the folder, made if missing. Raises UserError when it was made by another config, naming the keys.
+        """Returns the folder, made if missing, with its config inside. Raises UserError as `check` does.
+
+        Call it once everything that can be wrong with a config has been found, its sources opened: a mended command
+        must not be refused by a folder that its own mistake made.
+        """
+        folder = cls.check(path, config, free_keys=free_keys)
+        if not folder.config_path.exists():
+            write_bytes(folder.config_path, to_yaml(config).encode())
+        return folder
+
+    @classmethod
+    def check(cls, path: str | Path, config: Any, *, free_keys: tuple[str, ...] = ()) -> RunFolder:
+        """Returns the folder without writing anything. Raises UserError when another config made it, naming the keys.
 
         `free_keys` name settings that cannot change the result (workers, logging): a difference there is no difference.
         """
@@ -36,12 +48,10 @@ class RunFolder:
             raise UserError(f"expected a run folder, but {path} is a file; choose another with RUN=")
         if folder.config_path.exists():
             _refuse_difference(folder, config, free_keys)
-        else:
-            if folder.path.is_dir() and any(folder.path.iterdir()):
-                raise UserError(
-                    f"{path} holds files but no {CONFIG_FILE}; it is no run folder: choose an empty one with RUN="
-                )
-            write_bytes(folder.config_path, to_yaml(config).encode())
+        elif folder.path.is_dir() and any(folder.path.iterdir()):
+            raise UserError(
+                f"{path} holds files but no {CONFIG_FILE}; it is no run folder: choose an empty one with RUN="
+            )
         return folder
 
     @property

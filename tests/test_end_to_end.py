@@ -27,7 +27,10 @@ STAGES = {
 
 
 def make(*words: str, run: Path, **options) -> subprocess.Popen:
-    variables = [f"{name}={value}" for name, value in STAGES.items()]
+    named = {word.partition("=")[0] for word in words}
+    variables = [f"{name}={value}" for name, value in STAGES.items() if name not in named]
+    if words[0] == "base-policies":  # ARGS is for the stage that is asked for by name
+        variables = [variable for variable in variables if not variable.startswith("ARGS=")]
     places = [f"RUN={run / 'run'}", f"DATASET={run / 'dataset'}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "TQDM_DISABLE": "1"}
     return subprocess.Popen(
@@ -100,17 +103,25 @@ def test_a_run_killed_in_the_middle_is_finished_by_the_same_command(run):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["base-policies", "IMAGES=nowhere"], "nowhere is missing"),
-        (["base-policies", "ARGS=iteration=5"], "Did you mean: 'iterations'"),
-        (["base-policies", "ARGS=pairs.crop_px=8"], "crop_px must lie between 16 and 2048, got 8"),
-        (["base-policies", "ARGS=learning_rate=0.5"], "was made by another config: learning_rate is"),
+        (["IMAGES=nowhere"], "IMAGES: no folder nowhere"),
+        (["FACES=nowhere"], "FACES: no folder nowhere"),
+        (["BASE_ARGS=iteration=5"], "Did you mean: 'iterations'"),
+        (["BASE_ARGS=pairs.crop_px=8"], "crop_px must lie between 16 and 2048, got 8"),
     ],
 )
-def test_mistakes_end_in_one_line_and_exit_code_2(run, words, message):
-    process = make(*words, run=run)
+def test_mistakes_end_in_one_line_exit_code_2_and_nothing_on_disk(tmp_path, words, message):
+    refuse(make("base-policies", *words, run=tmp_path), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_folder_of_another_config_is_refused(run):
+    refuse(make("base-policies", "BASE_ARGS=learning_rate=0.5", run=run), "was made by another config: ")
+
+
+def refuse(process: subprocess.Popen, message: str) -> None:
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
+    assert len(errors) == 1, output
     assert message in errors[0]
     assert "Traceback" not in output

@@ -29,6 +29,14 @@ def test_a_folder_made_by_another_config_is_refused_by_key(tmp_path):
         RunFolder.open(tmp_path / "run", Config(steps=4))
 
 
+def test_checking_writes_nothing(tmp_path):
+    run = RunFolder.check(tmp_path / "run", Config())
+    assert not run.path.exists()
+    RunFolder.open(tmp_path / "run", Config(steps=4))
+    with pytest.raises(UserError, match="steps is 4 there and 3 here"):
+        RunFolder.check(tmp_path / "run", Config())
+
+
 def test_free_keys_may_differ(tmp_path):
     RunFolder.open(tmp_path / "run", Config(), free_keys=("workers",))
     RunFolder.open(tmp_path / "run", Config(workers=5), free_keys=("workers",))
