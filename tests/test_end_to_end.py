@@ -105,7 +105,7 @@ def test_a_run_killed_in_the_middle_is_finished_by_the_same_command(run):
     [
         (["IMAGES=nowhere"], "IMAGES: no folder nowhere"),
         (["FACES=nowhere"], "FACES: no folder nowhere"),
-        (["BASE_ARGS=iteration=5"], "Did you mean: 'iterations'"),
+        (["BASE_ARGS=iteration=5"], "Did you mean one of: 'iterations'"),
         (["BASE_ARGS=pairs.crop_px=8"], "crop_px must lie between 16 and 2048, got 8"),
     ],
 )
