@@ -39,7 +39,8 @@ def test_checking_writes_nothing(tmp_path):
 
 def test_free_keys_may_differ(tmp_path):
     RunFolder.open(tmp_path / "run", Config(), free_keys=("workers",))
-    RunFolder.open(tmp_path / "run", Config(workers=5), free_keys=("workers",))
+    again = RunFolder.open(tmp_path / "run", Config(workers=5), free_keys=("workers",))
+    assert "workers: 1" in again.config_path.read_text()
 
 
 def test_a_folder_with_strange_files_is_no_run_folder(tmp_path):
