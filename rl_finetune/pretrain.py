@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from data.pairs import PairConfig, PairDataset, collate_pairs, pairs_for_task
+from data.pairs import SCALES, PairConfig, PairDataset, collate_pairs, pairs_for_task
 from data.records import PairBatch, Task
 from data.sources import SourceConfig, open_source
 from shared.checkpoints import drop_state, load_state, save_state
@@ -59,7 +59,7 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         require_range(iterations=(self.iterations, 1, 1e9), batch_size=(self.batch_size, 1, 1e6))
         require_range(learning_rate=(self.learning_rate, 1e-8, 1), ema_decay=(self.ema_decay, 0, 1))
-        expected = 4 if self.task == "sr" else 1
+        expected = SCALES[self.task]
         if self.policy.scale != expected:
             raise ValueError(f"task {self.task} needs policy.scale {expected}, got {self.policy.scale}")
         multiple = self.policy.unshuffle * 2 ** (len(self.policy.channels) - 1)
