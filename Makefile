@@ -20,9 +20,11 @@ LAUNCH := $(if $(filter 1,$(PROCESSES)),$(PY) -m,$(VENV)/bin/accelerate launch -
 asked = $(filter $(1),$(MAKECMDGOALS))
 config = $(if $(and $(call asked,$(1)),$(CONFIG)),$(CONFIG),$(2))
 args = $(if $(call asked,$(1)),$(ARGS))
+# A finished stage is known by its command's words alone: seconds of imports less for each one.
+stage = @$(PY) -m shared.finished $(2) || $(1) $(2)
 
 .DEFAULT_GOAL := help
-.PHONY: help env base-policies pool dataset browse bench train-rm train-rl report restore score eval-rm download-rm test lint
+.PHONY: help env base-policies pool dataset browse bench train-rm train-rl report eval restore score eval-rm download-rm test lint
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -38,14 +40,15 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 base-policies: env ## train the supervised restorers that RL starts from
-	@$(LAUNCH) rl_finetune.pretrain configs/base_sr.yaml out=$(RUN)/base_sr $(SOURCE) $(BASE_ARGS) $(call args,base-policies)
-	@$(LAUNCH) rl_finetune.pretrain configs/base_face.yaml out=$(RUN)/base_face $(SOURCE) $(BASE_ARGS) $(call args,base-policies)
+	$(call stage,$(LAUNCH) rl_finetune.pretrain,configs/base_sr.yaml out=$(RUN)/base_sr $(SOURCE) $(BASE_ARGS) $(call args,base-policies))
+	$(call stage,$(LAUNCH) rl_finetune.pretrain,configs/base_face.yaml out=$(RUN)/base_face $(SOURCE) $(BASE_ARGS) $(call args,base-policies))
 
 pool: env ## train the small feed-forward restorers whose artifacts the dataset also plants
-	@$(LAUNCH) data.train_pool configs/pool.yaml out=$(RUN)/pool $(SOURCE) $(POOL_ARGS) $(call args,pool)
+	$(call stage,$(LAUNCH) data.train_pool,configs/pool.yaml task=sr out=$(RUN)/pool/sr $(SOURCE) $(POOL_ARGS) $(call args,pool))
+	$(call stage,$(LAUNCH) data.train_pool,configs/pool.yaml task=face out=$(RUN)/pool/face $(SOURCE) $(POOL_ARGS) $(call args,pool))
 
 dataset: base-policies pool ## plant restorers' artifacts into clean pictures
-	@$(PY) -m data.build $(call config,dataset,configs/dataset.yaml) out=$(DATASET) runs=$(RUN) $(SOURCE) $(DATASET_ARGS) $(call args,dataset)
+	$(call stage,$(PY) -m data.build,$(call config,dataset,configs/dataset.yaml) out=$(DATASET) runs=$(RUN) $(SOURCE) $(DATASET_ARGS) $(call args,dataset))
 
 browse: env ## one HTML page of random samples of the dataset
 	@$(PY) -m data.browse $(DATASET) $(ARGS)
@@ -54,15 +57,20 @@ bench: env ## throughput of the dataset builder by part, as a table and JSON
 	@$(PY) -m data.bench configs/dataset.yaml runs=$(RUN) $(SOURCE) $(ARGS)
 
 train-rm: dataset ## train the reward model: a score, and a map of where the picture is broken
-	@$(LAUNCH) reward_model.train $(call config,train-rm,configs/train_rm.yaml) out=$(RUN)/reward_model dataset=$(DATASET) $(RM_ARGS) $(call args,train-rm)
+	$(call stage,$(LAUNCH) reward_model.train,$(call config,train-rm,configs/train_rm.yaml) out=$(RUN)/reward_model dataset=$(DATASET) $(RM_ARGS) $(call args,train-rm))
 
 train-rl: train-rm $(addprefix rl-,$(TASK)) report ## the main job: everything that is missing, then RL and the report
 
 rl-%: env
-	@$(LAUNCH) rl_finetune.train $(call config,train-rl,configs/train_rl_$*.yaml) out=$(RUN)/rl_$* base=$(RUN)/base_$* reward_model=$(RUN)/reward_model/checkpoint $(SOURCE) $(call args,train-rl)
+	$(call stage,$(LAUNCH) rl_finetune.train,$(call config,train-rl,configs/train_rl_$*.yaml) out=$(RUN)/rl_$* base=$(RUN)/base_$* reward_model=$(RUN)/reward_model/checkpoint $(SOURCE) $(call args,train-rl))
 
 report: env ## one page with curves, before/after tables and pictures of a run
 	@$(PY) -m rl_finetune.report $(RUN) $(DATASET)
+
+eval: $(addprefix eval-,$(TASK)) ## measure tuned policies again on held-out pictures: ARGS='images=100 seed=1 steps=20'
+
+eval-%: env
+	@$(PY) -m rl_finetune.compare run=$(RUN)/rl_$* $(call args,eval)
 
 test: env ## run every test
 	@$(PY) -m pytest $(ARGS)

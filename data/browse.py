@@ -123,10 +123,10 @@ def row_html(sample: Sample, parameters: str) -> str:
 
 
 def overlay(picture: torch.Tensor, degradation_map: torch.Tensor) -> torch.Tensor:
-    """Returns [3, H, W]: the picture in grey, with the map's colours where the map is above 0."""
+    """Returns [3, H, W]: the picture in grey, red to yellow where the map is above 0."""
     grey = picture.mean(dim=0, keepdim=True).expand(3, -1, -1)
     weight = (degradation_map * 2).clamp(0, 0.8)
-    return grey * (1 - weight) + paint_map(degradation_map.clamp(min=0.3)) * weight
+    return grey * (1 - weight) + paint_map(degradation_map.clamp(0.3, 0.8)) * weight
 
 
 def data_url(picture: torch.Tensor) -> str:

@@ -36,7 +36,10 @@ FIT_PAIRS_PER_TASK = 8
 def main(argv: Sequence[str]) -> None:
     started = time.perf_counter()
     config = load_config(BuildConfig, argv)
-    if finished_already(config):
+    # A push may have failed after the build: only the stage itself tries it again.
+    run = RunFolder.begin(config.out, config, () if config.push else argv, free_keys=FREE_KEYS)
+    if run is None:
+        push(config)
         return
     # Everything that can be wrong is found before the folder exists: a mended config must find it empty.
     maker = make_row_maker(config)
@@ -44,23 +47,13 @@ def main(argv: Sequence[str]) -> None:
     check_shards(config)
     chunks = make_chunks(maker.plan, config.pairs, pairs_per_file=config.pairs_per_file)
     require_free_space(config.out, estimated_bytes(config, chunks))
-    run = RunFolder.open(config.out, config, free_keys=FREE_KEYS)
+    run.make(config)
     check_inputs(run, inputs)
     take_over(run, config, chunks)
     with processes(config, maker) as each:
         normaliser = fit_scale(run, config, each, feature_peak=maker.targets.features.peak)
         build_chunks(run, config, chunks, normaliser, each)
     finish(run, config, maker, chunks, normaliser, seconds=time.perf_counter() - started)
-
-
-def finished_already(config: BuildConfig) -> bool:
-    """Says so if the folder holds the finished dataset. Raises UserError when it holds another one."""
-    run = RunFolder.check(config.out, config, free_keys=FREE_KEYS)
-    if not run.is_finished():
-        return False
-    print(f"{config.out} is finished: {_counts_line(run.summary()['rows'])}")
-    push(config)
-    return True
 
 
 def estimated_bytes(config: BuildConfig, chunks: list[Chunk]) -> int:
@@ -137,13 +130,16 @@ def finish(
     rows = write_card(run.path, config, sources, chunks, normaliser)
     spent = seconds_by_part(run, chunks)
     skipped = {source.name: source.skipped for source in sources if source.skipped}
-    run.finish({"rows": rows, "seconds": seconds, "seconds_by_part": spent, "skipped": skipped})
+    parts = " · ".join(f"{part} {value:.1f}" for part, value in spent.items())
+    counts = f"{sum(rows.values())} rows (" + ", ".join(f"{split} {count}" for split, count in rows.items()) + ")"
+    run.finish(
+        {"rows": rows, "seconds": seconds, "seconds_by_part": spent, "skipped": skipped},
+        says=f"{config.out}: {counts} in {seconds:.0f} s (seconds of all processes: {parts})",
+    )
     shutil.rmtree(run.path / LOG_FOLDER, ignore_errors=True)
     for source in sources:
         if source.skipped:
             print(source.report_skipped())
-    parts = " · ".join(f"{part} {value:.1f}" for part, value in spent.items())
-    print(f"{config.out}: {_counts_line(rows)} in {seconds:.0f} s (seconds of all processes: {parts})")
     push(config)
 
 
@@ -163,10 +159,6 @@ def push(config: BuildConfig) -> None:
         from data.dataset import push_dataset  # imports datasets, which a build otherwise does without
 
         push_dataset(config.out, config.push)
-
-
-def _counts_line(rows: dict[str, int]) -> str:
-    return f"{sum(rows.values())} rows (" + ", ".join(f"{split} {count}" for split, count in rows.items()) + ")"
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ class BackboneFeatures:
 
     peak = 2.0
 
-    def __init__(self, name: str, *, pretrained: bool, input_scale: float = 1.0) -> None:
+    def __init__(self, name: str, *, pretrained: bool, input_scale: float = 1.0, device: str = "cpu") -> None:
         import timm  # only this backend needs it
 
         try:
@@ -85,20 +85,20 @@ class BackboneFeatures:
         except Exception as error:  # unknown names, missing networks and gated weights each raise their own kind
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"targets.features: timm gives no backbone {name!r} ({reason[:200]})") from None
-        self.net.requires_grad_(False)
-        self.input_scale = input_scale
+        self.net.requires_grad_(False).to(device)
+        self.input_scale, self.device = input_scale, device
         self.stride = max(self.net.feature_info.reduction())
         settings = self.net.pretrained_cfg
-        self.mean = torch.tensor(settings["mean"]).view(1, 3, 1, 1)
-        self.std = torch.tensor(settings["std"]).view(1, 3, 1, 1)
+        self.mean = torch.tensor(settings["mean"], device=device).view(1, 3, 1, 1)
+        self.std = torch.tensor(settings["std"], device=device).view(1, 3, 1, 1)
 
     @torch.no_grad()
     def describe(self, picture: np.ndarray) -> list[np.ndarray]:
-        image = torch.from_numpy(picture).permute(2, 0, 1)[None]
+        image = torch.from_numpy(picture).to(self.device).permute(2, 0, 1)[None]
         # Resized to whole strides, so that every feature cell covers the same share of the picture.
         sides = [max(1, round(side * self.input_scale / self.stride)) * self.stride for side in image.shape[-2:]]
         image = F.interpolate(image, size=sides, mode="bilinear", align_corners=False, antialias=True)
-        return [level[0].numpy() for level in self.net((image - self.mean) / self.std)]
+        return [level[0].cpu().numpy() for level in self.net((image - self.mean) / self.std)]
 
     def distance(self, first: list[np.ndarray], second: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
         total = torch.zeros(1, 1, *shape)
@@ -108,11 +108,11 @@ class BackboneFeatures:
         return (total[0, 0] / len(first)).clamp(0, self.peak).numpy()
 
 
-def open_features(name: str, *, pretrained: bool, input_scale: float) -> FeatureDistance:
+def open_features(name: str, *, pretrained: bool, input_scale: float, device: str = "cpu") -> FeatureDistance:
     """Returns the built-in oriented gradients, or a timm backbone by name. Raises UserError for an unknown one."""
     if name == GRADIENTS:
         return OrientedGradients()
-    return BackboneFeatures(name, pretrained=pretrained, input_scale=input_scale)
+    return BackboneFeatures(name, pretrained=pretrained, input_scale=input_scale, device=device)
 
 
 def _norm(features: np.ndarray) -> np.ndarray:

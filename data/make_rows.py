@@ -92,7 +92,7 @@ class RowMaker:
         }
         self.plan: Plan = make_plan(self.sources, config.source, held_out_source=config.held_out_source)
         self.pool = RestorerPool(config.restorers, runs=config.runs, device=config.device)
-        self.targets = TargetMaker(config.targets)
+        self.targets = TargetMaker(config.targets, device=config.device)
         self.clock = Clock()
         self._pairs: dict[tuple[str, Task], PairDataset] = {}
 
@@ -179,7 +179,7 @@ class RowMaker:
         pair, config = measured.pair, self.config
         rng = numpy_rng(config.seed, "region", *pair.key, number)
         with self.clock("masks"):
-            drawn = draw_mask(measured.gt, config.masks, rng)
+            drawn = draw_mask(measured.gt, config.masks, rng, device=config.device)
             mask = to_uint8(drawn.values)
         with self.clock("swap"):
             is_control = rng.uniform() < config.control_fraction

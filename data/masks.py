@@ -13,10 +13,12 @@ from functools import cache
 
 import cv2
 import numpy as np
+import torch
 from scipy.ndimage import distance_transform_edt
 
 from shared.config import require_range
 from shared.errors import UserError
+from shared.images import to_uint8
 
 SAM = "sam"
 
@@ -55,12 +57,16 @@ class Mask:
     feather_px: float
 
 
-def draw_mask(gt: np.ndarray, config: MaskConfig, rng: np.random.Generator) -> Mask:
-    """Returns one feathered region of `gt`, [H, W, 3] in [0, 1], drawn from `rng` alone; never empty."""
+def draw_mask(gt: np.ndarray, config: MaskConfig, rng: np.random.Generator, *, device: str = "cpu") -> Mask:
+    """Returns one feathered region of `gt`, [H, W, 3] in [0, 1], drawn from `rng` alone; never empty.
+
+    `device` is SAM's.
+    """
     kind = config.kinds[int(rng.integers(len(config.kinds)))]
     area = math.exp(rng.uniform(math.log(config.area_min), math.log(config.area_max)))
     feather_px = rng.uniform(config.feather_min_px, config.feather_max_px)
-    region = sam_region(gt, area, rng, model=config.sam_model) if kind == SAM else REGIONS[kind](gt, area, rng)
+    of_sam = {"model": config.sam_model, "device": device} if kind == SAM else {}
+    region = REGIONS[kind](gt, area, rng, **of_sam)
     return Mask(feather(region, feather_px), kind, feather_px)
 
 
@@ -138,11 +144,14 @@ def superpixels(gt: np.ndarray, area: float, rng: np.random.Generator) -> np.nda
     return np.isin(labels, order[: 1 + nearest])
 
 
-def sam_region(gt: np.ndarray, area: float, rng: np.random.Generator, *, model: str = MaskConfig.sam_model):
+def sam_region(
+    gt: np.ndarray, area: float, rng: np.random.Generator, *, model: str = MaskConfig.sam_model, device: str = "cpu"
+) -> np.ndarray:
     """Returns the segment, among the ten nearest in area that Segment Anything finds, that `rng` picks, [H, W] bool."""
     from PIL import Image
 
-    segments = [np.asarray(m, bool) for m in _sam_pipeline(model)(Image.fromarray(np.uint8(gt * 255 + 0.5)))["masks"]]
+    found = _sam_pipeline(model, device)(Image.fromarray(to_uint8(gt)))["masks"]
+    segments = [torch.as_tensor(mask).cpu().numpy().astype(bool) for mask in found]
     segments = [segment for segment in segments if segment.any()]
     if not segments:  # a flat picture has no parts
         return blobs(gt, area, rng)
@@ -150,7 +159,7 @@ def sam_region(gt: np.ndarray, area: float, rng: np.random.Generator, *, model: 
     return nearest[int(rng.integers(len(nearest)))]
 
 
-REGIONS: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
+REGIONS: dict[str, Callable[..., np.ndarray]] = {
     "strokes": strokes,
     "blobs": blobs,
     "polygons": polygons,
@@ -160,11 +169,11 @@ REGIONS: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray
 
 
 @cache
-def _sam_pipeline(model: str):
+def _sam_pipeline(model: str, device: str):
     try:
         from transformers import pipeline  # optional, and slow to import
 
-        return pipeline("mask-generation", model=model)
+        return pipeline("mask-generation", model=model, device=device)
     except ImportError:
         raise UserError("masks.kinds names sam, which needs transformers: pip install 'restore-rl[clip]'") from None
     except (OSError, ValueError) as error:

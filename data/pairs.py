@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from data.degrade import Degradation, DegradationConfig
 from data.image_source import ImageSource
@@ -18,7 +18,7 @@ from data.records import Pair, PairBatch, Task
 from data.sources import SourceConfig, Split, open_source, split_image_ids
 from shared.config import require_range
 from shared.images import to_tensor, to_uint8
-from shared.seeds import derive_seed, numpy_rng
+from shared.seeds import derive_seed, numpy_rng, shuffled
 
 SCALES: dict[Task, int] = {"sr": 4, "face": 1}
 SHARP_SIDE_PX = 1024  # larger photographs are sharp at about this size, not at their own
@@ -122,6 +122,17 @@ def collate_pairs(pairs: Sequence[Pair]) -> PairBatch:
         image_ids=tuple(pair.image_id for pair in pairs),
         indices=tuple(pair.index for pair in pairs),
     )
+
+
+def pair_batches(
+    pairs: PairDataset, *, steps: range, batch_size: int, seed: int, process: int, processes: int, workers: int
+) -> Iterator[PairBatch]:
+    """Yields a batch for each step; which pairs it holds depends on (seed, step, process) alone."""
+    batches = [
+        [shuffled(seed, (step * processes + process) * batch_size + i, len(pairs)) for i in range(batch_size)]
+        for step in steps
+    ]
+    return iter(DataLoader(pairs, batch_sampler=batches, collate_fn=collate_pairs, num_workers=workers))
 
 
 def pairs_for_task(

@@ -14,7 +14,7 @@ from data.records import Task
 from shared.config import require_range
 from shared.errors import UserError
 from shared.restorers.interpolation import BicubicRestorer, SharpenedLanczosRestorer
-from shared.restorers.protocol import Restorer
+from shared.restorers.protocol import HUB_PREFIX, Restorer, names_pipeline
 
 BUILT_IN = {"bicubic": BicubicRestorer, "lanczos+unsharp": SharpenedLanczosRestorer}
 
@@ -23,21 +23,28 @@ BUILT_IN = {"bicubic": BicubicRestorer, "lanczos+unsharp": SharpenedLanczosResto
 class RestorerEntry:
     """One member of the pool."""
 
-    path: str = ""  # a built-in, a restorer's folder or a checkpoint file; {task} and {runs} are filled in
+    # A built-in, a restorer's folder, a checkpoint file or a diffusers upscaler hf:owner/name; {task}, {runs} filled in.
+    path: str = ""
     task: str = "both"  # sr | face | both
     weight: float = 1.0  # its share of the rows of its tasks, against the others' weights
     held_out: bool = False  # kept out of train, val, test and test_source; alone in test_restorer
     steps: int | None = None  # overrides a diffusion policy's own
     eta: float | None = None  # overrides a diffusion policy's own
+    revision: str | None = None  # branch, tag or commit of a Hub repository
+    variant: str | None = None  # fp16: its weights in half precision
+    prompt: str = ""  # of an upscaler that reads text
+    guidance: float = 1.0  # towards the prompt; 1: none
 
     def __post_init__(self) -> None:
-        require_range(weight=(self.weight, 0.0, 1e6))
+        require_range(weight=(self.weight, 0.0, 1e6), guidance=(self.guidance, 0.0, 100.0))
         if self.task not in (*SCALES, "both"):
             raise ValueError(f"a restorer's task must be sr, face or both, got {self.task!r}")
         if not self.path:
             raise ValueError(
-                f"a restorer needs a path: {', '.join(BUILT_IN)}, a restorer's folder or a checkpoint file"
+                f"a restorer needs a path: {', '.join(BUILT_IN)}, a restorer's folder, a checkpoint file or hf:owner/name"
             )
+        if self.revision is not None and not self.path.startswith(HUB_PREFIX):
+            raise ValueError(f"revision={self.revision} belongs to a restorer hf:owner/name, got path {self.path!r}")
 
 
 class RestorerPool:
@@ -74,20 +81,34 @@ class RestorerPool:
         return self._loaded[name, task]
 
     def files(self) -> list[tuple[str, Path]]:
-        """Returns (name, weights file) of every member that has weights on this disk. Raises UserError for a missing one."""
+        """Returns (name, weights file) of every member that has weights; those on the Hub are fetched.
+
+        Raises UserError for one that is missing.
+        """
         found = []
         for name, entry in self.entries.items():
             if entry.path in BUILT_IN:
                 continue
             for task in SCALES if entry.task == "both" else (entry.task,):
-                path = Path(self._path(name, task))
-                if not path.exists():
-                    raise UserError(
-                        f"restorers.{name}: expected a restorer's folder or checkpoint file, but {path} is missing"
-                    )
-                weights = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
-                found += [(f"{name}.{task}.{file.name}", file) for file in weights]
+                folder, weights = self._weights(name, task)
+                found += [(f"{name}.{task}.{path.relative_to(folder).as_posix()}", path) for path in weights]
         return found
+
+    def _weights(self, name: str, task: Task) -> tuple[Path, list[Path]]:
+        where = self._path(name, task)
+        path = Path(where)
+        if names_pipeline(where):
+            from shared.restorers.diffusers_upscaler import upscaler_folder  # brings diffusers
+
+            try:
+                entry = self.entries[name]
+                folder = upscaler_folder(where, revision=entry.revision, variant=entry.variant)
+            except UserError as error:
+                raise UserError(f"restorers.{name}: {error}") from None
+            return folder, sorted(folder.rglob("*.safetensors"))
+        if not path.exists():
+            raise UserError(f"restorers.{name}: expected a restorer's folder or checkpoint file, but {path} is missing")
+        return (path, sorted(path.glob("*.safetensors"))) if path.is_dir() else (path.parent, [path])
 
     def _path(self, name: str, task: Task) -> str:
         return self.entries[name].path.replace("{task}", task).replace("{runs}", self.runs)
@@ -99,12 +120,20 @@ class RestorerPool:
         from shared.restorers.load import load_restorer  # brings diffusers, which the built-ins do without
 
         try:
-            restorer = load_restorer(self._path(name, task), steps=entry.steps, eta=entry.eta)
+            restorer = load_restorer(
+                self._path(name, task),
+                steps=entry.steps,
+                eta=entry.eta,
+                revision=entry.revision,
+                variant=entry.variant,
+                prompt=entry.prompt,
+                guidance=entry.guidance,
+            )
         except UserError as error:
             raise UserError(f"restorers.{name}: {error}") from None
         if restorer.scale != scale:
             raise UserError(f"restorers.{name} enlarges {restorer.scale} times, but task {task} needs {scale}")
-        for part in vars(restorer).values():
+        for part in [restorer] if hasattr(restorer, "to") else vars(restorer).values():
             if hasattr(part, "to"):  # the network inside, whatever it is called
                 part.to(self.device)
         return restorer

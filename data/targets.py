@@ -85,10 +85,11 @@ def fit_normaliser(values: Distances, *, quantile: float, feature_peak: float) -
 class TargetMaker:
     """Measures pictures against one gt, which it describes once."""
 
-    def __init__(self, config: TargetConfig) -> None:
+    def __init__(self, config: TargetConfig, *, device: str = "cpu") -> None:
+        """`device` is the timm backbone's; everything else is computed on the CPU."""
         self.config = config
         self.features: FeatureDistance = open_features(
-            config.features, pretrained=config.pretrained, input_scale=config.feature_input_scale
+            config.features, pretrained=config.pretrained, input_scale=config.feature_input_scale, device=device
         )
 
     def describe(self, gt: np.ndarray) -> list[np.ndarray]:

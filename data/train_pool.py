@@ -1,12 +1,11 @@
-"""Makes the pool's small restorers: for each task a network on L1, one against a critic, and a book of exemplars.
+"""Makes the pool's small restorers for a task: a network on L1, one against a critic, and a book of exemplars.
 
-python -m data.train_pool configs/pool.yaml out=runs/mine/pool
+python -m data.train_pool configs/pool.yaml task=sr out=runs/mine/pool/sr
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -17,20 +16,18 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
-from torch.utils.data import DataLoader
 
 from data.degrade import DegradationConfig
 from data.exemplars import gather_exemplars
-from data.pairs import SCALES, PairConfig, PairDataset, collate_pairs, pairs_for_task
+from data.pairs import SCALES, PairConfig, PairDataset, pair_batches, pairs_for_task
 from data.records import PairBatch, Task
 from data.sources import SourceConfig
-from shared.checkpoints import drop_state, load_state, save_state
 from shared.config import load_config, require_range
 from shared.errors import run_command
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
-from shared.runs import RunFolder, require_free_space
-from shared.seeds import derive_seed, shuffled
-from shared.tracking import MetricsLog, progress
+from shared.runs import RunFolder
+from shared.seeds import derive_seed
+from shared.training_loop import TrainingLoop
 
 FREE_KEYS = ("out", "workers", "checkpoint_every", "log_every", "cpu_threads")
 L1_FOLDER, GAN_FOLDER, EXEMPLAR_FOLDER = "l1", "gan", "exemplar"
@@ -38,9 +35,10 @@ L1_FOLDER, GAN_FOLDER, EXEMPLAR_FOLDER = "l1", "gan", "exemplar"
 
 @dataclass(frozen=True)
 class TrainPoolConfig:
-    """Three small restorers for each task; configs/pool.yaml explains every field."""
+    """Three small restorers for one task; configs/pool.yaml explains every field."""
 
-    out: str = "runs/default/pool"  # out/sr and out/face are run folders, each with l1/, gan/ and exemplar/
+    out: str = "runs/default/pool/sr"  # l1/, gan/ and exemplar/ lie in it
+    task: Task = "sr"
     source: SourceConfig = field(default_factory=SourceConfig)
     sr_pairs: PairConfig = field(default_factory=lambda: PairConfig(degradation=DegradationConfig(preset="real_sr")))
     face_pairs: PairConfig = field(default_factory=lambda: PairConfig(degradation=DegradationConfig(preset="face")))
@@ -82,34 +80,26 @@ class TrainPoolConfig:
     def iterations(self) -> int:
         return self.l1_iterations + self.gan_iterations
 
+    @property
+    def pairs(self) -> PairConfig:
+        return self.sr_pairs if self.task == "sr" else self.face_pairs
+
 
 def main(argv: Sequence[str]) -> None:
     config = load_config(TrainPoolConfig, argv)
+    run = RunFolder.begin(config.out, config, argv, free_keys=FREE_KEYS, needed_mb=50)
+    if run is None:
+        return
     torch.set_num_threads(config.cpu_threads)
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    for task in SCALES:
-        train_task(config, task, accelerator)
-
-
-def train_task(config: TrainPoolConfig, task: Task, accelerator: Accelerator) -> None:
-    """Trains one task's networks into its run folder, or says that they are there."""
-    run = RunFolder.check(Path(config.out) / task, config, free_keys=FREE_KEYS)
-    if run.is_finished():
-        print(f"pool networks {task}: already finished in {run.path}")
-        return
-    require_free_space(run.path, 50_000_000)
     set_seed(config.seed)
-    pair_config = config.sr_pairs if task == "sr" else config.face_pairs
-    pairs = pairs_for_task(config.source, pair_config, task=task, split="train", seed=config.seed)
-    RunFolder.open(run.path, config, free_keys=FREE_KEYS)
+    pairs = pairs_for_task(config.source, config.pairs, task=config.task, split="train", seed=config.seed)
+    run.make(config)
     if accelerator.is_main_process:
         gather_exemplars(pairs, blocks=config.exemplars, seed=config.seed).save(run.path / EXEMPLAR_FOLDER)
     summary = train(config, run, pairs, accelerator)
-    accelerator.free_memory()  # the next task's networks are saved without these
     if accelerator.is_main_process:
-        run.finish(summary)
-        drop_state(run.path)
-        print(f"pool networks {task}: {summary['seconds']:.0f} s, in {run.path}")
+        run.finish(summary, says=f"pool networks {config.task}: {summary['seconds']:.0f} s, in {run.path}")
 
 
 class Critic(nn.Module):
@@ -136,7 +126,6 @@ def critic_loss(on_gt: torch.Tensor, on_sr: torch.Tensor) -> torch.Tensor:
 
 def train(config: TrainPoolConfig, run: RunFolder, pairs: PairDataset, accelerator: Accelerator) -> dict[str, float]:
     """Trains both networks, one after the other, and saves each; returns their figures."""
-    started = time.monotonic()
     net = FeedForwardNet(FeedForwardConfig(scale=SCALES[pairs.task], channels=config.channels, blocks=config.blocks))
     critic = Critic(config.critic_channels)
     if accelerator.device.type == "cpu":
@@ -144,20 +133,24 @@ def train(config: TrainPoolConfig, run: RunFolder, pairs: PairDataset, accelerat
     optimizer = torch.optim.Adam(net.parameters(), lr=config.learning_rate)
     critic_optimizer = torch.optim.Adam(critic.parameters(), lr=config.critic_learning_rate, betas=(0.5, 0.99))
     net, critic, optimizer, critic_optimizer = accelerator.prepare(net, critic, optimizer, critic_optimizer)
-    first, saved = load_state(accelerator, run.path)
-    elapsed = float(saved.get("seconds", 0.0))
-    log = MetricsLog(run.path, resume_step=first, enabled=accelerator.is_main_process)
-    batches = batches_from(config, pairs, first, accelerator)
-    losses: dict[str, float] = {}
-    bar = progress(
-        range(first, config.iterations),
-        title=f"pool networks {pairs.task}",
-        unit="step",
-        total=config.iterations,
-        done=first,
-        quiet=not accelerator.is_main_process,
+    loop = TrainingLoop(
+        accelerator,
+        run.path,
+        title=f"pool networks {config.task}",
+        steps=config.iterations,
+        save_every=config.checkpoint_every,
+        log_every=config.log_every,
     )
-    for iteration in bar:
+    batches = pair_batches(
+        pairs,
+        steps=loop.left,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+        workers=config.workers,
+    )
+    for iteration in loop:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, iteration)
         batch = next(batches)
@@ -168,18 +161,11 @@ def train(config: TrainPoolConfig, run: RunFolder, pairs: PairDataset, accelerat
             losses = l1_step(net, optimizer, batch, seeds, accelerator)
         else:
             losses = gan_step(config, net, critic, optimizer, critic_optimizer, batch, seeds, accelerator)
-        done = iteration + 1
-        if done % config.log_every == 0:
-            log.write(done, losses)
-            bar.set_postfix(l1=f"{losses['l1']:.4f}", refresh=False)
-        if done in (config.l1_iterations, config.iterations) and accelerator.is_main_process:
-            folder = L1_FOLDER if done == config.l1_iterations else GAN_FOLDER
+        loop.record(losses, show=["l1"])
+        if loop.done in (config.l1_iterations, config.iterations) and accelerator.is_main_process:
+            folder = L1_FOLDER if loop.done == config.l1_iterations else GAN_FOLDER
             save_network(run.path / folder, accelerator.unwrap_model(net))
-        if done % config.checkpoint_every == 0 and done < config.iterations:
-            seconds = elapsed + time.monotonic() - started
-            save_state(accelerator, run.path, step=done, progress={"seconds": seconds})
-    log.close()
-    return {**losses, "seconds": elapsed + time.monotonic() - started, "iterations": config.iterations}
+    return {**losses, "seconds": loop.seconds, "iterations": config.iterations}
 
 
 def l1_step(
@@ -243,18 +229,6 @@ def learning_rate(config: TrainPoolConfig, iteration: int) -> float:
     if iteration >= config.l1_iterations:
         return config.gan_learning_rate
     return config.learning_rate * min(1.0, (config.l1_iterations - iteration) / (config.l1_iterations / 3))
-
-
-def batches_from(
-    config: TrainPoolConfig, pairs: PairDataset, first: int, accelerator: Accelerator
-) -> Iterator[PairBatch]:
-    """Yields batches from step `first` on; which pairs they hold depends on (seed, step, process) alone."""
-    rank, world, size = accelerator.process_index, accelerator.num_processes, config.batch_size
-    positions = [
-        [shuffled(config.seed, (step * world + rank) * size + i, len(pairs)) for i in range(size)]
-        for step in range(first, config.iterations)
-    ]
-    return iter(DataLoader(pairs, batch_sampler=positions, collate_fn=collate_pairs, num_workers=config.workers))
 
 
 def save_network(folder: Path, net: FeedForwardNet) -> None:

@@ -148,6 +148,19 @@ def checkerboard(picture: Picture, rng: Rng) -> Picture:
     return picture + np.float32(rng.uniform(0.005, 0.03)) * pattern * _contrast(picture, rng)
 
 
+def grid(picture: Picture, rng: Rng) -> Picture:
+    """Returns the picture under one tile of 2, 4 or 8 px laid out evenly, flat ground included: a latent grid shows."""
+    period = int(rng.choice((2, 4, 4, 4, 8)))
+    tile = rng.standard_normal((period, period, 1 if rng.uniform() < 0.5 else 3))
+    if period > 2 and rng.uniform() < 0.5:  # waves of one cell, without finer edges inside it
+        slow = np.abs(np.fft.fftfreq(period)) < 0.3
+        tile = np.fft.ifft2(np.fft.fft2(tile, axes=(0, 1)) * (slow[:, None] & slow)[..., None], axes=(0, 1)).real
+    tile = (tile - tile.mean()) / (tile.std() + 1e-6)
+    height, width = picture.shape[:2]
+    pattern = np.tile(tile, (-(-height // period), -(-width // period), 1))[:height, :width].astype(np.float32)
+    return picture + np.float32(np.exp(rng.uniform(np.log(0.004), np.log(0.03)))) * pattern
+
+
 def wobble(picture: Picture, rng: Rng) -> Picture:
     """Returns the picture bent by a smooth random field of 0.5 to 2.5 px: wrong letters, wrong faces."""
     height, width = picture.shape[:2]
@@ -171,7 +184,7 @@ def posterise(picture: Picture, rng: Rng) -> Picture:
 LOSING: tuple[Callable[[Picture, Rng], Picture], ...] = (resample, resample, blur, ringing, jpeg)
 REPAINTING = (median, bilateral, bilateral, kuwahara, wobble, posterise)
 SHARPENING = (sharpen, shock, shock)
-INVENTING = (noise_texture, foreign_detail, random_network, checkerboard)
+INVENTING = (noise_texture, foreign_detail, random_network, checkerboard, grid)
 
 
 def made_up_restoration(picture: Picture, rng: Rng) -> Picture:
@@ -197,20 +210,37 @@ def made_up_restoration(picture: Picture, rng: Rng) -> Picture:
     return on_8_bits(result)
 
 
-def natural_variation(picture: Picture, rng: Rng) -> Picture:
-    """Returns a clean picture of another camera: mildly soft, grainy or compressed. It stays clean.
+def camera(rng: Rng) -> Callable[[Picture], Picture]:
+    """Returns another camera's finish, the same for every picture of one size: soft, sharpened, grainy, compressed.
 
-    Without it, sharp means good and soft means bad, and a restorer sharper than the truth goes unseen.
+    A clean picture stays clean under it. Without it, sharp means good, soft means bad and grain means untouched, and a
+    photograph from a source never seen is taken for a restoration.
     """
-    kind = int(rng.integers(5))
-    result = picture
-    if kind in (0, 1, 4):
-        result = cv2.GaussianBlur(result, (0, 0), rng.uniform(0.4, 1.6))
-    if kind in (2, 4):
-        result = result + rng.normal(0, rng.uniform(0.004, 0.03), picture.shape).astype(np.float32)
-    if kind in (1, 3):
-        result = _jpeg(result, int(rng.integers(60, 96)))
-    return on_8_bits(result)
+    kind, grain_seed = int(rng.integers(6)), int(rng.integers(2**32))
+    blur_px, noise, quality = rng.uniform(0.4, 1.4), rng.uniform(0.004, 0.03), int(rng.integers(60, 96))
+    amount, radius_px = np.float32(rng.uniform(0.2, 0.9)), rng.uniform(0.7, 1.5)
+
+    def finish(picture: Picture) -> Picture:
+        if kind in (0, 1, 4):
+            picture = cv2.GaussianBlur(picture, (0, 0), blur_px)
+        if kind == 5:
+            picture = picture + amount * (picture - cv2.GaussianBlur(picture, (0, 0), radius_px))
+        if kind in (2, 4):
+            grain = np.random.default_rng(grain_seed).normal(0, noise, picture.shape)
+            picture = picture + grain.astype(np.float32)
+        if kind in (1, 3):
+            picture = _jpeg(picture, quality)
+        return on_8_bits(picture)
+
+    return finish
+
+
+def recolour(rng: Rng) -> Callable[[Picture], Picture]:
+    """Returns a change of white balance, exposure and tone that is the same for every picture."""
+    gain = np.exp(rng.normal(0, 0.12, 3)).astype(np.float32)
+    gain *= np.float32(np.exp(rng.uniform(-0.25, 0.1))) / gain.mean()
+    gamma = np.float32(np.exp(rng.uniform(-0.35, 0.35)))
+    return lambda picture: on_8_bits(np.clip(picture * gain, 0.0, 1.0) ** gamma)
 
 
 def _jpeg(picture: Picture, quality: int) -> Picture:

@@ -11,11 +11,13 @@ import torch
 
 from data.masks import MaskConfig, draw_mask
 from data.records import Sample
-from reward_model.artifacts import made_up_restoration, natural_variation
+from reward_model.artifacts import camera, made_up_restoration, recolour
 from reward_model.swaps import SwapMaker, TargetScale, on_8_bits
 from shared.config import require_range
 from shared.images import to_array
 from shared.seeds import numpy_rng
+
+_CHANCES = ("flip", "rescale", "made_up", "mixed", "new_mask", "camera", "camera_on_both", "colour")
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,13 @@ class AugmentConfig:
     made_up: float = 0.5  # sr comes from a made-up restorer in place of the pool's
     mixed: float = 0.15  # sr is the pool's in one half and a made-up one in the other
     new_mask: float = 0.3  # the region is drawn anew
-    natural: float = 0.3  # gt is made a softer, grainier or compressed photograph, before anything is swapped in
+    camera: float = 0.3  # gt becomes another camera's picture, softer, sharper, grainier, before anything is swapped in
+    camera_on_both: float = 0.5  # of those, the share whose sr gets the same finish: then it says nothing
+    colour: float = 0.3  # the whole triple gets another white balance and tone
     crop_px: int = 0  # side of a random crop; 0 keeps the stored size
 
     def __post_init__(self) -> None:
-        chances = {name: getattr(self, name) for name in ("flip", "rescale", "made_up", "mixed", "new_mask", "natural")}
-        require_range(**{name: (value, 0.0, 1.0) for name, value in chances.items()})
+        require_range(**{name: (getattr(self, name), 0.0, 1.0) for name in _CHANCES})
         require_range(rescale_max=(self.rescale_max, 1.0, 4.0), crop_px=(self.crop_px, 0, 4096))
         if self.crop_px and self.crop_px < 32:
             raise ValueError(f"crop_px must be 0 or at least 32, got {self.crop_px}")
@@ -54,24 +57,29 @@ class Augmenter:
 
     def _repaint(self, sample: Sample, rng: np.random.Generator) -> Sample:
         c = self.config
-        made_up, mixed, new_mask, natural, rescale = (
-            rng.uniform() < chance for chance in (c.made_up, c.mixed, c.new_mask, c.natural, c.rescale)
+        made_up, mixed, new_mask, another_camera, rescale, colour = (
+            rng.uniform() < chance for chance in (c.made_up, c.mixed, c.new_mask, c.camera, c.rescale, c.colour)
         )
         # A control's syn cannot be made again from what is stored, so it keeps its pictures.
-        if sample.is_control or not (made_up or mixed or new_mask or natural or rescale):
+        if sample.is_control or not (made_up or mixed or new_mask or another_camera or rescale or colour):
             return sample
         gt, sr, mask = to_array(sample.gt), to_array(sample.sr), to_array(sample.mask)[..., 0]
         if rescale:
             factor = float(np.exp(rng.uniform(-1, 1) * np.log(c.rescale_max)))
             gt, sr, mask = (_rescaled(picture, factor) for picture in (gt, sr, mask))
             gt, sr = on_8_bits(gt), on_8_bits(sr)
+        if colour:
+            change = recolour(rng)
+            gt, sr = change(gt), change(sr)
         if made_up:
             sr = made_up_restoration(gt, rng)
         elif mixed:
             side = draw_mask(gt, MaskConfig(kinds=("blobs",), area_min=0.3, area_max=0.7, feather_max_px=6.0), rng)
             sr = sr + side.values[..., None] * (made_up_restoration(gt, rng) - sr)
-        if natural:
-            gt = natural_variation(gt, rng)
+        if another_camera:
+            finish = camera(rng)
+            gt = finish(gt)
+            sr = finish(sr) if rng.uniform() < c.camera_on_both else sr
         if new_mask:
             mask = draw_mask(gt, MaskConfig(), rng).values
         return self.swaps.swap(sample, gt, on_8_bits(sr), mask)

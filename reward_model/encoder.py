@@ -38,15 +38,17 @@ class ResidualBlock(nn.Module):
 
 
 class DetailEnergy(nn.Module):
-    """Returns [B, 27, H/2, W/2]: logarithms of how much detail there is, of which direction, octave and colour.
+    """Returns [B, 54, H/2, W/2]: logarithms of how much detail there is, of which direction, octave and colour, and how
+    far each is from its mean over the surroundings.
 
     What gives a restored region away is mostly the *ratio* of its octaves and directions, at any contrast: grain without
     edges, edges without grain, patterns of one frequency. In logarithms a ratio is a difference, which one convolution
     computes; from pixels a small network learns it slowly, if at all. The mean logarithm beside the logarithm of the
-    mean tells sparse detail (painted edges on nothing) from even detail (grain). Nothing here is trained.
+    mean tells sparse detail (painted edges on nothing) from even detail (grain). Cameras differ in all of these, and a
+    planted region differs from the picture around it: hence the distance from the surroundings. Nothing here is trained.
     """
 
-    channels = 27
+    channels = 54
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +73,15 @@ class DetailEnergy(nn.Module):
         energies[-1] = functional.interpolate(energies[-1], scale_factor=2.0, mode="nearest")
         for chroma in (red - green, blue - (red + green) / 2):
             energies.append(torch.log(_local_mean(_response(chroma, self.kernels[4:]), 0) + _LOG_FLOOR))
-        return torch.cat(energies, dim=1)
+        energy = torch.cat(energies, dim=1)
+        return torch.cat([energy, energy - _surroundings(energy)], dim=1)
+
+
+def _surroundings(energy: torch.Tensor) -> torch.Tensor:
+    """Returns the mean over about 56×56 px around each place, [B, C, H/2, W/2]."""
+    coarse = functional.avg_pool2d(energy, 4, ceil_mode=True, count_include_pad=False)
+    mean = functional.avg_pool2d(coarse, 7, stride=1, padding=3, count_include_pad=False)
+    return functional.interpolate(mean, size=energy.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _response(level: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from reward_model import evaluation_table as tables
 from reward_model.baselines import no_reference_baselines, upper_bounds
 from reward_model.card import add_tables
 from reward_model.checkpoint import locate_checkpoint, verify_checkpoint
-from reward_model.metrics import best_threshold
+from reward_model.metrics import MAX_CLEAN_AREA, best_threshold
 from reward_model.model import RewardModel
 from reward_model.predict import Predictions, Scorer, model_scorer, predict
 from reward_model.sample_sets import read_triples, swapped_by_restorer
@@ -46,6 +46,7 @@ class EvaluateConfig:
     samples_per_set: int = 400
     crop_px: int = 128
     crops_per_picture: int = 4
+    max_clean_area: float = MAX_CLEAN_AREA  # of clean validation pictures, which the thresholds may call broken
     bootstrap_rounds: int = 200
     seed: int = 0
     update_card: bool = True
@@ -57,6 +58,7 @@ class EvaluateConfig:
             crop_px=(self.crop_px, 32, 4096),
             crops_per_picture=(self.crops_per_picture, 1, 10**4),
             bootstrap_rounds=(self.bootstrap_rounds, 2, 10**5),
+            max_clean_area=(self.max_clean_area, 0, 1),
         )
 
 
@@ -111,13 +113,13 @@ def open_sets(config: EvaluateConfig) -> tuple[dict[str, Sequence[Sample]], list
 
 
 def choose_thresholds(config: EvaluateConfig, methods: dict[str, Scorer]) -> dict[str, float]:
-    """Returns each method's map threshold: the one with the best F1 on validation."""
+    """Returns each method's map threshold: on validation the best in F1 that leaves clean pictures alone."""
     validation = _spread(load_samples(_dataset(config), "val"), config.samples_per_set)
     found = {}
     for name, scorer in methods.items():
         predictions = predict(validation, scorer)
         if predictions.defects is not None:
-            found[name] = best_threshold(predictions.defects)
+            found[name] = best_threshold(predictions.defects, predictions.clean, max_clean_area=config.max_clean_area)
     return found
 
 

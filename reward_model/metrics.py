@@ -10,6 +10,7 @@ import numpy as np
 from shared.seeds import numpy_rng
 
 BINS = 2048  # map values are counted in bins of this many to [0, 1]; AUROC is exact up to ties inside a bin
+MAX_CLEAN_AREA = 0.01  # of clean pictures' pixels, which a threshold may call broken
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,17 @@ def iou_and_f1(counts: PixelCounts, threshold: float) -> tuple[float, float]:
     return float(hits / union), float(2 * hits / (2 * hits + false_alarms + missed))
 
 
-def best_threshold(counts: PixelCounts) -> float:
-    """Returns the threshold with the highest F1: chosen on validation, used on test."""
-    hits = counts.positive.sum(axis=0)[::-1].cumsum()[::-1]
-    called = hits + counts.negative.sum(axis=0)[::-1].cumsum()[::-1]
-    f1 = 2 * hits / np.maximum(called + counts.positive.sum(), 1)
-    return float(np.argmax(f1) / BINS)
+def best_threshold(defects: PixelCounts, clean: PixelCounts, *, max_clean_area: float) -> float:
+    """Returns the threshold with the highest F1 on `defects` among those that call at most `max_clean_area` of `clean`
+    broken: chosen on validation, used on test. Without the limit a map cries wolf on every picture that is whole.
+    """
+    hits = defects.positive.sum(axis=0)[::-1].cumsum()[::-1]
+    called = hits + defects.negative.sum(axis=0)[::-1].cumsum()[::-1]
+    f1 = 2 * hits / np.maximum(called + defects.positive.sum(), 1)
+    pixels = (clean.positive + clean.negative).sum(axis=0)
+    quiet = pixels[::-1].cumsum()[::-1] <= max_clean_area * pixels.sum()
+    allowed = np.flatnonzero(quiet) if quiet.any() else np.array([BINS - 1])
+    return float(allowed[np.argmax(f1[allowed])] / BINS)
 
 
 def share_above(counts: PixelCounts, threshold: float) -> float:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,10 +19,9 @@ from reward_model.batches import StepBatches, TripletBatch
 from reward_model.losses import LossConfig
 from reward_model.model import RewardModel
 from reward_model.predict import predict_samples, selection_figures
-from shared.checkpoints import PROGRESS_FILE, STATE_FOLDER, load_state, save_state
 from shared.config import require_range
 from shared.errors import UserError
-from shared.tracking import MetricsLog, progress
+from shared.training_loop import TrainingLoop
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class OptimConfig:
     accumulate: int = 1  # batches per optimizer step
     learning_rate: float = 2e-3  # peak, reached after the warm-up; falls to 0 along a cosine
     encoder_lr_scale: float = 1.0  # below 1 for pretrained encoders
-    inherited_lr_scale: float = 0.25  # from RM_2 on, of what the stage before already trained
+    inherited_lr_scale: float = 1.0  # from RM_2 on, of what the stage before already trained
     warmup: float = 0.05  # share of the stage's iterations
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0  # norm
@@ -140,6 +137,7 @@ class StageJob:
     iterations: int
     seed: int
     folder: Path  # of the resumable state
+    log_folder: Path
     log_offset: int  # iterations of the stages before
     workers: int
     compile: bool
@@ -154,7 +152,6 @@ def train_stage(
     base_score: BaseScore | None,
     loss: LossConfig,
     optim: OptimConfig,
-    log: MetricsLog,
     accelerator: Accelerator,
 ) -> tuple[dict[str, torch.Tensor], float]:
     """Returns (the best averaged weights, seconds); goes on from the state in the job's folder."""
@@ -165,52 +162,39 @@ def train_stage(
     wrapped, optimizer = accelerator.prepare(torch.compile(model) if job.compile else model, optimizer)
     averaged = AveragedWeights(model, optim.ema_decay)
     accelerator.register_for_checkpointing(averaged)
-    done, saved = load_state(accelerator, job.folder)
-    started = time.perf_counter() - saved.get("seconds", 0.0)
+    loop = TrainingLoop(
+        accelerator,
+        job.folder,
+        title=f"reward model, stage {model.stage}",
+        steps=job.iterations,
+        save_every=optim.save_every,
+        log_folder=job.log_folder,
+        log_offset=job.log_offset,
+    )
     batches = StepBatches(
         data.train,
         data.augmenter,
         seed=job.seed,
         batch_triplets=optim.batch_triplets,
-        steps=range(done * optim.accumulate, job.iterations * optim.accumulate),
+        steps=range(loop.done * optim.accumulate, job.iterations * optim.accumulate),
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )
     loader = iter(batches.loader(workers=job.workers))
-    if done == 0 and model.stage > 1:  # a short stage may fall behind what it started from: then that is kept
+    if loop.done == 0 and model.stage > 1:  # a short stage may fall behind what it started from: then that is kept
         _validate(model, averaged, data.validation, accelerator.device)
-    bar = progress(
-        range(done, job.iterations),
-        title=f"reward model, stage {model.stage}",
-        unit="step",
-        total=job.iterations,
-        done=done,
-        quiet=not accelerator.is_main_process,
-    )
-    for step in bar:
+    for step in loop:
         wrapped.train()
         set_learning_rate(optimizer, optim, step / job.iterations)
         figures = _optimizer_step(
             wrapped, optimizer, loader, loss=loss, optim=optim, accelerator=accelerator, base_score=base_score
         )
         averaged.update(model, step)
-        last = step + 1 == job.iterations
-        if last or (step + 1) % optim.validate_every == 0:
+        if loop.done % optim.validate_every == 0 or loop.done == job.iterations:
             figures |= _validate(model, averaged, data.validation, accelerator.device)
-            bar.set_postfix({k.split("/")[-1]: f"{v:.3f}" for k, v in figures.items() if k.startswith("val/")})
-        log.write(job.log_offset + step + 1, {f"stage_{model.stage}/{k}": v for k, v in figures.items()})
-        if not last and (step + 1) % optim.save_every == 0:
-            save_state(accelerator, job.folder, step=step + 1, progress={"seconds": time.perf_counter() - started})
-    # The next stage prepares and registers its own; this one's would be saved along with it.
-    accelerator.free_memory()
-    accelerator._custom_objects.clear()
-    return averaged.best, time.perf_counter() - started
-
-
-def saved_progress(folder: Path) -> int:
-    """Returns how many iterations of a stage its saved state holds, 0 without one."""
-    path = folder / STATE_FOLDER / PROGRESS_FILE
-    return int(json.loads(path.read_text())["step"]) if path.exists() else 0
+        named = {f"stage_{model.stage}/{name}": value for name, value in figures.items()}
+        loop.record(named, show=[name for name in named if "/val/" in name])
+    return averaged.best, loop.seconds
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, optim: OptimConfig, share: float) -> None:
@@ -266,9 +250,9 @@ def _validate(
 
 
 def _parameter_groups(model: RewardModel, optim: OptimConfig) -> list[dict]:
-    """Returns groups with their share of the rate: inherited weights move less, or a new block's first steps spoil them.
+    """Returns groups with their share of the rate: the encoder's, and that of what the stages before have trained.
 
-    RM_1 is not spared: RM_0 has learned to score, and what a map needs is still to come.
+    RM_1 is never spared: RM_0 has learned to score, and what a map needs is still to come.
     """
     groups: dict[float, list[torch.nn.Parameter]] = {}
     fresh = (f"decoder.{model.stage - 1}.", f"map_heads.{model.stage - 1}.")

@@ -21,17 +21,16 @@ from reward_model.base_score import EMBEDDED, BaseScore, open_base_score
 from reward_model.card import write_card
 from reward_model.checkpoint import CONFIG_FILE, METRICS_FILE, TRAINING_FILE, read_config, write_stage
 from reward_model.losses import LossConfig
-from reward_model.metrics import best_threshold
+from reward_model.metrics import MAX_CLEAN_AREA, best_threshold
 from reward_model.model import RewardModel, RewardModelConfig
 from reward_model.predict import predict_samples, selection_figures
-from reward_model.stages import OptimConfig, StageJob, TrainingData, saved_progress, train_stage
+from reward_model.stages import OptimConfig, StageJob, TrainingData, train_stage
 from reward_model.swaps import TargetScale
 from shared.config import load_config, require_range, to_yaml
 from shared.errors import run_command
 from shared.images import write_bytes
-from shared.runs import RunFolder, replace_folder, require_free_space
+from shared.runs import RunFolder, replace_folder
 from shared.seeds import derive_seed
-from shared.tracking import MetricsLog
 
 CHECKPOINT_FOLDER, STAGES_FOLDER = "checkpoint", "stages"
 FREE_KEYS = ("workers", "device", "compile")  # speed, not results
@@ -44,7 +43,7 @@ class TrainConfig:
     out: str = "runs/default/reward_model"
     dataset: str = "datasets/default"
     seed: int = 0
-    stage_iterations: tuple[int, ...] = (150, 100, 150, 500)
+    stage_iterations: tuple[int, ...] = (60, 60, 80, 800)
     base_score: str = EMBEDDED
     pixel_weight: float | None = None
     validation_samples: int = 96
@@ -73,15 +72,12 @@ class TrainConfig:
 
 def main(argv: Sequence[str]) -> None:
     config = load_config(TrainConfig, argv)
-    run = RunFolder.check(config.out, config, free_keys=FREE_KEYS)
-    if run.is_finished():
-        print(f"{config.out} is finished: {summary_line(run.summary())}")
+    run = RunFolder.begin(config.out, config, argv, free_keys=FREE_KEYS, needed_mb=200)
+    if run is None:
         return
-    require_free_space(run.path, 200_000_000)
     data = open_data(config)
-    RunFolder.open(config.out, config, free_keys=FREE_KEYS)
+    run.make(config)
     train(config, run, data)
-    print(f"{run.path / CHECKPOINT_FOLDER}: {summary_line(run.summary())}")
 
 
 def open_data(config: TrainConfig) -> TrainingData:
@@ -98,14 +94,9 @@ def open_data(config: TrainConfig) -> TrainingData:
 
 def train(config: TrainConfig, run: RunFolder, data: TrainingData) -> None:
     """Trains every stage that is not finished yet, publishes the checkpoint, and marks the run as finished."""
-    accelerator = Accelerator(
-        cpu=config.device == "cpu", mixed_precision="no" if config.precision == "fp32" else config.precision
-    )
-    first = len(finished_stages(run))
-    seen = sum(config.stage_iterations[:first])
-    resumed = saved_progress(training_folder(run, first))
-    log = MetricsLog(run.path, resume_step=seen + resumed, enabled=accelerator.is_main_process)
-    for stage, iterations in list(enumerate(config.stage_iterations))[first:]:
+    for stage, iterations in list(enumerate(config.stage_iterations))[len(finished_stages(run)) :]:
+        # Each stage has an accelerator of its own: what it prepared and registered is no part of the next one's state.
+        accelerator = open_accelerator(config)
         model = build_stage(config, run, stage)
         weights, seconds = model.state_dict(), 0.0
         if iterations:
@@ -113,6 +104,7 @@ def train(config: TrainConfig, run: RunFolder, data: TrainingData) -> None:
                 iterations=iterations,
                 seed=derive_seed(config.seed, "stage", stage),
                 folder=training_folder(run, stage),
+                log_folder=run.path,
                 log_offset=sum(config.stage_iterations[:stage]),
                 workers=config.workers,
                 compile=config.compile,
@@ -120,24 +112,23 @@ def train(config: TrainConfig, run: RunFolder, data: TrainingData) -> None:
             )
             base_score = stage_base_score(config, run, stage, accelerator.device)
             weights, seconds = train_stage(
-                model,
-                job,
-                data,
-                base_score=base_score,
-                loss=config.loss,
-                optim=config.optim,
-                log=log,
-                accelerator=accelerator,
+                model, job, data, base_score=base_score, loss=config.loss, optim=config.optim, accelerator=accelerator
             )
         if accelerator.is_main_process:
             run.write_json(f"{STAGES_FOLDER}/seconds_{stage}.json", seconds)
             write_stage(run.path / STAGES_FOLDER, asdict(model.config), stage, weights)
             shutil.rmtree(training_folder(run, stage), ignore_errors=True)
         accelerator.wait_for_everyone()
-    log.close()
+    accelerator = open_accelerator(config)
     if accelerator.is_main_process:
         publish(config, run, data, accelerator.device)
     accelerator.wait_for_everyone()
+
+
+def open_accelerator(config: TrainConfig) -> Accelerator:
+    """Returns what owns device, precision and processes."""
+    precision = "no" if config.precision == "fp32" else config.precision
+    return Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
 
 
 def build_stage(config: TrainConfig, run: RunFolder, stage: int) -> RewardModel:
@@ -170,14 +161,17 @@ def publish(config: TrainConfig, run: RunFolder, data: TrainingData, device: tor
         predictions = predict_samples(model, data.validation, device=device)
         figures[stage] = selection_figures(predictions)
         if predictions.defects is not None:
-            figures[stage]["threshold"] = best_threshold(predictions.defects)
+            figures[stage]["threshold"] = best_threshold(
+                predictions.defects, predictions.clean, max_clean_area=MAX_CLEAN_AREA
+            )
         figures[stage]["seconds"] = float((stages / f"seconds_{stage}.json").read_text())
         model.cpu().save_pretrained(temporary)
     write_bytes(temporary / TRAINING_FILE, to_yaml(config).encode())
     write_bytes(temporary / METRICS_FILE, (json.dumps({"validation": figures}, indent=2) + "\n").encode())
     write_card(temporary)
     replace_folder(temporary, run.path / CHECKPOINT_FOLDER)
-    run.finish(figures[max(figures, key=int)] | {"seconds": sum(f["seconds"] for f in figures.values())})
+    summary = figures[max(figures, key=int)] | {"seconds": sum(f["seconds"] for f in figures.values())}
+    run.finish(summary, says=f"{run.path / CHECKPOINT_FOLDER}: {summary_line(summary)}")
 
 
 def finished_stages(run: RunFolder) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -17,7 +17,12 @@ from rl_finetune.advantages import (
     noise_level_weights,
 )
 from rl_finetune.config import AdvantageConfig
-from rl_finetune.credit import spacetime_advantages, spatial_advantages, temporal_advantages, to_latent_grid
+from rl_finetune.credit import (
+    combined_temporal_advantages,
+    spacetime_advantages,
+    spatial_advantages,
+    to_latent_grid,
+)
 from rl_finetune.trajectory import Rollout
 
 
@@ -28,8 +33,9 @@ class Judgement:
     rewards: Mapping[str, torch.Tensor]  # name → [B, G]
     weights: Mapping[str, float]  # of the same names
     total: torch.Tensor  # [B, G] the weighted sum
-    maps: torch.Tensor | None  # [B, G, h, w] degradation on the latent grid, or [B, G, J + 1, h, w]
-    total_by_step: torch.Tensor | None  # [B, G, J + 1]
+    maps: Mapping[str, torch.Tensor]  # name → [B, G, h, w] degradation on the latent grid, or [B, G, J + 1, h, w]
+    map_weights: Mapping[str, float]  # of the same names, and of those that no stage in the blend can give yet
+    rewards_by_step: Mapping[str, torch.Tensor]  # name → [B, G, J + 1]; empty where credit is not given in time
 
 
 @dataclass(frozen=True)
@@ -50,23 +56,16 @@ def assign_credit(
     order: Order,
 ) -> Credit:
     """Returns advantages whose statistics cover the groups of every process, cut back to this process's groups."""
-    everyone = {name: accelerator.gather(values) for name, values in judgement.rewards.items()}
-    scalar = combined_advantages(everyone, judgement.weights, order=order, std=advantage.std, clip=advantage.clip)
     steps = len(rollout.steps)
+    whole = _picture_advantages(judgement, accelerator, advantage, order)
     in_space = advantage.credit in ("spatial", "spacetime") and advantage.spatial_weight > 0.0
     # A curriculum begins at RM_0, which has no map: until the first hand-over, credit is the picture's.
-    if advantage.credit != "temporal" and (not in_space or judgement.maps is None):
-        values, kept = mix_advantages(scalar.values, None, 0.0)[:, :, None], scalar.kept
-    elif advantage.credit == "temporal":
-        result = temporal_advantages(
-            accelerator.gather(judgement.total_by_step), trace_decay=advantage.trace_decay, clip=advantage.clip
-        )
-        values, kept = mix_advantages(result.values, None, 0.0), result.kept
+    if not in_space or not judgement.maps:
+        values, kept = mix_advantages(whole.values, None, 0.0), whole.kept
     else:
-        local = _cell_advantages(accelerator.gather(judgement.maps), advantage)
-        per_step = local.values if advantage.credit == "spacetime" else local.values[:, :, None]
-        values = mix_advantages(scalar.values[:, :, None], per_step, advantage.spatial_weight)
-        kept = scalar.kept | local.kept
+        per_step, kept = _cell_advantages(judgement, accelerator, advantage)
+        values = mix_advantages(whole.values, per_step, advantage.spatial_weight)
+        kept = kept | whole.kept
     values = values.expand(-1, -1, steps, -1, -1)
     if advantage.noise_level_weights:
         stds = torch.tensor([step.std for step in rollout.steps], device=values.device)
@@ -77,7 +76,7 @@ def assign_credit(
         share = share * torch.zeros_like(share).index_fill(0, hard, 1.0)
     share = share / share.mean().clamp(min=1.0 / len(share))
     mine = _own_groups(accelerator, len(rollout.group_ids))
-    return Credit(values[mine], share[mine], scalar.zero_variance_groups)
+    return Credit(values[mine], share[mine], int((~kept).sum()))
 
 
 def latent_maps(degradation_maps: torch.Tensor, rollout: Rollout) -> torch.Tensor:
@@ -86,17 +85,41 @@ def latent_maps(degradation_maps: torch.Tensor, rollout: Rollout) -> torch.Tenso
     return to_latent_grid(degradation_maps.unflatten(0, (-1, rollout.group_size)), latent_hw)
 
 
-def _cell_advantages(maps: torch.Tensor, config: AdvantageConfig) -> AdvantageResult:
+def _picture_advantages(
+    judgement: Judgement, accelerator: Accelerator, advantage: AdvantageConfig, order: Order
+) -> AdvantageResult:
+    """Returns the whole picture's advantages, [B, G, J] where credit is given in time and [B, G, 1] elsewhere."""
+    options = {"order": order, "std": advantage.std, "clip": advantage.clip}
+    if advantage.credit in ("temporal", "spacetime"):
+        by_step = {name: accelerator.gather(values) for name, values in judgement.rewards_by_step.items()}
+        return combined_temporal_advantages(by_step, judgement.weights, trace_decay=advantage.trace_decay, **options)
+    rewards = {name: accelerator.gather(values) for name, values in judgement.rewards.items()}
+    scalar = combined_advantages(rewards, judgement.weights, **options)
+    return replace(scalar, values=scalar.values[:, :, None])
+
+
+def _cell_advantages(
+    judgement: Judgement, accelerator: Accelerator, config: AdvantageConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns (advantages [B, G, J or 1, h, w], kept [B]): every map normalised on its own, then weighed."""
     function = spacetime_advantages if config.credit == "spacetime" else spatial_advantages
     options = {"trace_decay": config.trace_decay} if config.credit == "spacetime" else {}
-    return function(
-        maps.unsqueeze(-3),
-        tuple(maps.shape[-2:]),
-        radius=config.radius,
-        std=config.cell_std,
-        clip=config.cell_clip,
-        **options,
-    )
+    values, kept = 0.0, False
+    share = sum(judgement.map_weights[name] for name in judgement.maps)
+    for name, own in judgement.maps.items():
+        maps = accelerator.gather(own)
+        result = function(
+            maps.unsqueeze(-3),
+            tuple(maps.shape[-2:]),
+            radius=config.radius,
+            std=config.cell_std,
+            clip=config.cell_clip,
+            **options,
+        )
+        per_step = result.values if config.credit == "spacetime" else result.values[:, :, None]
+        values = values + judgement.map_weights[name] / share * per_step
+        kept = result.kept | kept
+    return values, kept
 
 
 def _own_groups(accelerator: Accelerator, count: int) -> slice:

@@ -10,7 +10,10 @@ from data.records import Task
 from data.sources import SourceConfig
 from rl_finetune.curriculum import CurriculumConfig
 from rl_finetune.hacking_gauge import GaugeConfig
+from rl_finetune.reward_feedback import FeedbackConfig
 from rl_finetune.rewards.registry import ToolSettings
+from rl_finetune.trainable import LoraConfig, Trainable
+from rl_finetune.window import WindowConfig, stochastic_range
 from shared.config import require_range
 from shared.diffusion.sampler import SamplerSpec
 
@@ -32,15 +35,19 @@ class RewardConfig:
     parts: list[RewardPart] = field(default_factory=lambda: [RewardPart("fgr_score", 0.5), RewardPart("fgr_map", 0.5)])
     order: Literal["sum_first", "normalise_first"] = "normalise_first"
     networks: Literal["embedded", "hub"] = "embedded"  # embedded: substitutes for rewards whose weights need the Hub
-    map: str = "fgr_map"  # the degradation map that spatial credit is taken from
+    # The degradation maps that credit in space is taken from, each normalised before it is weighed.
+    maps: list[RewardPart] = field(default_factory=lambda: [RewardPart("fgr_map", 1.0)])
     tools: ToolSettings = field(default_factory=ToolSettings)
 
     def __post_init__(self) -> None:
         if not self.parts:
             raise ValueError("reward.parts must name at least one reward")
-        names = [part.name for part in self.parts]
-        if len(set(names)) < len(names):
-            raise ValueError(f"reward.parts names a reward twice: {', '.join(names)}")
+        for key, parts in (("parts", self.parts), ("maps", self.maps)):
+            names = [part.name for part in parts]
+            if len(set(names)) < len(names):
+                raise ValueError(f"reward.{key} names a reward twice: {', '.join(names)}")
+            if any(not part.weight > 0 for part in parts):
+                raise ValueError(f"the weights of reward.{key} must be above 0: leave a part out to do without it")
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,16 @@ class LikelihoodConfig:
     form: Literal["none", "marginal", "posterior"] = "posterior"
     weight: float = 0.001
     last_steps: int = 5  # of the trained steps
+    # By difficulty: near the GT the term alone, far from it the policy's loss alone, between the two in proportion.
+    difficulty: bool = False
+    hard_db: float = 20.0  # a group's mean PSNR that counts as far
+    easy_db: float = 30.0  # and as near
+
+    def __post_init__(self) -> None:
+        if not self.hard_db < self.easy_db:
+            raise ValueError(f"likelihood.hard_db must lie below easy_db, got {self.hard_db:g} and {self.easy_db:g}")
+        if self.difficulty and self.form == "none":
+            raise ValueError("likelihood.difficulty shares the loss with a likelihood term: form must not be none")
 
 
 @dataclass(frozen=True)
@@ -94,6 +111,11 @@ class TrainRlConfig:
     source: SourceConfig = field(default_factory=SourceConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
     sampler: SamplerSpec = field(default_factory=SamplerSpec)
+    method: Literal["policy_gradient", "refl", "draft"] = "policy_gradient"
+    trainable: Trainable = "full"
+    lora: LoraConfig = field(default_factory=LoraConfig)  # of trainable: lora
+    window: WindowConfig = field(default_factory=WindowConfig)  # of policy_gradient, as advantage, loss and likelihood
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)  # of refl and draft
     reward: RewardConfig = field(default_factory=RewardConfig)
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -105,6 +127,7 @@ class TrainRlConfig:
     group_size: int = 8  # restorations of each
     updates_per_rollout: int = 2  # optimizer steps an iteration makes, each on its own share of the groups
     microbatch_groups: int = 0  # groups per forward pass; 0: all of an update's
+    steps_per_pass: int = 1  # trained steps re-scored in one forward pass
     learning_rate: float = 1e-4
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
@@ -113,6 +136,7 @@ class TrainRlConfig:
     eval_images: int = 32  # distinct held-out pictures of the final table
     eval_crop_px: int = 64
     eval_batch: int = 16
+    identity_weights: str = ""  # a face recogniser's weights: reports whether faces stay who they are
     check_every: int = 0  # iterations between checks on validation pictures, read by the hacking gauge; 0: never
     check_images: int = 16
     checkpoint_every: int = 10
@@ -123,14 +147,25 @@ class TrainRlConfig:
     def __post_init__(self) -> None:
         require_range(iterations=(self.iterations, 1, 1e9), groups=(self.groups, 1, 1e6))
         require_range(eval_images=(self.eval_images, 2, 1e6), ema_decay=(self.ema_decay, 0, 1))
-        if self.group_size < 2:
-            raise ValueError(
-                f"group_size must be at least 2 (there is nothing to compare in one), got {self.group_size}"
-            )
+        require_range(group_size=(self.group_size, 1, 1e6), steps_per_pass=(self.steps_per_pass, 1, 1000))
         if self.groups % self.updates_per_rollout:
             raise ValueError(
                 f"groups must divide into updates_per_rollout equal shares, got {self.groups} groups and "
                 f"{self.updates_per_rollout} updates"
+            )
+        if self.identity_weights and self.task != "face":
+            raise ValueError(f"identity_weights is for task face, got task {self.task}")
+        if self.method == "policy_gradient":
+            self._require_something_to_train()
+        elif self.feedback.last_steps > self.sampler.steps:
+            raise ValueError(
+                f"feedback.last_steps is {self.feedback.last_steps}, but sampler.steps only {self.sampler.steps}"
+            )
+
+    def _require_something_to_train(self) -> None:
+        if self.group_size < 2:
+            raise ValueError(
+                f"group_size must be at least 2 (there is nothing to compare in one), got {self.group_size}"
             )
         if self.sampler.eta == 0.0 or self.sampler.window == 0:
             raise ValueError(
@@ -139,3 +174,13 @@ class TrainRlConfig:
             )
         if self.sampler.steps == 1:
             raise ValueError("sampler.steps is 1, and the last step is always deterministic: nothing can be trained")
+        stochastic = stochastic_range(self.sampler)
+        if not stochastic:
+            raise ValueError(
+                "sampler.window holds the last step alone, which is always deterministic: begin it earlier"
+            )
+        if self.window.kind != "declared" and self.window.steps > len(stochastic):
+            raise ValueError(
+                f"window.steps is {self.window.steps}, but the sampler declares only {len(stochastic)} stochastic steps "
+                f"(the last of {self.sampler.steps} never adds noise)"
+            )

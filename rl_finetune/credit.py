@@ -5,12 +5,14 @@ Derivations, assumptions and measured bias and variance: docs/equations.md, sect
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
-from rl_finetune.advantages import AdvantageResult, deviation_scale, finish, require_finite, require_group
+from rl_finetune.advantages import AdvantageResult, Order, Std, deviation_scale, finish, require_finite, require_group
 
 CellStd = Literal["cell", "group", "pooled", "none"]
 # Defects sit in few cells, so the cells that matter lie many deviations out: ±5 would clip just those.
@@ -43,22 +45,51 @@ def temporal_advantages(
     rewards_by_step: torch.Tensor,
     *,
     trace_decay: float = 1.0,
-    std: Literal["group", "pooled", "none"] = "pooled",
+    std: Std = "pooled",
     clip: float = 5.0,
     std_floor: float = 1e-6,
 ) -> AdvantageResult:
     """Returns [B, G, J]: each trained step's share of the reward, compared within the group.
 
     rewards_by_step: [B, G, J + 1], the reward of the clean-image prediction before every trained step and, last, of the
-    final picture. `trace_decay` λ as in `credited_gains`.
+    final picture. `trace_decay` λ as in `credited_gains`; `std` as in `group_advantages`, over the steps as well.
     """
     require_group(rewards_by_step.shape[1])
     require_finite(rewards_by_step, name="reward of a clean-image prediction")
     gains = credited_gains(rewards_by_step.double(), trace_decay)
     kept = (gains.amax(1) - gains.amin(1)).amax(1) > std_floor
     centred = (gains - gains.mean(1, keepdim=True)) * kept[:, None, None]
-    scale = deviation_scale(centred, kept, std=std, group_dims=(1, 2))
+    if std == "batch":
+        scale = (gains - gains.mean()).square().mean().sqrt()
+    else:
+        scale = deviation_scale(centred, kept, std=std, group_dims=(1, 2))
     return finish(centred / scale.clamp(min=std_floor), kept, clip=clip)
+
+
+def combined_temporal_advantages(
+    rewards_by_step: Mapping[str, torch.Tensor],
+    weights: Mapping[str, float],
+    *,
+    order: Order = "normalise_first",
+    trace_decay: float = 1.0,
+    std: Std = "pooled",
+    clip: float = 5.0,
+    std_floor: float = 1e-6,
+) -> AdvantageResult:
+    """Returns the temporal advantages [B, G, J] of a weighted sum of several rewards [B, G, J + 1].
+
+    The same two orders as `advantages.combined_advantages`, whose result this is for one step from a common start:
+    `sum_first` weighs the raw rewards, `normalise_first` each reward's own advantages.
+    """
+    options = {"trace_decay": trace_decay, "std": std, "std_floor": std_floor}
+    if order == "sum_first":
+        total = sum(weights[name] * values.double() for name, values in rewards_by_step.items())
+        return temporal_advantages(total, clip=clip, **options)
+    parts = {name: temporal_advantages(v, clip=math.inf, **options) for name, v in rewards_by_step.items()}
+    kept = torch.stack([part.kept for part in parts.values()]).any(0)
+    total = sum(weights[name] * part.values.double() for name, part in parts.items())
+    scale = deviation_scale(total, kept, std="none" if std == "none" else "pooled", group_dims=(1, 2))
+    return finish(total / scale.clamp(min=std_floor), kept, clip=clip)
 
 
 def spacetime_advantages(

@@ -19,6 +19,7 @@ from shared.tracking import progress
 
 # measure(sr, gt, lq) → {name: [B]}: rewards and metrics alike
 Measure = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Mapping[str, torch.Tensor]]
+LPIPS = "lpips_distance"  # the reward of that name is 1 − it
 
 
 @dataclass(frozen=True)
@@ -65,19 +66,30 @@ def held_out_pairs(
 
 
 def evaluate(
-    restorer: Restorer, pairs: PairBatch, measures: Sequence[Measure], *, batch: int, seed: int, title: str, quiet: bool
+    restorer: Restorer,
+    pairs: PairBatch,
+    measures: Sequence[Measure],
+    *,
+    batch: int,
+    seed: int,
+    title: str,
+    quiet: bool,
+    device: torch.device | str = "cpu",
 ) -> Evaluation:
-    """Returns pictures and measures; picture i's noise depends on (seed, pair i) alone, so policies are paired in it."""
+    """Returns pictures and measures; picture i's noise depends on (seed, pair i) alone, so policies are paired in it.
+
+    `device`: where the restorer and the measures' networks are; what is returned is on the CPU.
+    """
     restored, values, seconds = [], [], 0.0
     starts = range(0, len(pairs.indices), batch)
     for start in progress(starts, title=title, unit="batch", quiet=quiet):
         window = slice(start, start + batch)
-        gt, lq = pairs.gt[window], pairs.lq[window]
+        gt, lq = pairs.gt[window].to(device), pairs.lq[window].to(device)
         seeds = [derive_seed(seed, "evaluate", index) for index in pairs.indices[window]]
         began = time.perf_counter()
         sr = restorer.restore(lq, sample_seeds=seeds)
         seconds += time.perf_counter() - began
-        restored.append(sr)
+        restored.append(sr.cpu())
         with torch.no_grad():
             values.append({name: v.cpu() for measure in measures for name, v in measure(sr, gt, lq).items()})
     names = values[0].keys()
@@ -98,7 +110,7 @@ def compare(before: Evaluation, after: Evaluation) -> list[Row]:
     rows = []
     for name, first in before.values.items():
         second = after.values[name]
-        higher = PANEL[name].higher_is_better if name in PANEL else True
+        higher = PANEL[name].higher_is_better if name in PANEL else name != LPIPS
         change = paired_difference(first.tolist(), second.tolist())
         rows.append(Row(name, float(first.mean()), float(second.mean()), change, higher))
     return rows

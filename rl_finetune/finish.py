@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,58 +14,100 @@ import torch.nn.functional as F
 from data.records import PairBatch
 from data.sources import Split
 from rl_finetune.config import TrainRlConfig
-from rl_finetune.evaluate import Evaluation, Measure, compare, evaluate, format_table, held_out_pairs, panel_measure
+from rl_finetune.evaluate import (
+    LPIPS,
+    Evaluation,
+    Measure,
+    compare,
+    evaluate,
+    format_table,
+    held_out_pairs,
+    panel_measure,
+)
+from rl_finetune.hacking_gauge import panel_without
 from rl_finetune.judge import Judge
+from rl_finetune.rewards.faces import identity, load_identity
 from shared.images import paint_map, picture_grid, save_image
 from shared.lpips import load_lpips, lpips_weights_path
 from shared.restorers.load import load_policy
-from shared.restorers.pixel_unet import PixelUNetRestorer
+from shared.restorers.pixel_unet import PixelUNet, PixelUNetRestorer
+from shared.restorers.protocol import Restorer
 from shared.runs import RunFolder
 
 GRID_ROWS = 12
+IDENTITY = "identity_check"  # by a recogniser of its own: a reward's cannot testify about itself
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What evaluation measures, and what it would measure if it could."""
+
+    measures: list[Measure]
+    checks_identity: bool
+    absent: Mapping[str, str]  # name → why it is not measured
+
+    def for_gauge(self, reward_names: Sequence[str]) -> tuple[str, ...]:
+        """Returns the names that the hacking gauge reads: none that the reward contains."""
+        return panel_without(reward_names) + ((IDENTITY,) if self.checks_identity else ())
 
 
 def evaluate_run(
-    config: TrainRlConfig, run: RunFolder, tuned: PixelUNetRestorer, judge: Judge, *, seconds: float
+    config: TrainRlConfig, run: RunFolder, tuned: PixelUNet, judge: Judge, panel: Panel, *, seconds: float
 ) -> dict[str, Any]:
-    """Returns the run's summary: the policy before and after RL on distinct held-out pictures, with the same noise.
-
-    Writes `before_after.png` and `evaluation.json` (every picture's values).
-    """
+    """Returns the run's summary: the policy before and after RL, with the same sampler and the same noise."""
     base, _ = load_policy(config.base)
-    before_policy = PixelUNetRestorer(base, config.sampler)
-    pairs = held_out(config, split="test", count=config.eval_images)
+    before, after = (PixelUNetRestorer(p.to(judge.final.toolbox.device), config.sampler) for p in (base, tuned))
+    figures = compare_on_held_out(config, before, after, judge, panel, folder=run.path, steps=config.sampler.steps)
+    return {"seconds": seconds, **figures}
+
+
+def compare_on_held_out(
+    config: TrainRlConfig,
+    before: Restorer,
+    after: Restorer,
+    judge: Judge,
+    panel: Panel,
+    *,
+    folder: Path,
+    steps: int,
+    split: Split = "test",
+) -> dict[str, Any]:
+    """Returns the figures of two restorers on distinct pictures that RL does not train on.
+
+    Writes `before_after.png` and `evaluation.json` (the figures, and every picture's values) into `folder`.
+    """
+    pairs = held_out(config, split=split, count=config.eval_images)
     found: list[Evaluation] = []
-    for name, restorer in (("before", before_policy), ("after", tuned)):
+    for name, restorer in (("before", before), ("after", after)):
         found.append(
             evaluate(
                 restorer,
                 pairs,
-                measures_of(judge),
+                panel.measures,
                 batch=config.eval_batch,
                 seed=config.seed,
                 title=f"{name} RL, {config.task}",
                 quiet=False,
+                device=judge.final.toolbox.device,
             )
         )
-    before, after = found
-    rows = compare(before, after)
-    table = format_table(
-        rows,
-        title=f"{config.task}: {len(pairs.indices)} held-out pictures, {config.sampler.steps} steps",
-        seconds=(before.seconds_per_picture, after.seconds_per_picture),
-    )
-    save_image(run.path / "before_after.png", before_after_grid(pairs, before, after, judge))
-    values = {name: {k: v.tolist() for k, v in e.values.items()} for name, e in (("before", before), ("after", after))}
-    run.write_json("evaluation.json", {"image_ids": pairs.image_ids, **values})
-    return {
-        "table": table,
-        "seconds": seconds,
+    rows = compare(*found)
+    seconds = tuple(each.seconds_per_picture for each in found)
+    title = f"{config.task}: {len(pairs.indices)} held-out pictures, {steps} steps"
+    figures = {
+        "table": format_table(rows, title=title, seconds=seconds),
         "rows": [{**dataclasses.asdict(row), "z": row.change.z, "verdict": row.verdict} for row in rows],
         "replacements": dict(judge.final.replacements),
+        "absent": dict(panel.absent),
         "pictures": len(pairs.indices),
-        "seconds_per_picture": [before.seconds_per_picture, after.seconds_per_picture],
+        "seconds_per_picture": seconds,
     }
+    save_image(folder / "before_after.png", before_after_grid(pairs, *found, judge))
+    values = {
+        name: {k: v.tolist() for k, v in e.values.items()} for name, e in zip(("before", "after"), found, strict=True)
+    }
+    RunFolder(folder).write_json("evaluation.json", {**figures, "image_ids": pairs.image_ids, **values})
+    return figures
 
 
 def held_out(config: TrainRlConfig, *, split: Split, count: int) -> PairBatch:
@@ -79,8 +123,11 @@ def held_out(config: TrainRlConfig, *, split: Split, count: int) -> PairBatch:
     )
 
 
-def measures_of(judge: Judge) -> list[Measure]:
-    """Returns what evaluation measures: the last stage's reward and its parts, the panel, LPIPS where its weights are."""
+def panel_of(config: TrainRlConfig, judge: Judge) -> Panel:
+    """Returns the last stage's reward and its parts, the metrics, LPIPS and identity where their weights are.
+
+    Raises UserError when the face recogniser that the config names cannot be loaded.
+    """
 
     def rewards(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor) -> Mapping[str, torch.Tensor]:
         judged = judge.final(sr, gt, lq)
@@ -88,10 +135,19 @@ def measures_of(judge: Judge) -> list[Measure]:
         return {"reward": judged.total, **judged.values}
 
     measures: list[Measure] = [rewards, panel_measure()]
+    absent: dict[str, str] = {}
     if lpips_weights_path("alex").is_file():
         lpips = load_lpips("alex")
-        measures.append(lambda sr, gt, lq: {"lpips": lpips(sr, gt)})
-    return measures
+        measures.append(lambda sr, gt, lq: {LPIPS: lpips(sr, gt)})
+    else:
+        absent[LPIPS] = "AlexNet's weights are not on this machine's disk"
+    if config.identity_weights:
+        download = config.reward.tools.allow_download
+        network = load_identity(config.identity_weights, device=judge.final.toolbox.device, allow_download=download)
+        measures.append(lambda sr, gt, lq: {IDENTITY: identity(sr, gt, lq, identity_network=network)})
+    elif config.task == "face":
+        absent[IDENTITY] = "identity_weights names no face recogniser"
+    return Panel(measures, bool(config.identity_weights), absent)
 
 
 def before_after_grid(pairs: PairBatch, before: Evaluation, after: Evaluation, judge: Judge) -> torch.Tensor:
@@ -100,12 +156,12 @@ def before_after_grid(pairs: PairBatch, before: Evaluation, after: Evaluation, j
     count = min(GRID_ROWS, len(pairs.indices))
     size = pairs.gt.shape[-2:]
     with torch.no_grad():
-        maps = [model(e.sr[:count]).degradation_map for e in (before, after)]
+        maps = [model(e.sr[:count].to(judge.final.toolbox.device)).degradation_map for e in (before, after)]
     rows = []
     for i in range(count):
         lq = F.interpolate(pairs.lq[i : i + 1], size=size, mode="nearest")[0]
         row = [lq, before.sr[i], after.sr[i], pairs.gt[i]]
-        row += [paint_map(m[i]) for m in maps] if maps[0] is not None else []
+        row += [paint_map(m[i].cpu()) for m in maps] if maps[0] is not None else []
         rows.append(row)
     titles = ["lq", "before RL", "after RL", "gt", "map before", "map after"][: len(rows[0])]
     return picture_grid(rows, titles, cell_px=160)

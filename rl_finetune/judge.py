@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 import torch
 
 from reward_model.model import RewardModel
 from rl_finetune.assign import Judgement, latent_maps
 from rl_finetune.config import RewardConfig
-from rl_finetune.curriculum import Blended, CurriculumConfig, CurriculumState, blend, blend_maps, stage_weights
+from rl_finetune.curriculum import (
+    Blended,
+    CurriculumConfig,
+    CurriculumState,
+    blend,
+    blend_maps,
+    stage_weights,
+)
 from rl_finetune.curriculum import stage_rewards as rewards_of_stage
 from rl_finetune.rewards.composite import Composite, RewardValues
 from rl_finetune.rewards.registry import Toolbox
@@ -31,6 +39,7 @@ class Judge:
     ) -> None:
         self.curriculum = curriculum
         weights = {part.name: part.weight for part in reward.parts}
+        self.map_weights = {part.name: part.weight for part in reward.maps} if with_maps else {}
         self.composites: dict[int, Composite] = {}
         toolbox = Toolbox(settings=reward.tools, device=device)
         for stage in curriculum.stages:
@@ -41,13 +50,19 @@ class Judge:
                 toolbox.giving(reward_model=model),
                 parts=reward.networks,
                 images_per_call=16,  # small batches stay in cache: twice as fast on a CPU as 48 at once
-                maps={reward.map: 1.0} if with_maps and (stage > 0 or reward.map != "fgr_map") else None,
+                maps=[name for name in self.map_weights if stage > 0 or name != "fgr_map"],  # RM_0 has no map
             )
 
     @property
     def final(self) -> Composite:
         """The last stage's composite: what evaluation reports."""
         return self.composites[self.curriculum.stages[-1]]
+
+    def require_gradient(self, gt: torch.Tensor, lq: torch.Tensor) -> None:
+        """Raises UserError naming the first reward of any stage that has no gradient in the restoration."""
+        device = self.final.toolbox.device
+        for composite in self.composites.values():
+            composite.require_gradient(gt.to(device), lq.to(device))
 
     @torch.no_grad()
     def judge(self, rollout: Rollout, state: CurriculumState, gather) -> tuple[Judgement, CurriculumState]:
@@ -64,19 +79,21 @@ class Judge:
         blended: Blended = blend(state, self.curriculum, final)
         total_by_step = _blend_like(state, self.curriculum, blended, totals)
         if len(self.curriculum.stages) == 1:
-            parts = values[stages[0]][-1].values
-            rewards = {name: value.unflatten(0, (-1, rollout.group_size)) for name, value in parts.items()}
-            weights = self.final.weights
+            per_step, weights = values[stages[0]], self.final.weights
+            rewards = {name: _by_group([v.values[name] for v in per_step], rollout) for name in weights}
         else:
             # Stages differ in scale: the curriculum puts their sums, not their parts, on one.
-            rewards, weights = {"curriculum": total_by_step[..., -1]}, {"curriculum": 1.0}
+            rewards, weights = {"curriculum": total_by_step}, {"curriculum": 1.0}
         return (
             Judgement(
-                rewards=rewards,
+                rewards={name: by_step[..., -1] for name, by_step in rewards.items()},
                 weights=weights,
                 total=total_by_step[..., -1],
-                maps=self._maps(values, state, rollout),
-                total_by_step=total_by_step if rollout.sr_by_step else None,
+                maps={
+                    name: m for name in self.map_weights if (m := self._map(name, values, state, rollout)) is not None
+                },
+                map_weights=self.map_weights,
+                rewards_by_step=rewards if rollout.sr_by_step else {},
             ),
             blended.state,
         )
@@ -86,18 +103,49 @@ class Judge:
         gt, lq = rollout.each_sample(rollout.gt), rollout.each_sample(rollout.lq)
         return self.composites[stage](sr, gt, lq, sample_ids=names)
 
-    def _maps(
-        self, values: dict[int, list[RewardValues]], state: CurriculumState, rollout: Rollout
+    def _map(
+        self, name: str, values: dict[int, list[RewardValues]], state: CurriculumState, rollout: Rollout
     ) -> torch.Tensor | None:
+        """Returns one map under the curriculum, [B, G, h, w] or [B, G, J + 1, h, w]; None while no stage has it."""
         count = len(next(iter(values.values())))
         per_step = []
         for k in range(count):
-            maps = {stage: v[k].degradation_map for stage, v in values.items() if v[k].degradation_map is not None}
-            blended = blend_maps(state, self.curriculum, maps)
+            by_stage = {
+                stage: v[k].degradation_maps[name] for stage, v in values.items() if name in v[k].degradation_maps
+            }
+            blended = blend_maps(state, self.curriculum, by_stage)
             if blended is None:
                 return None
             per_step.append(latent_maps(blended, rollout))
         return torch.stack(per_step, dim=2) if rollout.sr_by_step else per_step[0]
+
+
+class FeedbackReward:
+    """The curriculum's reward of one iteration, differentiable in sr; remembers what every stage said, in order."""
+
+    def __init__(self, judge: Judge, state: CurriculumState) -> None:
+        self.judge, self.state = judge, state
+        self.weights = stage_weights(state, judge.curriculum)
+        self.said: dict[int, list[RewardValues]] = defaultdict(list)
+
+    def __call__(self, sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, sample_ids: Sequence[str]) -> torch.Tensor:
+        """Returns the reward [N] on the scale the run began with."""
+        totals = {}
+        for stage in self.weights:
+            judged = self.judge.composites[stage](sr, gt, lq, sample_ids=sample_ids)
+            detached = {name: value.detach() for name, value in judged.values.items()}
+            self.said[stage].append(RewardValues(detached, judged.total.detach(), {}))
+            totals[stage] = judged.total
+        old, *incoming = self.weights
+        reward = self.weights[old] * self.state.scale(totals[old])
+        for stage in incoming:
+            reward = reward + self.weights[stage] * self.state.next_scale(totals[stage])
+        return reward
+
+    def totals(self, group_size: int, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[int, torch.Tensor]:
+        """Returns each stage's own totals so far [B, G], over all processes."""
+        said = {stage: torch.cat([v.total for v in values]) for stage, values in self.said.items()}
+        return {stage: gather(total.unflatten(0, (-1, group_size))) for stage, total in said.items()}
 
 
 def _by_group(totals: Sequence[torch.Tensor], rollout: Rollout) -> torch.Tensor:

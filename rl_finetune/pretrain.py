@@ -5,28 +5,25 @@ python -m rl_finetune.pretrain configs/base_sr.yaml key=value …
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 
-from data.pairs import SCALES, PairConfig, PairDataset, collate_pairs, pairs_for_task
+from data.pairs import SCALES, PairConfig, PairDataset, collate_pairs, pair_batches, pairs_for_task
 from data.records import PairBatch, Task
 from data.sources import SourceConfig, open_source
-from shared.checkpoints import drop_state, load_state, save_state
 from shared.config import load_config, require_range
 from shared.diffusion.sampler import SamplerSpec
 from shared.errors import run_command
 from shared.restorers.load import save_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig
-from shared.runs import RunFolder, require_free_space
-from shared.seeds import derive_seed, gaussian, numpy_rng, shuffled
-from shared.tracking import MetricsLog, progress
+from shared.runs import RunFolder
+from shared.seeds import derive_seed, gaussian, numpy_rng
+from shared.training_loop import TrainingLoop
 
 FREE_KEYS = ("workers", "checkpoint_every", "log_every", "cpu_threads", "source.cache_folder", "source.memory_mb")
 
@@ -69,11 +66,9 @@ class PretrainConfig:
 
 def main(argv: Sequence[str]) -> None:
     config = load_config(PretrainConfig, argv)
-    run = RunFolder.check(config.out, config, free_keys=FREE_KEYS)
-    if run.is_finished():
-        print(f"base policy {config.task}: already finished in {run.path}")
+    run = RunFolder.begin(config.out, config, argv, free_keys=FREE_KEYS, needed_mb=300)
+    if run is None:
         return
-    require_free_space(run.path, 300_000_000)
     torch.set_num_threads(config.cpu_threads)
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     set_seed(config.seed)
@@ -81,19 +76,17 @@ def main(argv: Sequence[str]) -> None:
     # The other task's pictures are needed later in the same run: a mistake in their name is found now.
     other = "faces" if config.task == "sr" else "photos"
     open_source(config.source, other, min_side_px=config.pairs.crop_px)
-    RunFolder.open(config.out, config, free_keys=FREE_KEYS)
+    run.make(config)
     summary = train(config, run, pairs, accelerator)
     if accelerator.is_main_process:
-        run.finish(summary)
-        drop_state(run.path)
-        print(f"base policy {config.task}: {summary['seconds']:.0f} s, loss {summary['loss']:.4f}, in {run.path}")
+        figures = f"{summary['seconds']:.0f} s, loss {summary['loss']:.4f}"
+        run.finish(summary, says=f"base policy {config.task}: {figures}, in {run.path}")
         if pairs.source.skipped:
             print(pairs.source.report_skipped())
 
 
 def train(config: PretrainConfig, run: RunFolder, pairs: PairDataset, accelerator: Accelerator) -> dict[str, float]:
     """Trains and saves the policy; returns its figures."""
-    started = time.monotonic()
     policy = PixelUNet(replace(config.policy, residual_std=residual_std(config.policy, pairs)))
     if accelerator.device.type == "cpu":
         policy = policy.to(memory_format=torch.channels_last)
@@ -101,36 +94,34 @@ def train(config: PretrainConfig, run: RunFolder, pairs: PairDataset, accelerato
     ema = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)).to(accelerator.device)
     accelerator.register_for_checkpointing(ema)
     model, optimizer = accelerator.prepare(policy, optimizer)
-    first, saved = load_state(accelerator, run.path)
-    log = MetricsLog(run.path, resume_step=first, enabled=accelerator.is_main_process)
-    batches = batches_from(config, pairs, first, accelerator)
-    loss, elapsed = float("nan"), float(saved.get("seconds", 0.0))
-    bar = progress(
-        range(first, config.iterations),
+    loop = TrainingLoop(
+        accelerator,
+        run.path,
         title=f"base policy {config.task}",
-        unit="step",
-        total=config.iterations,
-        done=first,
-        quiet=not accelerator.is_main_process,
+        steps=config.iterations,
+        save_every=config.checkpoint_every,
+        log_every=config.log_every,
     )
-    for iteration in bar:
+    batches = pair_batches(
+        pairs,
+        steps=loop.left,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+        workers=config.workers,
+    )
+    for iteration in loop:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(config, iteration)
         loss = train_step(config, model, optimizer, next(batches), iteration, accelerator)
         ema.update_parameters(accelerator.unwrap_model(model))
-        done = iteration + 1
-        if done % config.log_every == 0:
-            log.write(done, {"loss": loss})
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-        if done == config.early_iteration and accelerator.is_main_process:
-            save_policy(run.path / "early", ema.module, config.sampler, provenance={"iterations": done})
-        if done % config.checkpoint_every == 0 and done < config.iterations:
-            seconds = elapsed + time.monotonic() - started
-            save_state(accelerator, run.path, step=done, progress={"seconds": seconds})
-    log.close()
+        loop.record({"loss": loss}, show=["loss"])
+        if loop.done == config.early_iteration and accelerator.is_main_process:
+            save_policy(run.path / "early", ema.module, config.sampler, provenance={"iterations": loop.done})
     if accelerator.is_main_process:
         save_policy(run.path, ema.module, config.sampler, provenance={"iterations": config.iterations})
-    return {"loss": loss, "seconds": elapsed + time.monotonic() - started, "iterations": config.iterations}
+    return {"loss": loss, "seconds": loop.seconds, "iterations": config.iterations}
 
 
 def train_step(
@@ -176,23 +167,6 @@ def residual_std(config: PixelUNetConfig, pairs: PairDataset, count: int = 64) -
     unit = PixelUNet(replace(config, residual_std=1.0))
     batch = collate_pairs([pairs[i] for i in range(min(count, len(pairs)))])
     return max(1e-3, float(unit.encode(batch.gt, batch.lq).std()))
-
-
-def batches_from(
-    config: PretrainConfig, pairs: PairDataset, first: int, accelerator: Accelerator
-) -> Iterator[PairBatch]:
-    """Yields batches from step `first` on; which pairs they hold depends on (seed, step, process) alone."""
-    rank, world, size = accelerator.process_index, accelerator.num_processes, config.batch_size
-
-    def batch_indices() -> Iterator[list[int]]:
-        for step in range(first, config.iterations):
-            position = (step * world + rank) * size
-            yield [shuffled(config.seed, position + i, len(pairs)) for i in range(size)]
-
-    loader = DataLoader(
-        pairs, batch_sampler=list(batch_indices()), collate_fn=collate_pairs, num_workers=config.workers
-    )
-    return iter(loader)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def page(run: Path, stages: Sequence[Stage]) -> str:
     """Returns the whole page as HTML, pictures included."""
     body = [f"<h1>{html.escape(run.name)}</h1>", _times(stages)]
     for stage in stages:
-        parts = [_replacements(stage), _rows(stage), _curves(stage), _pictures(stage)]
+        parts = [_notes(stage), _rows(stage), _curves(stage), _pictures(stage)]
         if any(parts):
             body.append(f"<section><h2>{html.escape(stage.name)}</h2>{''.join(parts)}</section>")
     return (
@@ -89,11 +89,15 @@ def _times(stages: Sequence[Stage]) -> str:
     return f"<table><tr><th>stage</th><th>time</th></tr>{rows}</table>"
 
 
-def _replacements(stage: Stage) -> str:
+def _notes(stage: Stage) -> str:
     lines = [
         f"<p>Reward <code>{html.escape(asked)}</code> needs weights from the Hub; "
         f"<code>{html.escape(used)}</code> stood in for it.</p>"
         for asked, used in stage.summary.get("replacements", {}).items()
+    ]
+    lines += [
+        f"<p><code>{html.escape(name)}</code> was not measured: {html.escape(why)}.</p>"
+        for name, why in stage.summary.get("absent", {}).items()
     ]
     return "".join(lines)
 

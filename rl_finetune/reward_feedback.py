@@ -13,11 +13,25 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from rl_finetune.advantages import require_finite
+from shared.config import require_range
 
 Predict = Callable[[torch.Tensor], torch.Tensor]  # x_t → x0_pred at x_t's own noise level, with gradient
 Step = Callable[[torch.Tensor, int], torch.Tensor]  # (x, j) → x after step j of the plan, with gradient
 Decode = Callable[[torch.Tensor], torch.Tensor]  # latent → picture [B, 3, H, W], not clamped
 RewardOf = Callable[[torch.Tensor], torch.Tensor]  # picture → [B], differentiable
+
+
+@dataclass(frozen=True)
+class FeedbackConfig:
+    """How far the reward's gradient reaches, and what holds it."""
+
+    last_steps: int = 2  # draft: K, the steps the gradient runs through; refl: its one step is drawn from the last K
+    supervised_weight: float = 1.0  # of ‖x̂_0 − GT‖² per latent element
+    reward_ceiling: float | None = None  # pictures rewarded this much are pulled no further
+    recompute: bool = False  # draft: each step is run again in the backward pass, memory for one step instead of K
+
+    def __post_init__(self) -> None:
+        require_range(last_steps=(self.last_steps, 1, 1000), supervised_weight=(self.supervised_weight, 0, 1e6))
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,7 @@ def draft_loss(
     decode: Decode,
     reward: RewardOf,
     supervised_weight: float = 0.0,
+    reward_ceiling: float | None = None,
     recompute: bool = False,
 ) -> FeedbackLoss:
     """Returns −reward(decode(x_0)), the gradient running back through the K last steps of the plan, `steps`.
@@ -76,7 +91,12 @@ def draft_loss(
     for j in steps:
         x = checkpoint(take_step, x, j, use_reentrant=False) if recompute else take_step(x, j)
     return _feedback(
-        x, gt_latent, decode=decode, reward=reward, supervised_weight=supervised_weight, reward_ceiling=None
+        x,
+        gt_latent,
+        decode=decode,
+        reward=reward,
+        supervised_weight=supervised_weight,
+        reward_ceiling=reward_ceiling,
     )
 
 

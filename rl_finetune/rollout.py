@@ -35,7 +35,8 @@ def rollout(
     the clean-image prediction before and after every trained step.
     """
     lq = pairs.lq.repeat_interleave(group_size, dim=0)
-    latent_shape = policy.latent_shape(lq)
+    condition = policy.condition(pairs.lq)
+    condition_of_samples = condition.repeat_interleave(group_size, dim=0)
     parts = []
     for start in range(0, len(sample_seeds), microbatch):
         window = slice(start, start + microbatch)
@@ -43,9 +44,9 @@ def rollout(
             policy,
             forward,
             lq[window],
+            condition_of_samples[window],
             spec,
             sample_seeds=sample_seeds[window],
-            latent_shape=latent_shape,
             trained=trained,
             keep_predictions=keep_predictions,
         )
@@ -53,6 +54,7 @@ def rollout(
     return Rollout(
         gt=pairs.gt,
         lq=pairs.lq,
+        condition=condition,
         group_ids=pairs.indices,
         group_size=group_size,
         sr=torch.cat([sr for sr, _, _ in parts]),
@@ -65,14 +67,13 @@ def _rollout_slice(
     policy: DiffusionPolicy,
     forward: Forward,
     lq: torch.Tensor,
+    condition: torch.Tensor,
     spec: SamplerSpec,
     *,
     sample_seeds: Sequence[int],
-    latent_shape: Sequence[int],
     trained: Sequence[int],
     keep_predictions: bool,
 ) -> tuple[torch.Tensor, list[TrainedStep], list[torch.Tensor]]:
-    condition = policy.condition(lq)
     steps: list[TrainedStep] = []
     predictions: dict[int, torch.Tensor] = {}
 
@@ -89,7 +90,7 @@ def _rollout_slice(
         policy.schedule,
         spec,
         sample_seeds=sample_seeds,
-        latent_shape=latent_shape,
+        latent_shape=policy.latent_shape(lq),
         device=lq.device,
         on_step=record,
     )

@@ -28,6 +28,7 @@ class Rollout:
 
     gt: torch.Tensor  # [B, 3, H, W]
     lq: torch.Tensor  # [B, 3, h_lq, w_lq]
+    condition: torch.Tensor  # [B, …] what of lq the network saw, once a group: updates re-score with the very same
     group_ids: tuple[int, ...]  # B integers: the pairs' counters
     group_size: int
     sr: torch.Tensor  # [B·G, 3, H, W] in [0, 1]

@@ -11,7 +11,13 @@ import torch
 from accelerate import Accelerator
 
 from rl_finetune.config import LikelihoodConfig, LossConfig
-from rl_finetune.likelihood import marginal_likelihood_loss, noised_gt, posterior_likelihood_loss
+from rl_finetune.likelihood import (
+    difficulty_weights,
+    likelihood_steps,
+    marginal_likelihood_loss,
+    noised_gt,
+    posterior_likelihood_loss,
+)
 from rl_finetune.policy_loss import (
     PolicyLoss,
     assert_first_step_ratio,
@@ -23,6 +29,7 @@ from rl_finetune.policy_loss import (
 from rl_finetune.rollout import Forward
 from rl_finetune.trajectory import Rollout, TrainedStep
 from shared.diffusion.transition import Transition, log_prob_map, transition, transition_towards
+from shared.metrics import psnr
 from shared.restorers.protocol import DiffusionPolicy
 from shared.seeds import derive_seed, gaussian
 
@@ -48,6 +55,20 @@ class UpdatePlan:
     loss: LossConfig
     likelihood: LikelihoodConfig
     seed: int
+    steps_per_pass: int = 1  # trained steps re-scored in one forward pass
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What every pass of an update reads."""
+
+    learner: Learner
+    rollout: Rollout
+    advantages: torch.Tensor  # [B, G, J, a, b]
+    weights: torch.Tensor  # [B] of the policy's loss
+    likelihood_weights: torch.Tensor  # [B] of the likelihood term, `weights` where difficulty does not count
+    gt_latent: torch.Tensor | None  # [B, C, h, w], where the likelihood term asks for it
+    plan: UpdatePlan
 
 
 def update(
@@ -57,72 +78,121 @@ def update(
 
     advantages: [B, G, J, a, b], noise-level weights included; weights: [B], each group's share of the loss (0 where it
     was dropped), of mean 1 over all processes, so that every process count gives the same gradient.
+    Raises RuntimeError when the first ratio is not 1, and when the optimizer does not count the steps it is to make.
     """
-    sums: dict[str, list[float]] = defaultdict(list)
+    batch = _batch(learner, rollout, advantages, weights, plan)
+    sums: dict[str, list[torch.Tensor]] = defaultdict(list)
     groups_per_update = len(rollout.group_ids) // plan.updates
-    steps_made = 0
     for number in range(plan.updates):
         groups = range(number * groups_per_update, (number + 1) * groups_per_update)
         learner.optimizer.zero_grad(set_to_none=True)
-        slices = list(_slices(groups, plan.microbatch_groups, len(rollout.steps)))
-        for position, (members, k) in enumerate(slices):
+        passes = list(_passes(groups, plan, len(rollout.steps)))
+        for position, (members, steps) in enumerate(passes):
             # Gradients are exchanged once, with the last backward pass: a process count changes nothing else.
-            last = position == len(slices) - 1
+            last = position == len(passes) - 1
             with nullcontext() if last else learner.accelerator.no_sync(learner.model):
                 share = len(members) / (len(groups) * len(rollout.steps))
-                loss, figures = _microbatch_loss(learner, rollout, advantages, weights, plan, members, k)
+                losses = _pass_losses(batch, members, steps)
                 if number == 0:
-                    assert_first_step_ratio(figures.ratio)
-                learner.accelerator.backward(loss * share)
-            sums["loss"].append(float(loss.detach()))
-            sums["approx_kl"].append(float(figures.approx_kl))
-            sums["clip_fraction"].append(float(figures.clip_fraction))
-        norm = learner.accelerator.clip_grad_norm_(learner.model.parameters(), plan.gradient_clip)
-        sums["gradient_norm"].append(float(norm))
-        learner.optimizer.step()
-        steps_made += 1
-    if steps_made != plan.updates:
-        raise RuntimeError(f"a rollout was to make {plan.updates} optimizer steps but made {steps_made}")
-    return {name: sum(values) / len(values) for name, values in sums.items()}
+                    for _, figures in losses:
+                        assert_first_step_ratio(figures.ratio)
+                learner.accelerator.backward(sum(loss for loss, _ in losses) * share)
+            for loss, figures in losses:
+                sums["loss"].append(loss.detach())
+                sums["approx_kl"].append(figures.approx_kl)
+                sums["clip_fraction"].append(figures.clip_fraction)
+        sums["gradient_norm"].append(optimizer_step(learner, plan.gradient_clip))
+    return {name: float(torch.stack(values).mean()) for name, values in sums.items()}
 
 
-def _microbatch_loss(
-    learner: Learner,
-    rollout: Rollout,
-    advantages: torch.Tensor,
-    weights: torch.Tensor,
-    plan: UpdatePlan,
-    members: Sequence[int],
-    k: int,
-) -> tuple[torch.Tensor, PolicyLoss]:
-    """Returns the loss of the groups `members` at trained step k, and its policy part's figures."""
-    size = rollout.group_size
-    samples = slice(members[0] * size, (members[-1] + 1) * size)
-    groups = slice(members[0], members[-1] + 1)
-    step = rollout.steps[k]
-    x_t, prev, old_mean = step.x_t[samples], step.prev[samples], step.mean[samples]
-    lq = rollout.each_sample(rollout.lq[groups])
+def optimizer_step(learner: Learner, gradient_clip: float) -> torch.Tensor:
+    """Makes one optimizer step and returns the norm its gradient had before clipping.
+
+    Raises RuntimeError unless the optimizer's own count goes up by one: a wrapper that accumulates gradients changes
+    how many steps a rollout makes, and with it every learning rate, without a word.
+    """
+    before = _steps_made(learner.optimizer)
+    norm = learner.accelerator.clip_grad_norm_(learner.model.parameters(), gradient_clip)
+    learner.optimizer.step()
+    # float16's scaler leaves a step out when it finds an infinity, and says so.
+    expected = 0 if learner.accelerator.optimizer_step_was_skipped else 1
+    made = _steps_made(learner.optimizer) - before
+    if made != expected:
+        raise RuntimeError(f"{expected} optimizer step was to be made, but the optimizer counts {made}")
+    return torch.as_tensor(norm).detach()
+
+
+def _steps_made(optimizer: torch.optim.Optimizer) -> int:
+    return int(next(iter(optimizer.state.values()), {}).get("step", 0))
+
+
+def _batch(
+    learner: Learner, rollout: Rollout, advantages: torch.Tensor, weights: torch.Tensor, plan: UpdatePlan
+) -> _Batch:
+    likelihood_weights, gt_latent = weights, None
     with torch.no_grad():
-        condition = learner.policy.condition(lq)
-    timesteps = torch.full((x_t.shape[0],), step.times.t, dtype=torch.long, device=x_t.device)
+        if plan.likelihood.form != "none":
+            gt_latent = learner.policy.encode(rollout.gt, rollout.lq)
+        if plan.likelihood.difficulty:
+            share = supervised_share(rollout, plan.likelihood)
+            likelihood_weights, weights = weights * share, weights * (1.0 - share)
+    return _Batch(learner, rollout, advantages, weights, likelihood_weights, gt_latent, plan)
+
+
+def supervised_share(rollout: Rollout, config: LikelihoodConfig) -> torch.Tensor:
+    """Returns each group's supervised share [B] by its mean PSNR: one number a group, so that no member's own luck
+    decides how much its advantage counts."""
+    quality = psnr(rollout.sr, rollout.each_sample(rollout.gt)).unflatten(0, (-1, rollout.group_size)).mean(1)
+    return difficulty_weights(quality, hard=config.hard_db, easy=config.easy_db)
+
+
+def _pass_losses(batch: _Batch, members: range, steps: range) -> list[tuple[torch.Tensor, PolicyLoss]]:
+    """Returns, for each of the trained `steps`, the loss of the groups `members` and its policy part's figures.
+
+    One forward pass scores all of them.
+    """
+    learner, rollout = batch.learner, batch.rollout
+    size = rollout.group_size
+    samples = slice(members.start * size, members.stop * size)
+    trained = [rollout.steps[k] for k in steps]
+    x_t = torch.cat([step.x_t[samples] for step in trained])
+    times = torch.tensor([step.times.t for step in trained], device=x_t.device).repeat_interleave(len(members) * size)
+    condition = rollout.each_sample(rollout.condition[members.start : members.stop])
+    conditions = torch.cat([condition] * len(trained))
     with learner.accelerator.autocast():
-        output = learner.model(x_t, timesteps, condition)
-    now = transition(learner.policy.schedule, output, x_t, step.times)
-    new_map = log_prob_map(prev, now.mean, now.std).sum(dim=1)
-    advantage = advantages[groups, :, k].flatten(0, 1)
-    figures = _policy_loss(plan.loss, new_map, step.log_prob_map[samples], advantage, now, old_mean)
-    per_sample = figures.per_sample
-    if plan.loss.reference_kl > 0.0:
+        outputs = learner.model(x_t, times, conditions).chunk(len(trained))
+    base_outputs: Sequence[torch.Tensor | None] = [None] * len(trained)
+    if batch.plan.loss.reference_kl > 0.0:
         with torch.no_grad(), learner.accelerator.autocast():
-            base_output = learner.reference(x_t, timesteps, condition)
-        base = transition(learner.policy.schedule, base_output, x_t, step.times)
-        penalty = gaussian_kl_map(now.mean, base.mean, now.std).mean(dim=(1, 2))
-        per_sample = per_sample + plan.loss.reference_kl * penalty
-    if plan.likelihood.form != "none" and k >= len(rollout.steps) - plan.likelihood.last_steps:
-        term = _likelihood_loss(learner, rollout, plan, step, now, x_t=x_t, lq=lq, groups=groups)
-        per_sample = per_sample + plan.likelihood.weight * term
-    weight = weights[groups].repeat_interleave(size)
-    return (per_sample * weight).mean(), figures
+            base_outputs = learner.reference(x_t, times, conditions).chunk(len(trained))
+    return [
+        _step_loss(batch, members, k, output, base)
+        for k, output, base in zip(steps, outputs, base_outputs, strict=True)
+    ]
+
+
+def _step_loss(
+    batch: _Batch, members: range, k: int, output: torch.Tensor, base_output: torch.Tensor | None
+) -> tuple[torch.Tensor, PolicyLoss]:
+    rollout, plan, schedule = batch.rollout, batch.plan, batch.learner.policy.schedule
+    size, groups = rollout.group_size, slice(members.start, members.stop)
+    samples = slice(members.start * size, members.stop * size)
+    step = rollout.steps[k]
+    x_t = step.x_t[samples]
+    now = transition(schedule, output, x_t, step.times)
+    new_map = log_prob_map(step.prev[samples], now.mean, now.std).sum(dim=1)
+    advantage = batch.advantages[groups, :, k].flatten(0, 1)
+    figures = _policy_loss(plan.loss, new_map, step.log_prob_map[samples], advantage, now, step.mean[samples])
+    per_sample = figures.per_sample
+    if base_output is not None:
+        base = transition(schedule, base_output, x_t, step.times)
+        per_sample = per_sample + plan.loss.reference_kl * gaussian_kl_map(now.mean, base.mean, now.std).mean((1, 2))
+    loss = (per_sample * batch.weights[groups].repeat_interleave(size)).mean()
+    likelihood = plan.likelihood
+    if likelihood.form != "none" and k in likelihood_steps(len(rollout.steps), likelihood.last_steps):
+        term = _likelihood_loss(batch, step, now, x_t, groups)
+        loss = loss + likelihood.weight * (term * batch.likelihood_weights[groups].repeat_interleave(size)).mean()
+    return loss, figures
 
 
 def _policy_loss(
@@ -143,19 +213,10 @@ def _policy_loss(
 
 
 def _likelihood_loss(
-    learner: Learner,
-    rollout: Rollout,
-    plan: UpdatePlan,
-    step: TrainedStep,
-    now: Transition,
-    *,
-    x_t: torch.Tensor,
-    lq: torch.Tensor,
-    groups: slice,
+    batch: _Batch, step: TrainedStep, now: Transition, x_t: torch.Tensor, groups: slice
 ) -> torch.Tensor:
-    schedule = learner.policy.schedule
-    with torch.no_grad():
-        gt_latent = learner.policy.encode(rollout.each_sample(rollout.gt[groups]), lq)
+    rollout, plan, schedule = batch.rollout, batch.plan, batch.learner.policy.schedule
+    gt_latent = rollout.each_sample(batch.gt_latent[groups])
     if plan.likelihood.form == "posterior":
         towards_gt = transition_towards(schedule, gt_latent, x_t, step.times)
         return posterior_likelihood_loss(towards_gt.mean, now.mean, now.std)
@@ -166,8 +227,8 @@ def _likelihood_loss(
     return marginal_likelihood_loss(noised_gt(gt_latent, noise, alpha, sigma), now.mean, now.std)
 
 
-def _slices(groups: range, microbatch_groups: int, steps: int) -> Iterator[tuple[range, int]]:
-    size = microbatch_groups or len(groups)
-    for k in range(steps):
+def _passes(groups: range, plan: UpdatePlan, steps: int) -> Iterator[tuple[range, range]]:
+    size = plan.microbatch_groups or len(groups)
+    for first in range(0, steps, plan.steps_per_pass):
         for start in range(groups.start, groups.stop, size):
-            yield range(start, min(start + size, groups.stop)), k
+            yield range(start, min(start + size, groups.stop)), range(first, min(first + plan.steps_per_pass, steps))

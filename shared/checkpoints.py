@@ -4,43 +4,44 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 
-from shared.runs import replace_folder
+from shared.runs import STATE_FOLDER, replace_folder
 
-STATE_FOLDER, PROGRESS_FILE = "state", "progress.json"
+PROGRESS_FILE = "progress.json"
 
 
-def save_state(accelerator: Accelerator, run: Path, *, step: int, progress: dict[str, Any] | None = None) -> None:
-    """Saves all that `accelerator` prepared or registered, with the step it stands at and plain-json `progress`."""
-    final, temporary = run / STATE_FOLDER, run / f"{STATE_FOLDER}.part"
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come: steps made, and seconds spent on them by all its runs."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+def save_state(accelerator: Accelerator, folder: Path, progress: Progress) -> None:
+    """Saves to `folder`/state all that `accelerator` prepared or registered."""
+    final, temporary = folder / STATE_FOLDER, folder / f"{STATE_FOLDER}.part"
     if accelerator.is_main_process and temporary.exists():
         shutil.rmtree(temporary)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(temporary))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        (temporary / PROGRESS_FILE).write_text(json.dumps({"step": step, "progress": progress or {}}))
+        (temporary / PROGRESS_FILE).write_text(json.dumps(asdict(progress)))
         replace_folder(temporary, final)
     accelerator.wait_for_everyone()
 
 
-def load_state(accelerator: Accelerator, run: Path) -> tuple[int, dict[str, Any]]:
-    """Returns (step, progress) after loading the last saved state, or (0, {}) when the run is new."""
-    folder = run / STATE_FOLDER
-    if not (folder / PROGRESS_FILE).exists():
-        folder = run / f"{STATE_FOLDER}.old"  # killed between the two renames of replace_folder
-        if not (folder / PROGRESS_FILE).exists():
-            return 0, {}
-    accelerator.load_state(str(folder))
-    saved = json.loads((folder / PROGRESS_FILE).read_text())
-    return saved["step"], saved["progress"]
-
-
-def drop_state(run: Path) -> None:
-    """Removes the resumable state of a finished run: it is several times the size of the result."""
-    for name in (STATE_FOLDER, f"{STATE_FOLDER}.old", f"{STATE_FOLDER}.part"):
-        shutil.rmtree(run / name, ignore_errors=True)
+def load_state(accelerator: Accelerator, folder: Path) -> Progress:
+    """Returns where the training stands, after loading the last saved state if there is one."""
+    # A kill between the two renames of replace_folder leaves only the old one.
+    for name in (STATE_FOLDER, f"{STATE_FOLDER}.old"):
+        path = folder / name / PROGRESS_FILE
+        if path.exists():
+            accelerator.load_state(str(path.parent))
+            return Progress(**json.loads(path.read_text()))
+    return Progress()

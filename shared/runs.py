@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from omegaconf import OmegaConf
 
 from shared.config import flatten, to_yaml
 from shared.errors import UserError
+from shared.finished import SUMMARY_FILE, command_hash, finished_line
 from shared.images import write_bytes
 
-CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
+CONFIG_FILE, STATE_FOLDER = "config.yaml", "state"
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,28 @@ class RunFolder:
     """One stage's folder. `config.yaml` is written first and `summary.json` last: with both, the stage is finished."""
 
     path: Path
+    command: tuple[str, ...] = ()  # the words that asked for the stage
+
+    @classmethod
+    def begin(
+        cls, path: str | Path, config: Any, argv: Sequence[str], *, free_keys: tuple[str, ...], needed_mb: int = 0
+    ) -> RunFolder | None:
+        """Returns the folder of a stage that is to be run, or says that it is finished and returns None.
+
+        Raises UserError as `check` does, and when its disk has not `needed_mb` free. Writes nothing: see `open`.
+        """
+        folder = cls.check(path, config, free_keys=free_keys)
+        if folder.is_finished():
+            print(finished_line(folder.summary()))
+            return None
+        require_free_space(folder.path, needed_mb * 1_000_000)
+        return dataclasses.replace(folder, command=tuple(argv))
 
     @classmethod
     def open(cls, path: str | Path, config: Any, *, free_keys: tuple[str, ...] = ()) -> RunFolder:
-        """Returns the folder, made if missing, with its config inside. Raises UserError as `check` does.
-
-        Call it once everything that can be wrong with a config has been found, its sources opened: a mended command
-        must not be refused by a folder that its own mistake made.
-        """
+        """Returns the folder, made if missing, with its config inside. Raises UserError as `check` does."""
         folder = cls.check(path, config, free_keys=free_keys)
-        if not folder.config_path.exists():
-            write_bytes(folder.config_path, to_yaml(config).encode())
+        folder.make(config)
         return folder
 
     @classmethod
@@ -62,9 +75,22 @@ class RunFolder:
         """Whether the stage ran to its end."""
         return (self.path / SUMMARY_FILE).exists()
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Marks the stage as finished, with its figures."""
-        self.write_json(SUMMARY_FILE, summary)
+    def make(self, config: Any) -> None:
+        """Writes the folder with its config, if it is not there.
+
+        Call it once everything that can be wrong with a config has been found, its sources opened: a mended command
+        must not be refused by a folder that its own mistake made.
+        """
+        if not self.config_path.exists():
+            write_bytes(self.config_path, to_yaml(config).encode())
+
+    def finish(self, summary: dict[str, Any], *, says: str) -> None:
+        """Marks the stage as finished, with its figures; `says` is printed now and when it is asked for again."""
+        self.write_json(SUMMARY_FILE, {"says": says, "command": command_hash(self.command), **summary})
+        # The resumable state is several times the size of the result.
+        for name in (STATE_FOLDER, f"{STATE_FOLDER}.old", f"{STATE_FOLDER}.part"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        print(says)
 
     def summary(self) -> dict[str, Any]:
         """Returns the figures of a finished stage."""

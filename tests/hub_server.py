@@ -9,7 +9,12 @@ import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote
+
+import huggingface_hub.constants
+import pytest
+from huggingface_hub import utils
 
 
 @dataclass
@@ -47,6 +52,29 @@ class FakeHub:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
 
+def point_client_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets what HF_ENDPOINT sets when the client is imported."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+def use_hub(server: FakeHub, monkeypatch: pytest.MonkeyPatch, *, cache: Path) -> None:
+    """Points the client at the server, with an empty cache, a token and no waiting between its tries."""
+    point_client_at(server.endpoint, monkeypatch)
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the client waits up to half a minute between its tries
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    utils.disable_progress_bars()
+
+
+def folder_files(folder: Path) -> dict[str, bytes]:
+    """Returns {relative path: content} of a folder, as `FakeHub.add` takes it."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
 def is_large(path: str) -> bool:
     return path.endswith(".safetensors")
 
@@ -67,9 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(f"{self.command} {path}")
         if match := re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             self._info(match[1], match[2] or "main")
-        elif match := re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)/tree/([^/]+)/?", path):
-            self._tree(match[1], match[2])
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        elif match := re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)/tree/([^/]+)(?:/(.*))?", path):
+            self._tree(match[1], match[2], match[3] or "")
+        elif match := re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._file(match[1], match[2], match[3])
         else:
             self._error(404, "EntryNotFound")
@@ -137,17 +165,23 @@ class _Handler(BaseHTTPRequestHandler):
             if re.fullmatch("[0-9a-f]{40}", name) and files is revisions[revision]
         )
 
-    def _tree(self, repo: str, revision: str) -> None:
+    def _tree(self, repo: str, revision: str, folder: str) -> None:
         files = self._files(repo, revision)
         if files is None:
             return
-        rows = []
-        for name, content in files.items():
-            row = {"type": "file", "path": name, "size": len(content), "oid": git_oid(content)}
-            if is_large(name):
-                sha256 = hashlib.sha256(content).hexdigest()
-                row["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 130}
-            rows.append(row)
+        below = f"{folder}/" if folder else ""
+        inside = {name: content for name, content in files.items() if name.startswith(below)}
+        if folder and not inside:
+            self._error(404, "EntryNotFound")
+            return
+        whole = "recursive=true" in self.path.lower()
+        folders = {below + name.removeprefix(below).split("/")[0] for name in inside if "/" in name.removeprefix(below)}
+        rows = [
+            {"type": "directory", "path": name, "size": 0, "oid": "0" * 40} for name in sorted(folders) if not whole
+        ]
+        for name, content in inside.items():
+            if whole or "/" not in name.removeprefix(below):
+                rows.append(_listed(name, content))
         self._json(rows)
 
     def _file(self, repo: str, revision: str, name: str) -> None:
@@ -206,3 +240,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+def _listed(name: str, content: bytes) -> dict:
+    row = {"type": "file", "path": name, "size": len(content), "oid": git_oid(content)}
+    if is_large(name):
+        row["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+    return row

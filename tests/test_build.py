@@ -119,7 +119,7 @@ def test_a_killed_build_resumes_to_the_same_bytes(here, dataset, capsys):
     assert bytes_of(out) == bytes_of(dataset)
     capsys.readouterr()
     run_build(here, "killed")
-    assert "is finished: 30 rows" in capsys.readouterr().out
+    assert f"finished: {out}: 30 rows" in capsys.readouterr().out
 
 
 def test_rows_hold_what_they_promise(dataset):

@@ -8,11 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import huggingface_hub.constants
 import pytest
 import torch
-from hub_server import FakeHub
-from huggingface_hub import utils
+from hub_server import FakeHub, folder_files, point_client_at, use_hub
 
 from reward_model import download
 from reward_model.card import write_card
@@ -38,25 +36,11 @@ def checkpoint(tmp_path_factory) -> Path:
 NOBODY = "http://127.0.0.1:9"  # a port where no server listens
 
 
-def point_client_at(endpoint: str, monkeypatch) -> None:
-    # What HF_ENDPOINT sets when the client is imported.
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-
-
 @pytest.fixture
 def hub(tmp_path, monkeypatch, checkpoint):
     with FakeHub() as server:
-        point_client_at(server.endpoint, monkeypatch)
-        monkeypatch.setattr("time.sleep", lambda _: None)  # the client waits up to half a minute between its tries
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("HF_TOKEN", "hf_test")
-        utils.disable_progress_bars()
-        names = [path for path in sorted(checkpoint.rglob("*")) if path.is_file()]
-        server.add(REPO, {str(path.relative_to(checkpoint)): path.read_bytes() for path in names})
+        use_hub(server, monkeypatch, cache=tmp_path / "cache")
+        server.add(REPO, folder_files(checkpoint))
         yield server
 
 

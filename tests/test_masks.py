@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 import sys
 import types
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+import data.masks
 from data.masks import MaskConfig, blobs, draw_mask, feather, polygons, sam_region, strokes, superpixels
 from shared.errors import UserError
+from shared.images import to_uint8
 from shared.seeds import numpy_rng
 
 
@@ -138,18 +143,68 @@ def test_sam_segments_are_chosen_by_area(monkeypatch):
     small, large = np.zeros((64, 64), bool), np.ones((64, 64), bool)
     small[:8, :8] = True  # 64 / 4096 = 1.6 %
     crowd = [large] * 10 + [small] * 10
-    fake_transformers(monkeypatch, lambda task, model: lambda image: {"masks": crowd})
+    fake_transformers(monkeypatch, lambda task, model, device: lambda image: {"masks": crowd})
     for seed in range(5):
         assert np.array_equal(sam_region(picture(), 0.02, numpy_rng(seed), model="fake/choice"), small)
 
 
+def save_tiny_sam(folder: Path) -> None:
+    """Saves a Segment Anything of a few thousand random weights, made to be sure of all it finds."""
+    from transformers import (
+        SamConfig,
+        SamImageProcessor,
+        SamMaskDecoderConfig,
+        SamModel,
+        SamProcessor,
+        SamPromptEncoderConfig,
+        SamVisionConfig,
+    )
+
+    common = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_dim": 16}
+    sizes = {"image_size": 64, "patch_size": 8}
+    vision = SamVisionConfig(
+        output_channels=16, window_size=4, num_pos_feats=8, global_attn_indexes=[0], **common, **sizes
+    )
+    decoder = SamMaskDecoderConfig(iou_head_hidden_dim=16, iou_head_depth=2, **common)
+    prompt = SamPromptEncoderConfig(hidden_size=16, mask_input_channels=4, **sizes)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(3)
+        parts = {"vision_config": vision, "prompt_encoder_config": prompt, "mask_decoder_config": decoder}
+        model = SamModel(SamConfig(**{name: part.to_dict() for name, part in parts.items()}))
+        for parameter in model.parameters():
+            parameter.mul_(20 if parameter.ndim > 1 else 1)
+        quality = model.mask_decoder.iou_prediction_head.proj_out
+        quality.weight.zero_()
+        quality.bias.fill_(1.0)
+        for network in model.mask_decoder.output_hypernetworks_mlps:
+            network.proj_out.weight.mul_(1e4)
+    model.save_pretrained(folder)
+    square, low = {"height": 64, "width": 64}, {"height": 16, "width": 16}
+    SamProcessor(
+        SamImageProcessor(size={"longest_edge": 64}, pad_size=square, mask_size={"longest_edge": 16}, mask_pad_size=low)
+    ).save_pretrained(folder)
+
+
+def test_a_real_sam_finds_regions(tmp_path):
+    save_tiny_sam(tmp_path)
+    config = MaskConfig(kinds=("sam",), sam_model=str(tmp_path), feather_max_px=2.0)
+    gt = np.random.default_rng(0).random((64, 64, 3), np.float32)
+    mask = draw_mask(gt, config, numpy_rng(0))
+    assert mask.kind == "sam"
+    # A found segment, not the blob that stands in for none: its area is its own, whatever area was asked for.
+    segments = data.masks._sam_pipeline(str(tmp_path), "cpu")(Image.fromarray(to_uint8(gt)))["masks"]
+    areas = {np.asarray(segment, bool).sum() for segment in segments}
+    assert len(areas) > 3
+    assert (mask.values > 0.5).sum() in areas
+
+
 def test_a_picture_without_segments_gets_a_blob(monkeypatch):
-    fake_transformers(monkeypatch, lambda task, model: lambda image: {"masks": []})
+    fake_transformers(monkeypatch, lambda task, model, device: lambda image: {"masks": []})
     assert sam_region(picture(), 0.1, numpy_rng(0), model="fake/empty").sum() == round(0.1 * 64 * 64)
 
 
 def test_sam_that_cannot_be_had_is_one_clear_line(monkeypatch):
-    def missing(task, model):
+    def missing(task, model, device):
         raise OSError(f"{model} is not a local folder\nand more")
 
     fake_transformers(monkeypatch, missing)

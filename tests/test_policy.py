@@ -15,8 +15,8 @@ from data.sources import SourceConfig
 from rl_finetune import pretrain, restore
 from shared.diffusion.sampler import SamplerSpec
 from shared.errors import UserError
-from shared.restorers.load import load_policy, load_restorer
-from shared.restorers.pixel_unet import PixelUNetRestorer
+from shared.restorers.load import load_policy, load_restorer, save_policy
+from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig, PixelUNetRestorer
 from shared.runs import RunFolder
 from shared.tracking import read_metrics
 from tests.tiny import save_pictures, save_tiny_policy, tiny_policy
@@ -54,6 +54,38 @@ def test_any_size_is_restored_and_a_picture_does_not_depend_on_its_batch(task, s
     assert float(sr.min()) >= 0
     assert float(sr.max()) <= 1
     torch.testing.assert_close(sr[1:], restorer.restore(lq[1:], sample_seeds=[2]), atol=1e-5, rtol=1e-5)
+
+
+def test_attention_sits_at_its_levels_and_in_the_middle_and_any_size_is_restored(tmp_path):
+    config = PixelUNetConfig(channels=(8, 16, 24), norm_groups=4, attention_levels=(2,), head_channels=8)
+    policy = PixelUNet(config)
+    torch.nn.init.normal_(policy.unet.conv_out.weight, std=0.05)
+    attending = [name for name, _ in policy.unet.named_modules() if name.endswith(".to_q")]
+    # One layer a block on the way down and two on the way up, at the coarsest level alone.
+    assert attending == [
+        "down_blocks.2.attentions.0.to_q",
+        "up_blocks.0.attentions.0.to_q",
+        "up_blocks.0.attentions.1.to_q",
+        "mid_block.attentions.0.to_q",
+    ]
+    save_policy(tmp_path, policy, SamplerSpec(steps=2), provenance={})
+    lq = pictures(2, 3, 21, 34)
+    sr = load_restorer(str(tmp_path)).restore(lq, sample_seeds=[1, 2])
+    assert sr.shape == lq.shape
+    assert torch.equal(sr, PixelUNetRestorer(policy, SamplerSpec(steps=2)).restore(lq, sample_seeds=[1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"attention_levels": (3,)}, r"attention_levels must lie in 0 … 2, got \[3\]"),
+        ({"channels": (64, 100, 128)}, r"multiples of norm_groups \(8\).*got \[64, 100, 128\]"),
+        ({"attention_levels": (0,), "head_channels": 48}, r"of head_channels \(48\)"),
+    ],
+)
+def test_impossible_architectures_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        PixelUNetConfig(**values)
 
 
 @pytest.mark.parametrize(

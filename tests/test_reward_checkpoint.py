@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from reward_samples import SCALE, tiny_samples
 from safetensors.torch import load_file
 
@@ -16,6 +17,7 @@ import reward_model.stages
 from reward_model.augment import AugmentConfig, Augmenter
 from reward_model.batches import StepBatches, step_indices
 from reward_model.checkpoint import read_config, verify_checkpoint
+from reward_model.losses import LossConfig
 from reward_model.model import RewardModel, RewardModelConfig
 from reward_model.stages import OptimConfig, TrainingData
 from reward_model.train import TrainConfig, train
@@ -97,8 +99,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("at_update", [3, 6, 10])
-def test_a_killed_run_ends_in_the_same_weights(finished, tmp_path, monkeypatch, at_update):
+def kill_at_update(monkeypatch, at_update: int) -> None:
     seen = {"updates": 0}
     whole = reward_model.stages.AveragedWeights.update
 
@@ -109,6 +110,11 @@ def test_a_killed_run_ends_in_the_same_weights(finished, tmp_path, monkeypatch, 
         whole(self, model, step)
 
     monkeypatch.setattr(reward_model.stages.AveragedWeights, "update", update)
+
+
+@pytest.mark.parametrize("at_update", [3, 6, 10])
+def test_a_killed_run_ends_in_the_same_weights(finished, tmp_path, monkeypatch, at_update):
+    kill_at_update(monkeypatch, at_update)
     with pytest.raises(Killed):
         run_training(tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint").exists()
@@ -140,10 +146,40 @@ def test_zero_iterations_pass_the_weights_on(tmp_path):
     assert all(torch.equal(second.state_dict()[name], tensor) for name, tensor in first.state_dict().items())
 
 
-def test_accumulated_batches_are_one_step(tmp_path):
-    optim = OptimConfig(batch_triplets=2, accumulate=2, validate_every=3, save_every=2)
-    run = run_training(tmp_path / "run", optim=optim)
-    assert len(read_metrics(run.path)) == 11
+def test_accumulated_batches_are_one_step_along_their_mean(monkeypatch):
+    class Batch(float):
+        def to(self, device):
+            return self
+
+    def loss_of(model, batch, config, base_score):
+        return model.weight.sum() * float(batch), {"rank": model.weight.sum() * float(batch)}
+
+    monkeypatch.setattr(reward_model.stages, "stage_loss", loss_of)
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(model.weight)
+    figures = reward_model.stages._optimizer_step(
+        model,
+        torch.optim.SGD(model.parameters(), lr=1.0),
+        iter([Batch(1.0), Batch(3.0)]),
+        loss=LossConfig(),
+        optim=OptimConfig(accumulate=2, gradient_clip=100.0),
+        accelerator=Accelerator(cpu=True),
+        base_score=None,
+    )
+    # Losses 1·w and 3·w at w = 1: mean 2, gradient 2, and one step of rate 1 ends at −1.
+    assert figures == {"rank": 2.0, "loss": 2.0, "gradient_norm": 2.0}
+    assert model.weight.item() == -1.0
+
+
+def test_a_killed_run_that_accumulates_goes_on_with_the_right_batches(tmp_path, monkeypatch):
+    accumulating = OptimConfig(batch_triplets=2, accumulate=2, validate_every=3, save_every=2)
+    whole = run_training(tmp_path / "whole", optim=accumulating)
+    kill_at_update(monkeypatch, 4)
+    with pytest.raises(Killed):
+        run_training(tmp_path / "run", optim=accumulating)
+    monkeypatch.undo()
+    resumed = run_training(tmp_path / "run", optim=accumulating)
+    assert all(torch.equal(weights_of(whole)[k], v) for k, v in weights_of(resumed).items())
 
 
 def test_the_batch_of_a_step_depends_on_the_step_alone():
@@ -217,7 +253,8 @@ def test_another_stage_or_architecture_is_refused(copy):
 
 def test_broken_configs_and_missing_folders_are_refused(copy, tmp_path):
     refused(tmp_path, "has no config.json; train or fetch one")
-    refused(tmp_path / "nowhere", "expected a checkpoint folder or a Hub repository")
+    for name in (tmp_path / "nowhere", "no/such/folder"):
+        refused(name, "expected a checkpoint folder or a Hub repository")
     refused(copy, "revision=v1 belongs to a Hub repository", revision="v1")
     (copy / "config.json").write_text('{"format": 1, "net')
     refused(copy, "config.json is cut or not a reward model's")

@@ -51,9 +51,22 @@ def test_iou_f1_and_area_by_hand():
 
 def test_best_threshold_is_the_best_of_all(noisy):
     counts = counts_of(*noisy)
-    best = metrics.best_threshold(counts)
+    best = metrics.best_threshold(counts, counts, max_clean_area=1.0)
     every = [metrics.iou_and_f1(counts, level / BINS)[1] for level in range(0, BINS, 8)]
     assert metrics.iou_and_f1(counts, best)[1] >= max(every) - 1e-12
+
+
+def test_best_threshold_leaves_clean_pictures_alone():
+    defects = counts_of([np.array([[0.9, 0.3, 0.1]])], [np.array([[True, True, False]])])
+    clean = counts_of([np.array([[0.05, 0.05, 0.2, 0.4]])], [np.zeros((1, 4), dtype=bool)])
+    # F1 is 1 from just above .1 to .3, where half of the clean picture, .2 and .4, is called broken at first.
+    assert 0.1 < metrics.best_threshold(defects, clean, max_clean_area=0.5) < 0.3
+    # A quarter of it: above .2, where the F1 is still 1.
+    assert 0.2 < metrics.best_threshold(defects, clean, max_clean_area=0.25) < 0.3
+    # Nothing of it: above .4, where only .9 is found, F1 2/3.
+    strict = metrics.best_threshold(defects, clean, max_clean_area=0.0)
+    assert 0.4 < strict < 0.9
+    assert metrics.iou_and_f1(defects, strict)[1] == pytest.approx(2 / 3)
 
 
 def test_constant_map_is_chance_and_one_kind_of_pixel_is_nan():

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from reward_model.encoder import normalisation
-from reward_model.model import RewardModel, RewardModelConfig, on_levels, require_pictures
+from reward_model.model import Anatomy, RewardModel, RewardModelConfig, on_levels, require_pictures
 from reward_model.score_head import PenaltyHead, map_statistics, worst_mean
 from shared.errors import UserError
 
@@ -60,14 +60,29 @@ def test_a_score_does_not_depend_on_its_batch():
             torch.testing.assert_close(alone.degradation_map[0], together.degradation_map[index], atol=1e-5, rtol=0)
 
 
-def test_padding_does_not_enter_the_score():
-    # 48×64 needs no padding; one row less pads sixteen rows below by one repeated row, which must hardly count.
-    model, images = build(), pictures(1, 48, 64)
-    with torch.no_grad():
-        whole, cut = model(images).score, model(images[..., :33, :]).score
-        by_hand = model(torch.cat([images[..., :33, :], images[..., 32:33, :].expand(1, 3, 15, 64)], dim=2)).score
-    assert cut.item() != pytest.approx(by_hand.item(), abs=1e-6)  # there the padding is picture, and counts
-    assert whole.item() != pytest.approx(cut.item(), abs=1e-6)
+class Seen(torch.nn.Module):
+    """A score head that keeps what it was given."""
+
+    def forward(self, pooled, pooled_by_map, statistics):
+        self.pooled, self.pooled_by_map, self.statistics = pooled, pooled_by_map, statistics
+        return pooled.sum(dim=1)
+
+
+def test_padding_does_not_enter_the_score(monkeypatch):
+    # 33×64 is padded to 48×64: cells of 16 px, of whose last row 1/16 is picture; the map's grid of 2 px has 17 rows of
+    # picture and 7 of padding. There the network answers 9 for 1, and a map of 1 for 0.
+    model = build()
+    features, native = torch.ones(1, 2, 3, 4), torch.zeros(1, 1, 24, 32)
+    features[:, :, 2], native[:, :, 17:] = 9.0, 1.0
+    monkeypatch.setattr(model, "anatomy", lambda padded: Anatomy(features, native))
+    model.score_head = Seen()
+    output = model(pictures(1, 33, 64))
+    # (1 + 1 + 9/16) / (2 + 1/16) = 41/33
+    torch.testing.assert_close(model.score_head.pooled, torch.full((1, 2), 41 / 33))
+    assert torch.equal(model.score_head.statistics, torch.zeros(1, 5))
+    # The last cell's map is 7 rows of 1 in 8: 9 · 7/8 · 1/16 over the same 33/16.
+    torch.testing.assert_close(model.score_head.pooled_by_map, torch.full((1, 2), 9 * 7 / 8 / 33))
+    assert torch.equal(output.degradation_map, torch.zeros(1, 1, 33, 64))
 
 
 def test_each_later_stage_is_finer_and_starts_as_the_one_before():

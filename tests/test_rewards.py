@@ -143,10 +143,10 @@ def test_maps_of_the_truth():
 def test_score_and_map_cost_one_pass_a_batch():
     model = CountingModel()
     toolbox = Toolbox(given={"reward_model": model})
-    composite = Composite.build({"fgr_score": 0.5, "fgr_map": 0.5}, toolbox, maps={"fgr_map": 1.0}, images_per_call=2)
+    composite = Composite.build({"fgr_score": 0.5, "fgr_map": 0.5}, toolbox, maps=["fgr_map"], images_per_call=2)
     values = composite(SR, GT, LQ)
     assert model.calls == 2
-    assert torch.equal(values.degradation_map, SR[:, :1])
+    assert torch.equal(values.degradation_maps["fgr_map"], SR[:, :1])
     judged = JudgedOnce(model)
     assert judged(SR) is judged(SR)
     assert judged(GT) is not judged(SR)
@@ -165,10 +165,11 @@ def test_pictures_are_clamped():
     torch.testing.assert_close(composite(outside, GT, LQ).total, composite(outside.clamp(0, 1), GT, LQ).total)
 
 
-def test_maps_are_weighted():
-    composite = build({"psnr": 1.0}, maps={"fgr_map": 3.0, "absolute_error": 1.0})
-    expected = 0.75 * SR[:, :1] + 0.25 * (SR - GT).abs().mean(1, keepdim=True)
-    torch.testing.assert_close(composite(SR, GT, LQ).degradation_map, expected)
+def test_maps_come_by_name_in_batches_too():
+    maps = build({"psnr": 1.0}, maps=["fgr_map", "absolute_error"], images_per_call=1)(SR, GT, LQ).degradation_maps
+    assert list(maps) == ["fgr_map", "absolute_error"]
+    torch.testing.assert_close(maps["fgr_map"], SR[:, :1])
+    torch.testing.assert_close(maps["absolute_error"], (SR - GT).abs().mean(1, keepdim=True))
 
 
 def test_a_value_that_is_not_finite_stops_with_reward_and_sample():

@@ -3,69 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from data.pairs import PairConfig
-from data.sources import SourceConfig
 from reward_model.model import RewardOutput
 from rl_finetune import train as rl
-from rl_finetune.config import AdvantageConfig, LikelihoodConfig, LossConfig, RewardConfig, RewardPart, TrainRlConfig
+from rl_finetune.config import AdvantageConfig, LikelihoodConfig, LossConfig, TrainRlConfig
 from rl_finetune.curriculum import CurriculumConfig
-from shared.config import to_yaml
+from rl_finetune.iteration import draw, local_positions
+from rl_finetune.update import UpdatePlan, update
 from shared.diffusion.sampler import SamplerSpec
 from shared.diffusion.transition import transition
 from shared.errors import UserError
-from shared.runs import RunFolder
-from tests.tiny import save_pictures, save_tiny_policy, save_tiny_reward_model
+from tests.tiny_rl import flat, open_session, tiny_rl_config
 
 
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory) -> TrainRlConfig:
-    folder = tmp_path_factory.mktemp("rl")
-    return TrainRlConfig(
-        out=str(folder / "out"),
-        task="face",
-        base=str(save_tiny_policy(folder / "base")),
-        reward_model=str(save_tiny_reward_model(folder / "rm")),
-        source=SourceConfig(
-            faces=str(save_pictures(folder / "faces", 12)), test_fraction=0.4, cache_folder=str(folder / "cache")
-        ),
-        pairs=PairConfig(crop_px=32, pairs=16),
-        sampler=SamplerSpec(steps=4, eta=0.7),
-        reward=RewardConfig(parts=[RewardPart("fgr_score", 0.5), RewardPart("fgr_map", 0.5)]),
-        iterations=4,
-        groups=4,
-        group_size=3,
-        updates_per_rollout=2,
-        learning_rate=1e-3,
-        checkpoint_every=2,
-        eval_images=4,
-        eval_crop_px=32,
-        cpu_threads=1,
-    )
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def open_session(config: TrainRlConfig, out: Path) -> rl.Session:
-    config = dataclasses.replace(config, out=str(out))
-    return rl.Session.open(config, RunFolder.open(out, config), Accelerator(cpu=True))
-
-
-def flat(session: rl.Session) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in session.learner.policy.parameters()])
+    return tiny_rl_config(tmp_path_factory.mktemp("rl"))
 
 
 def test_an_iteration_moves_the_policy_and_states_its_steps(tiny_run, tmp_path):
@@ -82,7 +40,7 @@ def test_an_iteration_moves_the_policy_and_states_its_steps(tiny_run, tmp_path):
 def test_rollout_keeps_only_the_trained_steps(tiny_run, tmp_path):
     spec = SamplerSpec(steps=6, eta=0.7, window_start=1, window=2)
     session = open_session(dataclasses.replace(tiny_run, sampler=spec), tmp_path)
-    drawn = rl.draw(session, 0)
+    drawn = draw(session, 0)
     assert [step.j for step in drawn.steps] == [1, 2]
     assert drawn.sr.shape == (12, 3, 32, 32)
     assert drawn.sr_by_step == ()
@@ -94,20 +52,20 @@ def test_rollout_keeps_only_the_trained_steps(tiny_run, tmp_path):
 def test_an_update_without_advantage_or_likelihood_has_no_gradient(tiny_run, tmp_path):
     config = dataclasses.replace(tiny_run, likelihood=LikelihoodConfig(form="none"))
     session = open_session(config, tmp_path)
-    drawn = rl.draw(session, 0)
-    plan = rl.UpdatePlan(1, 0, 1.0, config.loss, config.likelihood, 0)
-    figures = rl.update(session.learner, drawn, torch.zeros(4, 3, 3, 1, 1), torch.ones(4), plan)
+    drawn = draw(session, 0)
+    plan = UpdatePlan(1, 0, 1.0, config.loss, config.likelihood, 0)
+    figures = update(session.learner, drawn, torch.zeros(4, 3, 3, 1, 1), torch.ones(4), plan)
     assert figures["gradient_norm"] == 0.0
 
 
 def test_scoring_with_other_weights_than_drew_is_refused(tiny_run, tmp_path):
     session = open_session(tiny_run, tmp_path)
-    drawn = rl.draw(session, 0)
+    drawn = draw(session, 0)
     with torch.no_grad():
         session.learner.policy.unet.conv_out.weight.mul_(1.5)
-    plan = rl.UpdatePlan(1, 0, 1.0, tiny_run.loss, tiny_run.likelihood, 0)
+    plan = UpdatePlan(1, 0, 1.0, tiny_run.loss, tiny_run.likelihood, 0)
     with pytest.raises(RuntimeError, match="ratio must be 1 within 1e-05"):
-        rl.update(session.learner, drawn, torch.ones(4, 3, 3, 1, 1), torch.ones(4), plan)
+        update(session.learner, drawn, torch.ones(4, 3, 3, 1, 1), torch.ones(4), plan)
 
 
 @pytest.mark.parametrize("credit", ["scalar", "spatial", "temporal", "spacetime"])
@@ -140,7 +98,7 @@ def test_credit_in_time_runs_from_before_the_first_trained_step_to_the_final_pic
         sampler=SamplerSpec(steps=5, eta=0.7, window_start=1, window=2),
     )
     session = open_session(config, tmp_path)
-    drawn = rl.draw(session, 0)
+    drawn = draw(session, 0)
     assert len(drawn.sr_by_step) == len(drawn.steps) + 1 == 3
     # Before step 1 of the plan: what the network predicts from the x_t recorded there.
     first = drawn.steps[0]
@@ -153,22 +111,24 @@ def test_credit_in_time_runs_from_before_the_first_trained_step_to_the_final_pic
     judgement, _ = session.judge.judge(drawn, session.curriculum, lambda x: x)
     final = session.judge.final(drawn.sr, drawn.each_sample(drawn.gt), lq)
     before = session.judge.final(drawn.sr_by_step[0], drawn.each_sample(drawn.gt), lq)
-    assert judgement.total_by_step.shape == (4, 3, 3)
-    torch.testing.assert_close(judgement.total_by_step[..., -1].flatten(), final.total)
-    torch.testing.assert_close(judgement.total_by_step[..., 0].flatten(), before.total)
-    assert judgement.maps.shape == (4, 3, 3, 8, 8)
+    for name in ("fgr_score", "fgr_map"):
+        by_step = judgement.rewards_by_step[name]
+        assert by_step.shape == (4, 3, 3)
+        torch.testing.assert_close(by_step[..., -1].flatten(), final.values[name])
+        torch.testing.assert_close(by_step[..., 0].flatten(), before.values[name])
+    assert judgement.maps["fgr_map"].shape == (4, 3, 3, 8, 8)
 
 
 @pytest.mark.parametrize("form", ["marginal", "posterior"])
 def test_likelihood_alone_pulls_towards_the_truth(tiny_run, tmp_path, form):
     config = dataclasses.replace(tiny_run, likelihood=LikelihoodConfig(form=form, weight=1.0, last_steps=3))
     session = open_session(config, tmp_path)
-    drawn = rl.draw(session, 0)
-    plan = rl.UpdatePlan(1, 0, 1e9, config.loss, config.likelihood, 0)
+    drawn = draw(session, 0)
+    plan = UpdatePlan(1, 0, 1e9, config.loss, config.likelihood, 0)
     losses = []
     for _ in range(8):
-        losses.append(rl.update(session.learner, drawn, torch.zeros(4, 3, 3, 1, 1), torch.ones(4), plan)["loss"])
-        drawn = rl.draw(session, 0)  # the same pictures and seeds, drawn by the updated policy
+        losses.append(update(session.learner, drawn, torch.zeros(4, 3, 3, 1, 1), torch.ones(4), plan)["loss"])
+        drawn = draw(session, 0)  # the same pictures and seeds, drawn by the updated policy
     assert losses[-1] < losses[0]
 
 
@@ -194,7 +154,7 @@ def test_all_equal_rewards_leave_the_policy_where_it_is(tiny_run, tmp_path):
 
 def test_a_nan_restoration_stops_with_the_sample_named(tiny_run, tmp_path):
     session = open_session(tiny_run, tmp_path)
-    drawn = rl.draw(session, 0)
+    drawn = draw(session, 0)
     drawn.sr[4, 0, 3, 3] = float("nan")
     with pytest.raises(UserError, match=r"the restoration itself.*picture \d+, member 1"):
         session.judge.judge(drawn, session.curriculum, lambda x: x)
@@ -210,10 +170,12 @@ def test_curriculum_hands_over_within_a_run(tiny_run, tmp_path):
 
 
 def test_resuming_ends_in_the_same_weights_as_never_stopping(tiny_run, tmp_path):
-    whole = open_session(tiny_run, tmp_path / "whole")
+    # The curriculum changes stage and the gauge reads on both sides of the kill.
+    curriculum = CurriculumConfig(stages=(1, 3), budget_iterations=1, min_iterations=1, ramp_iterations=2)
+    config = dataclasses.replace(tiny_run, curriculum=curriculum, check_every=1, check_images=2)
+    whole = open_session(config, tmp_path / "whole")
     rl.train(whole)
-    halved = dataclasses.replace(tiny_run, out=str(tmp_path / "halved"))
-    first = rl.Session.open(halved, RunFolder.open(halved.out, halved), Accelerator(cpu=True))
+    first = open_session(config, tmp_path / "halved")
     # Killed after iteration 3: the checkpoint of iteration 2 is what is left.
     iterate = rl.step
     calls = []
@@ -230,38 +192,19 @@ def test_resuming_ends_in_the_same_weights_as_never_stopping(tiny_run, tmp_path)
             rl.train(first)
     finally:
         rl.step = iterate
-    resumed = rl.Session.open(halved, RunFolder.open(halved.out, halved), Accelerator(cpu=True))
+    resumed = open_session(config, tmp_path / "halved")
     rl.train(resumed)
     assert calls == [0, 1, 2]
+    assert resumed.state_dict() == whole.state_dict()
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "halved"))
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def test_one_and_two_processes_end_in_the_same_parameters(tiny_run, tmp_path):
-    results = {}
-    for processes in (1, 2):
-        out = tmp_path / f"p{processes}"
-        config = dataclasses.replace(
-            tiny_run, out=str(out), iterations=3, checkpoint_every=100, microbatch_groups=1, learning_rate=1e-4
-        )
-        path = tmp_path / f"{processes}.yaml"
-        path.write_text(to_yaml(config))
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
-        command = [*launch, "--num_machines", "1", "--mixed_precision", "no", "-m", "rl_finetune.train", str(path)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": "29655"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        results[processes] = load_file(out / "model.safetensors")
-    for key, one in results[1].items():
-        torch.testing.assert_close(results[2][key], one, atol=1e-6, rtol=1e-6, msg=key)
-
-
 def test_bf16_keeps_latents_in_float32_and_the_ratio_at_one(tiny_run, tmp_path):
-    config = dataclasses.replace(tiny_run, mixed_precision="bf16", out=str(tmp_path))
-    session = rl.Session.open(config, RunFolder.open(tmp_path, config), Accelerator(cpu=True, mixed_precision="bf16"))
+    session = open_session(tiny_run, tmp_path, mixed_precision="bf16")
     figures = rl.step(session, 0)  # asserts the ratio
     assert torch.isfinite(torch.tensor(figures["reward"]))
-    assert all(step.x_t.dtype == torch.float32 for step in rl.draw(session, 1).steps)
+    assert all(step.x_t.dtype == torch.float32 for step in draw(session, 1).steps)
 
 
 @pytest.mark.parametrize(
@@ -290,8 +233,8 @@ def test_groups_that_do_not_divide_between_processes_are_refused(tiny_run):
 
 
 def test_processes_share_the_same_groups(tiny_run):
-    alone = rl.local_positions(tiny_run, 5, 0, 1)
-    together = rl.local_positions(tiny_run, 5, 0, 2) + rl.local_positions(tiny_run, 5, 1, 2)
+    alone = local_positions(tiny_run, 5, 0, 1)
+    together = local_positions(tiny_run, 5, 0, 2) + local_positions(tiny_run, 5, 1, 2)
     assert sorted(alone) == sorted(together) == [20, 21, 22, 23]
     # Update 0 is made of groups 20 and 21 in both cases, one on each process.
-    assert rl.local_positions(tiny_run, 5, 0, 2) == [20, 22]
+    assert local_positions(tiny_run, 5, 0, 2) == [20, 22]

@@ -75,11 +75,13 @@ def test_maps_and_overlays_are_written(checkpoint, photos, tmp_path, capsys):
 
 
 def test_the_overlay_is_grey_where_clean_and_red_where_broken():
-    picture = np.full((1, 2, 3), (200, 100, 60), np.uint8)
-    found = overlay_strip(picture, np.array([[0.0, 1.0]], np.float32))
+    picture = np.full((1, 3, 3), (200, 100, 60), np.uint8)
+    found = overlay_strip(picture, np.array([[0.0, 1.0, 0.4]], np.float32))
     # Clean: the mean of the channels, 120. Broken: .8 of (255, 0, 0) and .2 of the grey 120.
     assert found[0, 0].tolist() == [120, 120, 120]
     assert found[0, 1].tolist() == [228, 24, 24]
+    # Between: .6 of the orange (255, 120, 0) and .4 of the grey.
+    assert found[0, 2].tolist() == [201, 120, 48]
 
 
 def test_stage_0_scores_but_has_no_map(checkpoint, photos, tmp_path, capsys):
@@ -112,7 +114,7 @@ def test_tiny_pictures_are_refused_by_name(checkpoint, tmp_path):
     [
         ([], "expected in=<picture or folder>"),
         (["picture.png"], "expected key=value words such as in=picture.png, got picture.png"),
-        (["in=/no/such.png"], "/no/such.png is missing"),
+        (["in=/no/such.png"], "expected a picture or a folder, but /no/such.png is missing"),
         (["in=.", "stagee=1"], "stagee"),
         (["in=.", "stage=last"], "last"),
     ],

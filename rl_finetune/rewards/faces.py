@@ -49,8 +49,8 @@ def load_identity(name: str, *, device: torch.device, allow_download: bool) -> C
         network, width = MobileFaceNet.load(name), 96
     else:
         raise UserError(
-            f"the identity reward needs a face recogniser: expected hf_hub:… or a file with MobileFaceNet's weights as "
-            f"identity_model, got {name!r}"
+            "identity needs a face recogniser: expected hf_hub:… or a file with MobileFaceNet's weights as "
+            f"identity_model or identity_weights, got {name!r}"
         )
     network = network.to(device).eval().requires_grad_(False)
 

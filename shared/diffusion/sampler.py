@@ -32,11 +32,11 @@ class SamplerSpec:
         require_range(window=(self.window, -1, self.steps - self.window_start))
 
     def plan(self, schedule: NoiseSchedule) -> list[StepTimes]:
-        """Returns the steps from noise to clean."""
+        """Returns the steps from noise to clean. The last never adds noise: nothing could take it out again."""
         times = schedule.sampling_timesteps(self.steps)
-        last = self.steps if self.window < 0 else self.window_start + self.window
+        end = self.steps if self.window < 0 else self.window_start + self.window
         return [
-            StepTimes(t, prev_t, self.eta if self.window_start <= j < last else 0.0)
+            StepTimes(t, prev_t, self.eta if self.window_start <= j < end and prev_t >= 0 else 0.0)
             for j, (t, prev_t) in enumerate(pairwise(times))
         ]
 
@@ -66,16 +66,36 @@ def sample(
     on_step: Callable[[StepRecord], None] | None = None,
 ) -> torch.Tensor:
     """Returns clean latents [B, C, h, w]; sample b's noise at every step depends on sample_seeds[b] alone."""
-    x_t = gaussian([derive_seed(s, "x_T") for s in sample_seeds], latent_shape, device=device)
+    x_t = pure_noise(sample_seeds, latent_shape, device=device)
     for j, times in enumerate(spec.plan(schedule)):
-        timesteps = torch.full((len(sample_seeds),), times.t, dtype=torch.long, device=device)
-        distribution = transition(schedule, predict(x_t, timesteps), x_t, times)
-        if distribution.std == 0.0:
-            noise = torch.zeros_like(x_t)
-        else:
-            noise = gaussian([derive_seed(s, "step", j) for s in sample_seeds], latent_shape, device=device)
-        scored = take_step(distribution, noise=noise)
+        record = draw_step(predict, schedule, times, j, x_t, sample_seeds=sample_seeds)
         if on_step is not None:
-            on_step(StepRecord(j, times, x_t, scored))
-        x_t = scored.prev
+            on_step(record)
+        x_t = record.scored.prev
     return x_t
+
+
+def pure_noise(
+    sample_seeds: Sequence[int], latent_shape: Sequence[int], *, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Returns x_T [B, C, h, w], where the loop begins."""
+    return gaussian([derive_seed(s, "x_T") for s in sample_seeds], latent_shape, device=device)
+
+
+def draw_step(
+    predict: Predict,
+    schedule: NoiseSchedule,
+    times: StepTimes,
+    j: int,
+    x_t: torch.Tensor,
+    *,
+    sample_seeds: Sequence[int],
+) -> StepRecord:
+    """Returns step j of the plan, taken from x_t [B, C, h, w]; differentiable in x_t and in what `predict` depends on."""
+    timesteps = torch.full((len(sample_seeds),), times.t, dtype=torch.long, device=x_t.device)
+    distribution = transition(schedule, predict(x_t, timesteps), x_t, times)
+    if distribution.std == 0.0:
+        noise = torch.zeros_like(x_t)
+    else:
+        noise = gaussian([derive_seed(s, "step", j) for s in sample_seeds], x_t.shape[1:], device=x_t.device)
+    return StepRecord(j, times, x_t, take_step(distribution, noise=noise))

@@ -14,7 +14,7 @@ from shared.diffusion.sampler import SamplerSpec
 from shared.errors import UserError
 from shared.images import write_bytes
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig, PixelUNetRestorer
-from shared.restorers.protocol import Restorer
+from shared.restorers.protocol import Restorer, names_pipeline
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -42,12 +42,29 @@ def load_policy(folder: str | Path) -> tuple[PixelUNet, SamplerSpec]:
     return policy.eval(), from_dict(SamplerSpec, config["sampler"])
 
 
-def load_restorer(where: str, *, steps: int | None = None, eta: float | None = None) -> Restorer:
-    """Returns the restorer in a folder saved here, or in a checkpoint file that spandrel knows (.pth, .safetensors).
+def load_restorer(
+    where: str,
+    *,
+    steps: int | None = None,
+    eta: float | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    prompt: str = "",
+    guidance: float = 1.0,
+) -> Restorer:
+    """Returns the restorer in a folder saved here, in a checkpoint file that spandrel knows (.pth, .safetensors), or in
+    a diffusers upscaler's folder or Hub repository, `hf:owner/name` at `revision`, its weights the `variant` (fp16).
 
-    `steps` and `eta` override a diffusion policy's own sampler spec; its window then covers every step.
+    `steps` and `eta` override a diffusion policy's own sampler spec; its window then covers every step. `prompt` and
+    `guidance` go to upscalers that read text.
     """
     path = Path(where)
+    if names_pipeline(where):
+        from shared.restorers.diffusers_upscaler import load_upscaler  # diffusers' pipelines take seconds to import
+
+        return load_upscaler(
+            where, revision=revision, variant=variant, steps=steps, eta=eta, prompt=prompt, guidance=guidance
+        )
     if path.is_file():
         from shared.restorers.feed_forward import load_spandrel  # spandrel's registry takes seconds to import
 

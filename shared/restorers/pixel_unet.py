@@ -1,6 +1,6 @@
-"""A pixel-diffusion restorer: diffuses the residual to the up-sampled lq on un-shuffled pixels, v-prediction.
+"""A pixel-diffusion restorer: diffuses the residual to the up-sampled lq on un-shuffled pixels.
 
-Small enough for two CPU cores, convolutional throughout, so trained on patches and applied to any size.
+Small enough for two CPU cores as shipped, wide and with attention on GPUs; trained on patches, applied to any size.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class PixelUNetConfig:
     unshuffle: int = 4  # an n×n block of pixels becomes one latent cell of 3·n² channels
     channels: tuple[int, ...] = (64, 96, 128)  # per resolution level; each level halves the latent side
     layers_per_block: int = 1
+    attention_levels: tuple[int, ...] = ()  # levels with self-attention, 0 the finest; any adds it in the middle too
+    head_channels: int = 32  # of one attention head
     norm_groups: int = 8
     residual_std: float = 0.1  # the residual gt − up(lq) is divided by this, so that x_0 has a variance near 1
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -35,6 +37,16 @@ class PixelUNetConfig:
         require_range(scale=(self.scale, 1, 8), unshuffle=(self.unshuffle, 1, 16))
         if self.residual_std <= 0:
             raise ValueError(f"residual_std must be positive, got {self.residual_std}")
+        unknown = [level for level in self.attention_levels if not 0 <= level < len(self.channels)]
+        if unknown:
+            raise ValueError(f"attention_levels must lie in 0 … {len(self.channels) - 1}, got {unknown}")
+        with_heads = {self.channels[level] for level in self.attention_levels} | {self.channels[-1]}
+        uneven = [c for c in with_heads if self.attention_levels and c % self.head_channels]
+        if uneven or any(c % self.norm_groups for c in self.channels):
+            raise ValueError(
+                f"channels must be multiples of norm_groups ({self.norm_groups}), and with attention of head_channels "
+                f"({self.head_channels}), got {list(self.channels)}"
+            )
 
 
 class PixelUNet(nn.Module):
@@ -46,16 +58,17 @@ class PixelUNet(nn.Module):
         self.schedule = NoiseSchedule.build(config.schedule)
         self.scale = config.scale
         self.latent_channels = 3 * config.unshuffle**2
-        levels = len(config.channels)
+        attends = [level in config.attention_levels for level in range(len(config.channels))]
         self.unet = UNet2DModel(
             in_channels=2 * self.latent_channels,
             out_channels=self.latent_channels,
-            down_block_types=("DownBlock2D",) * levels,
-            up_block_types=("UpBlock2D",) * levels,
+            down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+            up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
             block_out_channels=tuple(config.channels),
             layers_per_block=config.layers_per_block,
             norm_num_groups=config.norm_groups,
-            add_attention=False,
+            add_attention=any(attends),
+            attention_head_dim=config.head_channels,
         )
         # A residual of zero is the up-sampled lq itself: a sound first guess for an untrained network.
         nn.init.zeros_(self.unet.conv_out.weight)

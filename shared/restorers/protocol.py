@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from shared.diffusion.schedule import NoiseSchedule
+
+# How a published diffusers pipeline is named: hf:owner/name, or a folder that holds this file.
+HUB_PREFIX, PIPELINE_INDEX = "hf:", "model_index.json"
+
+
+def names_pipeline(where: str) -> bool:
+    """Whether `where` names a diffusers pipeline, on the Hub or in a folder."""
+    return where.startswith(HUB_PREFIX) or (Path(where) / PIPELINE_INDEX).is_file()
 
 
 class Restorer(Protocol):

@@ -1,0 +1,94 @@
+"""Measures a tuned policy again, against the one it came from: more held-out pictures, another seed, other steps.
+
+python -m rl_finetune.compare run=runs/default/rl_sr images=100 seed=1 steps=20
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from data.sources import Split
+from rl_finetune.config import TrainRlConfig
+from rl_finetune.finish import compare_on_held_out, panel_of
+from rl_finetune.judge import Judge
+from shared.command_line import read_words
+from shared.config import load_config
+from shared.diffusion.sampler import SamplerSpec
+from shared.errors import UserError, run_command
+from shared.restorers.load import load_restorer
+from shared.restorers.pixel_unet import PixelUNetRestorer
+from shared.restorers.protocol import Restorer
+from shared.runs import CONFIG_FILE
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What is measured against what; whatever is not said is as it was at the end of the run."""
+
+    run: str  # an RL run's folder: its pictures, degradation and reward
+    policy: str | None = None  # what is measured: the run's own policy, or any other restorer
+    against: str | None = None  # and against what: the policy that RL started from, or any other restorer
+    out: str | None = None  # run/eval by default
+    split: Split = "test"
+    images: int | None = None
+    crop_px: int | None = None
+    steps: int | None = None  # with other steps or eta every step is stochastic, not only those that RL trained
+    eta: float | None = None
+    seed: int | None = None  # of crops, degradation and the sampler's noise; the split stays
+
+
+def main(argv: Sequence[str]) -> None:
+    config = read_words(CompareConfig, argv, expected="run=<an RL run's folder>")
+    try:
+        rl, sampler = settings_of(config)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    torch.set_num_threads(rl.cpu_threads)
+    judge = Judge(
+        rl.reward,
+        rl.curriculum,
+        checkpoint=rl.reward_model,
+        revision=rl.reward_revision,
+        device=torch.device("cpu"),
+        with_maps=False,
+    )
+    before, after = (
+        open_restorer(where, sampler) for where in (config.against or rl.base, config.policy or config.run)
+    )
+    folder = Path(config.out or f"{config.run}/eval")
+    figures = compare_on_held_out(
+        rl, before, after, judge, panel_of(rl, judge), folder=folder, steps=sampler.steps, split=config.split
+    )
+    print(f"{figures['table']}\npictures and values in {folder}")
+
+
+def settings_of(config: CompareConfig) -> tuple[TrainRlConfig, SamplerSpec]:
+    """Returns the run's settings and sampler with what was asked for in their place.
+
+    Raises UserError when there is no run, ValueError for a value out of range.
+    """
+    path = Path(config.run) / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"expected an RL run's folder, but {config.run} has no {CONFIG_FILE}; make train-rl makes one")
+    rl = load_config(TrainRlConfig, [str(path)])
+    asked = {"eval_images": config.images, "eval_crop_px": config.crop_px, "seed": config.seed}
+    sampler = rl.sampler
+    if config.steps is not None or config.eta is not None:
+        eta = sampler.eta if config.eta is None else config.eta
+        sampler = SamplerSpec(steps=sampler.steps if config.steps is None else config.steps, eta=eta)
+    return dataclasses.replace(rl, **{name: value for name, value in asked.items() if value is not None}), sampler
+
+
+def open_restorer(where: str, sampler: SamplerSpec) -> Restorer:
+    """Returns the restorer in `where`; a diffusion policy restores with `sampler`, whatever it was saved with."""
+    restorer = load_restorer(where)
+    return PixelUNetRestorer(restorer.policy, sampler) if isinstance(restorer, PixelUNetRestorer) else restorer
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,54 @@
+"""What one of several processes does in tests/test_rl_processes.py: the gradients of some kinds of update, saved.
+
+accelerate launch -m tests.process_worker <folder of configs> <out>
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+from rl_finetune.config import LossConfig, TrainRlConfig
+from rl_finetune.iteration import step
+from rl_finetune.reward_feedback import FeedbackConfig
+from rl_finetune.session import Session
+from rl_finetune.trainable import LoraConfig
+from shared.config import load_config
+from shared.runs import RunFolder
+from tests.tiny_rl import flat_gradient
+
+KINDS = {
+    "full": {},
+    "lora": {"trainable": "lora", "lora": LoraConfig(rank=2), "loss": LossConfig(reference_kl=0.5)},
+    "refl": {"method": "refl"},
+    "draft": {"method": "draft", "trainable": "lora", "feedback": FeedbackConfig(last_steps=3, recompute=True)},
+}
+
+
+def gradients(config: TrainRlConfig, folder: Path) -> dict[str, torch.Tensor]:
+    """Returns the gradient of each kind's second update, before clipping: the first has moved the policy."""
+    found = {}
+    for name, changes in KINDS.items():
+        out = folder / name
+        config_of_kind = dataclasses.replace(config, updates_per_rollout=1, gradient_clip=1e9, out=str(out), **changes)
+        session = Session.open(config_of_kind, RunFolder(out), Accelerator(cpu=True))
+        step(session, 0)
+        step(session, 1)
+        found[name] = flat_gradient(session)
+    return found
+
+
+def main(config_path: str, out: str) -> None:
+    torch.set_num_threads(1)
+    found = gradients(load_config(TrainRlConfig, [config_path]), Path(out).parent / "runs")
+    if Accelerator(cpu=True).is_main_process:
+        save_file(found, out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,69 @@
+"""Several maps at once: each is normalised on its own, then weighed; stages without one leave it out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from test_rl_training import draw, open_session
+from tiny_rl import tiny_rl_config
+
+from rl_finetune.assign import assign_credit
+from rl_finetune.config import AdvantageConfig, RewardConfig, RewardPart, TrainRlConfig
+from rl_finetune.credit import spatial_advantages
+from rl_finetune.curriculum import CurriculumConfig
+
+ADVANTAGE = AdvantageConfig(credit="spatial", spatial_weight=1.0, noise_level_weights=False)
+MAPS = [RewardPart("fgr_map", 3.0), RewardPart("absolute_error", 1.0)]
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory) -> TrainRlConfig:
+    config = tiny_rl_config(tmp_path_factory.mktemp("assign"))
+    return dataclasses.replace(config, advantage=ADVANTAGE, reward=dataclasses.replace(config.reward, maps=MAPS))
+
+
+def test_maps_are_normalised_and_then_weighed(tiny_run, tmp_path):
+    session = open_session(tiny_run, tmp_path)
+    drawn = draw(session, 0)
+    judgement, _ = session.judge.judge(drawn, session.curriculum, lambda x: x)
+    found = assign_credit(
+        judgement, drawn, session.learner.accelerator, advantage=ADVANTAGE, order="normalise_first"
+    ).advantages
+    own = {}
+    for name, maps in judgement.maps.items():
+        own[name] = spatial_advantages(
+            maps.unsqueeze(-3), tuple(maps.shape[-2:]), radius=ADVANTAGE.radius, std="pooled", clip=ADVANTAGE.cell_clip
+        ).values
+        assert own[name].std() > 0.1
+    expected = 0.75 * own["fgr_map"] + 0.25 * own["absolute_error"]
+    torch.testing.assert_close(found[:, :, 0], expected)
+    torch.testing.assert_close(found[:, :, -1], expected)
+
+
+def test_a_map_on_another_scale_has_no_more_say(tiny_run, tmp_path):
+    session = open_session(tiny_run, tmp_path)
+    drawn = draw(session, 0)
+    judgement, _ = session.judge.judge(drawn, session.curriculum, lambda x: x)
+    scaled = dataclasses.replace(
+        judgement, maps={**judgement.maps, "absolute_error": 100.0 * judgement.maps["absolute_error"]}
+    )
+    first, second = (
+        assign_credit(j, drawn, session.learner.accelerator, advantage=ADVANTAGE, order="normalise_first").advantages
+        for j in (judgement, scaled)
+    )
+    torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)
+
+
+def test_stage_0_leaves_its_own_map_out_and_keeps_the_others(tiny_run, tmp_path):
+    config = dataclasses.replace(tiny_run, curriculum=CurriculumConfig(stages=[0, 1], budget_iterations=5))
+    session = open_session(config, tmp_path)
+    judgement, _ = session.judge.judge(draw(session, 0), session.curriculum, lambda x: x)
+    assert list(judgement.maps) == ["absolute_error"]
+
+
+@pytest.mark.parametrize("maps", [[RewardPart("fgr_map", 0.0)], [RewardPart("fgr_map", 1.0)] * 2])
+def test_maps_without_weight_or_named_twice_are_refused(maps):
+    with pytest.raises(ValueError, match=r"reward\.maps"):
+        RewardConfig(maps=maps)

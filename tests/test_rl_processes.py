@@ -1,0 +1,66 @@
+"""Two processes do what one does: the same gradients, the same parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from rl_finetune.config import RewardConfig, RewardPart, TrainRlConfig
+from shared.config import to_yaml
+from tests.process_worker import KINDS, gradients
+from tests.tiny_rl import tiny_rl_config
+
+
+def launch(processes: int, module: str, *words: str) -> None:
+    """Runs a module in several processes of this machine, as `accelerate launch` does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    options = ["--cpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--main_process_port", port, "-m", module]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *words], capture_output=True, text=True, env=environment, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory) -> TrainRlConfig:
+    # Another batch shape alone moves the last bits: one group per forward pass makes shapes equal too.
+    config = tiny_rl_config(tmp_path_factory.mktemp("processes"))
+    return dataclasses.replace(config, microbatch_groups=1, learning_rate=1e-4)
+
+
+def test_one_and_two_processes_end_in_the_same_parameters(tiny_run, tmp_path):
+    results = {}
+    for processes in (1, 2):
+        out = tmp_path / f"p{processes}"
+        config = dataclasses.replace(tiny_run, out=str(out), iterations=3, checkpoint_every=100)
+        path = tmp_path / f"{processes}.yaml"
+        path.write_text(to_yaml(config))
+        launch(processes, "rl_finetune.train", str(path))
+        results[processes] = load_file(out / "model.safetensors")
+    for key, one in results[1].items():
+        torch.testing.assert_close(results[2][key], one, atol=1e-6, rtol=1e-6, msg=key)
+
+
+def test_one_and_two_processes_have_the_same_gradients(tiny_run, tmp_path):
+    reward = RewardConfig(parts=[RewardPart("dwt", 0.5), RewardPart("gradient_similarity", 0.5)])
+    config = dataclasses.replace(tiny_run, reward=reward)
+    path: Path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    launch(2, "tests.process_worker", str(path), str(tmp_path / "two.safetensors"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    alone, together = gradients(config, tmp_path / "alone"), load_file(tmp_path / "two.safetensors")
+    assert set(alone) == set(together) == set(KINDS)
+    for kind, one in alone.items():
+        assert one.abs().max() > 1e-3, kind
+        torch.testing.assert_close(together[kind], one, atol=1e-6, rtol=1e-5, msg=kind)

@@ -1,0 +1,44 @@
+"""Every yaml in configs/ loads into its stage's schema, as its command would load it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.build_config import BuildConfig
+from data.degrade_presets import PUBLISHED, resolve
+from data.train_pool import TrainPoolConfig
+from reward_model.evaluate import EvaluateConfig
+from reward_model.train import TrainConfig
+from rl_finetune.config import TrainRlConfig
+from rl_finetune.pretrain import PretrainConfig
+from shared.config import load_config
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SCHEMAS = {
+    "base": PretrainConfig,
+    "dataset": BuildConfig,
+    "eval_rm": EvaluateConfig,
+    "pool": TrainPoolConfig,
+    "train_rl": TrainRlConfig,
+    "train_rm": TrainConfig,
+}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_a_shipped_config_loads(path):
+    (schema,) = [schema for name, schema in SCHEMAS.items() if path.stem.startswith(name)]
+    assert isinstance(load_config(schema, [str(path)]), schema)
+
+
+def test_the_real_scale_dataset_is_real_scale():
+    config = load_config(BuildConfig, [str(CONFIGS / "gpu" / "dataset.yaml")])
+    assert config.crop_px == 512
+    for task, preset in (("sr", "real_sr"), ("face", "face")):
+        assert resolve(config.degradation(task)) == PUBLISHED[preset]
+    assert "dinov3" in config.targets.features
+    assert "sam" in config.masks.kinds
+    hub = [entry for entry in config.restorers.values() if entry.path.startswith("hf:")]
+    assert len(hub) >= 2
+    assert all(len(entry.revision) == 40 for entry in hub)  # a commit: a branch could move between two machines
