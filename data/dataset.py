@@ -23,13 +23,18 @@ _PICTURES = ("gt", "lq", "sr", "syn", "mask", "degradation_map", "sr_degradation
 _VALUES = ("area", "severity", "is_control", "restorer", "mask_kind", "source", "image_id", "index")
 
 
+# Of decoded rows kept by a process; what does not fit is decoded each time, so that a large dataset is only slower.
+CACHE_BYTES = 2**30
+
+
 class SampleDataset(Dataset):
     """One split as `Sample`s."""
 
     def __init__(self, rows: ShardRows, *, normaliser: Normaliser, pixel_weight: float | None, cache: bool) -> None:
         self._rows = rows
         self._normaliser, self._pixel_weight = normaliser, pixel_weight
-        self._cache: dict[int, dict[str, Any]] | None = {} if cache else None
+        self._cache: dict[int, dict[str, Any]] = {}
+        self._cache_bytes_left = CACHE_BYTES if cache else 0
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -54,14 +59,16 @@ class SampleDataset(Dataset):
 
     def _levels(self, index: int) -> dict[str, Any]:
         """Returns the row with its pictures as uint8 or uint16 arrays."""
-        if self._cache is not None and index in self._cache:
+        if index in self._cache:
             return self._cache[index]
         wanted = _PICTURES if self._pixel_weight is None else (*_PICTURES, *RAW_MAPS)
         row = self._rows.row(index, (*wanted, *_VALUES))
         levels = {name: np.asarray(Image.open(io.BytesIO(row[name]["bytes"]))) for name in wanted}
         levels |= {name: row[name] for name in _VALUES}
-        if self._cache is not None:
+        size = sum(levels[name].nbytes for name in wanted)
+        if size <= self._cache_bytes_left:
             self._cache[index] = levels
+            self._cache_bytes_left -= size
         return levels
 
     def _remixed(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -82,7 +89,7 @@ def load_samples(
     """Returns one split of a finished dataset.
 
     `pixel_weight` mixes the maps anew from their stored components with another α; None takes them as built. `cache`
-    keeps decoded rows in memory: fast, for datasets that fit. Raises UserError when there is no such finished split.
+    keeps decoded rows in memory, a gigabyte of them at most. Raises UserError when there is no such finished split.
     """
     folder = Path(folder)
     if not folder.is_dir():

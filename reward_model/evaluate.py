@@ -119,7 +119,8 @@ def choose_thresholds(config: EvaluateConfig, methods: dict[str, Scorer]) -> dic
     for name, scorer in methods.items():
         predictions = predict(validation, scorer)
         if predictions.defects is not None:
-            found[name] = best_threshold(predictions.defects, predictions.clean, max_clean_area=config.max_clean_area)
+            real = predictions.defects.select(~predictions.is_control)
+            found[name] = best_threshold(real, predictions.clean, max_clean_area=config.max_clean_area)
     return found
 
 

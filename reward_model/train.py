@@ -161,9 +161,8 @@ def publish(config: TrainConfig, run: RunFolder, data: TrainingData, device: tor
         predictions = predict_samples(model, data.validation, device=device)
         figures[stage] = selection_figures(predictions)
         if predictions.defects is not None:
-            figures[stage]["threshold"] = best_threshold(
-                predictions.defects, predictions.clean, max_clean_area=MAX_CLEAN_AREA
-            )
+            real = predictions.defects.select(~predictions.is_control)
+            figures[stage]["threshold"] = best_threshold(real, predictions.clean, max_clean_area=MAX_CLEAN_AREA)
         figures[stage]["seconds"] = float((stages / f"seconds_{stage}.json").read_text())
         model.cpu().save_pretrained(temporary)
     write_bytes(temporary / TRAINING_FILE, to_yaml(config).encode())

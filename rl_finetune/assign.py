@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,8 @@ from rl_finetune.advantages import (
     AdvantageResult,
     Order,
     combined_advantages,
+    deviation_scale,
+    finish,
     hard_sample_selection,
     mix_advantages,
     noise_level_weights,
@@ -59,13 +62,14 @@ def assign_credit(
     steps = len(rollout.steps)
     whole = _picture_advantages(judgement, accelerator, advantage, order)
     in_space = advantage.credit in ("spatial", "spacetime") and advantage.spatial_weight > 0.0
-    # A curriculum begins at RM_0, which has no map: until the first hand-over, credit is the picture's.
     if not in_space or not judgement.maps:
         values, kept = mix_advantages(whole.values, None, 0.0), whole.kept
     else:
-        per_step, kept = _cell_advantages(judgement, accelerator, advantage)
-        values = mix_advantages(whole.values, per_step, advantage.spatial_weight)
-        kept = kept | whole.kept
+        local = _cell_advantages(judgement, accelerator, advantage)
+        # RM_0 has no map: until the first hand-over, its share of the credit in space is the picture's.
+        present = sum(judgement.map_weights[name] for name in judgement.maps) / sum(judgement.map_weights.values())
+        values = mix_advantages(whole.values, local.values, advantage.spatial_weight * present)
+        kept = whole.kept | local.kept
     values = values.expand(-1, -1, steps, -1, -1)
     if advantage.noise_level_weights:
         stds = torch.tensor([step.std for step in rollout.steps], device=values.device)
@@ -98,28 +102,26 @@ def _picture_advantages(
     return replace(scalar, values=scalar.values[:, :, None])
 
 
-def _cell_advantages(
-    judgement: Judgement, accelerator: Accelerator, config: AdvantageConfig
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns (advantages [B, G, J or 1, h, w], kept [B]): every map normalised on its own, then weighed."""
+def _cell_advantages(judgement: Judgement, accelerator: Accelerator, config: AdvantageConfig) -> AdvantageResult:
+    """Returns [B, G, J or 1, h, w]: each map normalised on its own, weighed, and their sum brought back to unit size."""
     function = spacetime_advantages if config.credit == "spacetime" else spatial_advantages
     options = {"trace_decay": config.trace_decay} if config.credit == "spacetime" else {}
-    values, kept = 0.0, False
-    share = sum(judgement.map_weights[name] for name in judgement.maps)
+    parts = {}
     for name, own in judgement.maps.items():
         maps = accelerator.gather(own)
-        result = function(
+        parts[name] = function(
             maps.unsqueeze(-3),
             tuple(maps.shape[-2:]),
             radius=config.radius,
             std=config.cell_std,
-            clip=config.cell_clip,
+            clip=math.inf,
             **options,
         )
-        per_step = result.values if config.credit == "spacetime" else result.values[:, :, None]
-        values = values + judgement.map_weights[name] / share * per_step
-        kept = result.kept | kept
-    return values, kept
+    kept = torch.stack([part.kept for part in parts.values()]).any(0)
+    total = sum(judgement.map_weights[name] * part.values.double() for name, part in parts.items())
+    total = total if config.credit == "spacetime" else total[:, :, None]
+    scale = deviation_scale(total, kept, std="none" if config.cell_std == "none" else "pooled", group_dims=(1, 2, 3, 4))
+    return finish(total / scale.clamp(min=1e-6), kept, clip=config.cell_clip)
 
 
 def _own_groups(accelerator: Accelerator, count: int) -> slice:

@@ -17,7 +17,7 @@ from rl_finetune.window import WindowConfig, stochastic_range
 from shared.config import require_range
 from shared.diffusion.sampler import SamplerSpec
 
-FREE_KEYS = ("workers", "checkpoint_every", "cpu_threads", "source.cache_folder", "source.memory_mb")
+FREE_KEYS = ("checkpoint_every", "cpu_threads", "source.cache_folder", "source.memory_mb")
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,6 @@ class TrainRlConfig:
     check_every: int = 0  # iterations between checks on validation pictures, read by the hacking gauge; 0: never
     check_images: int = 16
     checkpoint_every: int = 10
-    workers: int = 0
     cpu_threads: int = 2
     seed: int = 0
 

@@ -37,7 +37,7 @@ class Judge:
         device: torch.device,
         with_maps: bool,
     ) -> None:
-        self.curriculum = curriculum
+        self.curriculum, self.order = curriculum, reward.order
         weights = {part.name: part.weight for part in reward.parts}
         self.map_weights = {part.name: part.weight for part in reward.maps} if with_maps else {}
         self.composites: dict[int, Composite] = {}
@@ -78,12 +78,11 @@ class Judge:
         final = {stage: gather(total[..., -1]) for stage, total in totals.items()}
         blended: Blended = blend(state, self.curriculum, final)
         total_by_step = _blend_like(state, self.curriculum, blended, totals)
-        if len(self.curriculum.stages) == 1:
-            per_step, weights = values[stages[0]], self.final.weights
-            rewards = {name: _by_group([v.values[name] for v in per_step], rollout) for name in weights}
-        else:
-            # Stages differ in scale: the curriculum puts their sums, not their parts, on one.
+        if len(self.curriculum.stages) > 1 and self.order == "sum_first":
+            # Stages differ in scale: the curriculum puts their sums on one, and blends those.
             rewards, weights = {"curriculum": total_by_step}, {"curriculum": 1.0}
+        else:
+            rewards, weights = self._parts(values, state, rollout)
         return (
             Judgement(
                 rewards={name: by_step[..., -1] for name, by_step in rewards.items()},
@@ -97,6 +96,22 @@ class Judge:
             ),
             blended.state,
         )
+
+    def _parts(
+        self, values: dict[int, list[RewardValues]], state: CurriculumState, rollout: Rollout
+    ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        """Returns ({name: [B, G, K]}, their weights): every part of every stage in the blend on its own.
+
+        Each is brought to unit spread before it is weighed, so neither a part nor an incoming stage changes the scale.
+        """
+        rewards, weights = {}, {}
+        for stage, share in stage_weights(state, self.curriculum).items():
+            own = self.composites[stage].weights
+            for name, weight in own.items():
+                label = name if len(self.curriculum.stages) == 1 else f"{name}@{stage}"
+                rewards[label] = _by_group([v.values[name] for v in values[stage]], rollout)
+                weights[label] = share * weight / sum(own.values())
+        return rewards, weights
 
     def _values(self, stage: int, sr: torch.Tensor, rollout: Rollout) -> RewardValues:
         names = [f"picture {i}, member {g}" for i in rollout.group_ids for g in range(rollout.group_size)]

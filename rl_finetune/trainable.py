@@ -59,8 +59,6 @@ def trained_parameters(policy: nn.Module) -> dict[str, nn.Parameter]:
 def whole_policy(policy: Policy, values: Mapping[str, torch.Tensor]) -> Policy:
     """Returns a plain copy in evaluation mode: `values` in place of the trained parameters, adapters merged in."""
     whole = copy.deepcopy(policy)
-    # Accelerate's mixed precision hangs a forward on the instance, and a copy of that would still run the original.
-    whole.__dict__.pop("forward", None)
     with torch.no_grad():
         for name, parameter in trained_parameters(whole).items():
             parameter.copy_(values[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -34,10 +35,11 @@ def test_maps_are_normalised_and_then_weighed(tiny_run, tmp_path):
     own = {}
     for name, maps in judgement.maps.items():
         own[name] = spatial_advantages(
-            maps.unsqueeze(-3), tuple(maps.shape[-2:]), radius=ADVANTAGE.radius, std="pooled", clip=ADVANTAGE.cell_clip
+            maps.unsqueeze(-3), tuple(maps.shape[-2:]), radius=ADVANTAGE.radius, std="pooled", clip=math.inf
         ).values
-        assert own[name].std() > 0.1
+        assert own[name].square().mean().sqrt() == pytest.approx(1.0, rel=1e-5)
     expected = 0.75 * own["fgr_map"] + 0.25 * own["absolute_error"]
+    expected = (expected / expected.square().mean().sqrt()).clamp(-ADVANTAGE.cell_clip, ADVANTAGE.cell_clip)
     torch.testing.assert_close(found[:, :, 0], expected)
     torch.testing.assert_close(found[:, :, -1], expected)
 
@@ -61,6 +63,40 @@ def test_stage_0_leaves_its_own_map_out_and_keeps_the_others(tiny_run, tmp_path)
     session = open_session(config, tmp_path)
     judgement, _ = session.judge.judge(draw(session, 0), session.curriculum, lambda x: x)
     assert list(judgement.maps) == ["absolute_error"]
+
+
+def test_an_absent_maps_share_of_the_credit_is_the_pictures(tiny_run, tmp_path):
+    session = open_session(tiny_run, tmp_path)
+    drawn = draw(session, 0)
+    judgement, _ = session.judge.judge(drawn, session.curriculum, lambda x: x)
+    alone = dataclasses.replace(judgement, maps={"absolute_error": judgement.maps["absolute_error"]})
+
+    def credit(j, spatial_weight: float) -> torch.Tensor:
+        advantage = dataclasses.replace(ADVANTAGE, spatial_weight=spatial_weight)
+        accelerator = session.learner.accelerator
+        return assign_credit(j, drawn, accelerator, advantage=advantage, order="normalise_first").advantages
+
+    # Of the maps' weights 3 and 1 a quarter is there: of credit 1 in space, .25 is its own and .75 the picture's.
+    only_map = dataclasses.replace(alone, map_weights={"absolute_error": 1.0})
+    expected = 0.75 * credit(only_map, 0.0) + 0.25 * credit(only_map, 1.0)
+    torch.testing.assert_close(credit(alone, 1.0), expected)
+
+
+def test_every_part_of_every_stage_gets_unit_spread_before_it_is_weighed(tiny_run, tmp_path):
+    curriculum = CurriculumConfig(stages=[0, 1], budget_iterations=5, ramp_iterations=3)
+    session = open_session(dataclasses.replace(tiny_run, curriculum=curriculum), tmp_path)
+    on_ramp = dataclasses.replace(session.curriculum, ramp=1)  # a quarter of the way
+    judgement, _ = session.judge.judge(draw(session, 0), on_ramp, lambda x: x)
+    # RM_0 has the score alone, weight 1 of 1; RM_1 score and map at a half each.
+    assert judgement.weights == {
+        "fgr_score@0": pytest.approx(0.75),
+        "fgr_score@1": pytest.approx(0.125),
+        "fgr_map@1": pytest.approx(0.125),
+    }
+    summed = dataclasses.replace(session.config.reward, order="sum_first")
+    session = open_session(dataclasses.replace(tiny_run, curriculum=curriculum, reward=summed), tmp_path / "summed")
+    judgement, _ = session.judge.judge(draw(session, 0), on_ramp, lambda x: x)
+    assert judgement.weights == {"curriculum": 1.0}
 
 
 @pytest.mark.parametrize("maps", [[RewardPart("fgr_map", 0.0)], [RewardPart("fgr_map", 1.0)] * 2])

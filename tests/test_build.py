@@ -180,6 +180,25 @@ def test_cached_rows_are_the_same_rows(dataset):
         assert torch.equal(plain[index].degradation_map, cached[index].degradation_map)
 
 
+def test_the_cache_is_bounded(dataset, monkeypatch):
+    sizes = []
+    for limit, held in ((2**30, 12), (0, 0)):
+        monkeypatch.setattr("data.dataset.CACHE_BYTES", limit)
+        samples = load_samples(dataset, "train", cache=True)
+        rows = [samples[index] for index in range(len(samples))]
+        assert len(samples._cache) == held
+        sizes += [
+            sum(array.nbytes for array in row.values() if hasattr(array, "nbytes")) for row in samples._cache.values()
+        ]
+    # gt, sr and syn: 3 · 32 · 32 bytes each; lq at most as much; the mask 32 · 32, two maps twice that.
+    assert max(sizes) == 4 * 3072 + 1024 + 2 * 2048
+    monkeypatch.setattr("data.dataset.CACHE_BYTES", 3 * max(sizes))
+    few = load_samples(dataset, "train", cache=True)
+    again = [few[index] for index in range(len(few))]
+    assert 3 <= len(few._cache) < 12
+    assert all(torch.equal(a.syn, b.syn) for a, b in zip(rows, again, strict=True))
+
+
 def test_load_dataset_reads_the_folder(dataset, tmp_path):
     loaded = load_dataset(str(dataset), cache_dir=str(tmp_path))
     assert {split: len(rows) for split, rows in loaded.items()} == json.loads((dataset / "summary.json").read_text())[

@@ -51,6 +51,7 @@ def test_ddim_step_equals_diffusers(betas, prediction, eta):
     reference.set_timesteps(10)
     schedule = NoiseSchedule.build(config)
     assert schedule.sampling_timesteps(10)[:-1] == reference.timesteps.tolist()
+    torch.testing.assert_close(schedule.alphas[:-1].square().float(), reference.alphas_cumprod, atol=1e-9, rtol=1e-3)
     output, x_t, noise = randn(2, 3, 4, 4), randn(2, 3, 4, 4, seed=1), randn(2, 3, 4, 4, seed=2)
     for t, prev_t in ((899, 799), (499, 399), (99, -1)):
         ours = take_step(transition(schedule, output, x_t, StepTimes(t, prev_t, eta)), noise=noise)
@@ -116,11 +117,15 @@ def test_rescoring_a_drawn_step_returns_its_log_prob_bitwise(config):
     again = take_step(transition(schedule, output, x_t, StepTimes(499, 399, 0.6)), prev=drawn.prev)
     assert drawn.log_prob_map.shape == (2, 4, 4)
     assert torch.equal(again.log_prob_map, drawn.log_prob_map)
+    by_element = torch.distributions.Normal(gaussian.mean, torch.tensor(gaussian.std)).log_prob(drawn.prev)
+    torch.testing.assert_close(drawn.log_prob_map, by_element.sum(dim=1), atol=1e-4, rtol=1e-5)
 
 
 def test_bf16_outputs_are_scored_in_float32():
     schedule = NoiseSchedule.build(CONFIGS[0])
-    gaussian = transition(schedule, randn(1, 3, 4, 4).bfloat16(), randn(1, 3, 4, 4, seed=1), StepTimes(499, 399, 0.6))
+    output, x_t = randn(1, 3, 4, 4).bfloat16(), randn(1, 3, 4, 4, seed=1)
+    gaussian = transition(schedule, output, x_t, StepTimes(499, 399, 0.6))
+    assert torch.equal(gaussian.mean, transition(schedule, output.float(), x_t, StepTimes(499, 399, 0.6)).mean)
     scored = take_step(gaussian, noise=randn(1, 3, 4, 4, seed=2))
     assert gaussian.mean.dtype == scored.prev.dtype == scored.log_prob_map.dtype == torch.float32
 

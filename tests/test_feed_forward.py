@@ -132,6 +132,7 @@ def test_spandrel_reads_a_published_architecture_and_refuses_others(tmp_path):
 
     torch.manual_seed(0)
     net = Compact(num_in_ch=3, num_out_ch=3, num_feat=16, num_conv=2, upscale=4, act_type="prelu")
+    net.body[-1].bias.data += torch.linspace(-1, 1, net.body[-1].bias.numel())  # so that some of it must be clamped
     save_file(net.state_dict(), tmp_path / "compact.safetensors")
     restorer = load_restorer(str(tmp_path / "compact.safetensors"))
     lq = torch.rand(1, 3, 8, 8)

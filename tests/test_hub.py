@@ -102,6 +102,20 @@ def test_a_truncated_transfer_is_refused_and_mended_by_another_run(hub, checkpoi
     assert score_of(RewardModel.from_pretrained(REPO)) == score_of(RewardModel.from_pretrained(checkpoint))
 
 
+def test_a_cut_that_the_client_itself_finds_is_one_line_and_other_errors_stay_themselves(monkeypatch):
+    def found(message: str):
+        def download(*_, **__):
+            raise OSError(message)
+
+        return download
+
+    monkeypatch.setattr("shared.hub.snapshot_download", found("Consistency check failed: file should be of size 9"))
+    refused("a file came cut or changed on the way")
+    monkeypatch.setattr("shared.hub.snapshot_download", found("Permission denied"))
+    with pytest.raises(OSError, match="Permission denied"):
+        fetch_snapshot(REPO)
+
+
 @pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
 def test_a_wrong_checksum_is_refused_and_not_kept(hub, checkpoint, name):
     hub.corrupt.add(name)

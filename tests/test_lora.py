@@ -10,11 +10,13 @@ from safetensors.torch import load_file
 
 from rl_finetune import train as rl
 from rl_finetune.config import LossConfig, TrainRlConfig
+from rl_finetune.hacking_gauge import GaugeReading
 from rl_finetune.iteration import step
 from rl_finetune.trainable import LoraConfig, as_base, make_trainable, trained_parameters, whole_policy
 from rl_finetune.weight_average import WeightAverage
 from shared.diffusion.sampler import SamplerSpec
 from shared.errors import UserError
+from shared.metrics import PairedDifference
 from shared.restorers.load import load_policy, load_restorer, save_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig, PixelUNetRestorer
 from tests.tiny_rl import flat, open_session, tiny_rl_config
@@ -143,14 +145,19 @@ def test_the_average_by_hand():
     assert again.values["0.weight"].item() == pytest.approx(0.9 * 1.28 + 0.1 * 2.0, abs=1e-6)
 
 
+_NONE = PairedDifference(0.0, 0.0, 2)
+HACKING = GaugeReading("hacking", _NONE, _NONE, (), 1, None, 1.0)
+
+
 @pytest.fixture(scope="module")
 def lora_run(tmp_path_factory) -> TrainRlConfig:
     config = tiny_rl_config(tmp_path_factory.mktemp("lora"))
     return dataclasses.replace(config, trainable="lora", lora=LoraConfig(rank=2), learning_rate=1e-2)
 
 
-def test_rl_moves_the_adapters_and_nothing_else(lora_run, tmp_path):
-    session = open_session(lora_run, tmp_path)
+@pytest.mark.parametrize("mixed_precision", ["no", "bf16"])
+def test_rl_moves_the_adapters_and_nothing_else(lora_run, tmp_path, mixed_precision):
+    session = open_session(lora_run, tmp_path, mixed_precision=mixed_precision)
     before = {name: p.detach().clone() for name, p in session.learner.policy.named_parameters()}
     step(session, 0)  # asserts that the first ratio is 1
     after = dict(session.learner.policy.named_parameters())
@@ -160,15 +167,33 @@ def test_rl_moves_the_adapters_and_nothing_else(lora_run, tmp_path):
     assert torch.isfinite(torch.tensor(figures["loss"]))
 
 
-def test_a_finished_lora_run_leaves_a_whole_policy(lora_run, tmp_path):
+def test_a_finished_lora_run_leaves_a_whole_policy(lora_run, tmp_path, capsys):
     session = open_session(lora_run, tmp_path)
     rl.train(session)
+    trained = sum(p.numel() for p in trained_parameters(session.learner.policy).values())
+    said = capsys.readouterr().out
+    assert "policy gradient on 3 of 4 steps, 2 optimizer steps per rollout, 8 in all" in said
+    assert f"{trained:,} of " in said
     policy, spec = load_policy(tmp_path)
     assert spec == lora_run.sampler
     tuned = session.tuned()
     assert all(torch.equal(value, tuned.state_dict()[name]) for name, value in policy.state_dict().items())
     base, _ = load_policy(lora_run.base)
     assert not torch.equal(policy.unet.conv_in.weight, base.unet.conv_in.weight)
+
+
+def test_a_lora_run_that_is_stopped_goes_back_to_its_last_good_policy(lora_run, tmp_path, monkeypatch):
+    real = rl.check
+    monkeypatch.setattr(rl, "check", lambda session, loop: real(session, loop) or loop.done == 2)
+    config = dataclasses.replace(lora_run, check_every=1, check_images=2)
+    session = open_session(config, tmp_path)
+    monkeypatch.setattr(session.gauge, "read", lambda *_: None if session.average.updates < 1 else HACKING)
+    rl.train(session)
+    # Only the policy before RL was called good, and it is what is left, evaluated and saved.
+    base, _ = load_policy(lora_run.base)
+    for found in (load_policy(tmp_path)[0], session.tuned()):
+        assert all(torch.equal(value, base.state_dict()[name]) for name, value in found.state_dict().items())
+    assert session.average.updates == 2
 
 
 def test_a_resumed_lora_run_ends_in_the_same_weights(lora_run, tmp_path, monkeypatch):
@@ -208,13 +233,3 @@ def test_the_reference_stays_the_base_policy(lora_run, tmp_path, trainable):
         step(session, i)
         step(free, i)
     assert (flat(session) - start).norm() < (flat(free) - start).norm()
-
-
-def test_a_whole_policy_does_not_run_the_original_under_mixed_precision(lora_run, tmp_path):
-    # Accelerate hangs an autocast forward on the module itself, and copies carry it along.
-    session = open_session(lora_run, tmp_path, mixed_precision="bf16")
-    tuned = session.tuned()
-    torch.nn.init.zeros_(tuned.unet.conv_out.weight)
-    torch.nn.init.zeros_(tuned.unet.conv_out.bias)
-    with torch.no_grad():
-        assert tuned(X, T, tuned.condition(LQ)).abs().max() == 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -77,6 +78,11 @@ def test_ms_ssim_is_torchmetrics_where_all_scales_fit_and_defined_where_they_do_
     sr = noisy(gt, 0.05)
     expected = multiscale_structural_similarity_index_measure(sr, gt, data_range=1.0, reduction="none")
     torch.testing.assert_close(ms_ssim(sr, gt), expected, atol=1e-3, rtol=0)
+    # 64 px has room for three scales: their weights .0448 .2856 .3001 over their sum, .6305.
+    three = multiscale_structural_similarity_index_measure(
+        SR, GT, data_range=1.0, betas=(0.071055, 0.452974, 0.475971), normalize="relu", reduction="none"
+    )
+    torch.testing.assert_close(ms_ssim(SR, GT), three, atol=1e-5, rtol=0)
     for side in (16, 33, 64, 90):
         small = scene(side=side)
         worse = ms_ssim(noisy(small, 0.1), small)
@@ -94,6 +100,16 @@ def test_gradient_distance_properties():
     assert noise == sorted(noise)
     # Brightness is colour_shift's matter, not texture's.
     assert gradient_distance(GT + 0.05, GT).max().item() < 1e-4
+
+
+def test_gradient_distance_is_the_mean_of_three_octaves():
+    octaves = []
+    for level in range(3):
+        sr, gt = (F.avg_pool2d(x, 2**level) if level else x for x in (SR, GT))
+        octaves.append(gradient_distance_map(sr, gt, scales=1).mean((1, 2, 3)))
+    # Enlarging a map moves its mean a little, at its borders; the octaves differ by far more.
+    torch.testing.assert_close(gradient_distance(SR, GT), sum(octaves) / 3, atol=3e-3, rtol=0)
+    assert min((a - b).abs().min().item() for a, b in pairwise(octaves)) > 0.03
 
 
 def test_gradient_distance_prefers_a_shifted_texture_where_psnr_prefers_a_blurred_one():

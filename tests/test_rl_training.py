@@ -13,6 +13,7 @@ from reward_model.model import RewardOutput
 from rl_finetune import train as rl
 from rl_finetune.config import AdvantageConfig, LikelihoodConfig, LossConfig, TrainRlConfig
 from rl_finetune.curriculum import CurriculumConfig
+from rl_finetune.finish import evaluate_run
 from rl_finetune.iteration import draw, local_positions
 from rl_finetune.update import UpdatePlan, update
 from shared.diffusion.sampler import SamplerSpec
@@ -71,7 +72,10 @@ def test_scoring_with_other_weights_than_drew_is_refused(tiny_run, tmp_path):
 @pytest.mark.parametrize("credit", ["scalar", "spatial", "temporal", "spacetime"])
 @pytest.mark.parametrize("kind", ["ppo_clip", "kl_trust_region"])
 def test_every_credit_and_loss_trains(tiny_run, tmp_path, credit, kind):
-    config = dataclasses.replace(tiny_run, advantage=AdvantageConfig(credit=credit), loss=LossConfig(kind=kind))
+    # Without a likelihood term: it would move the policy by itself.
+    none = LikelihoodConfig(form="none")
+    advantage = AdvantageConfig(credit=credit)
+    config = dataclasses.replace(tiny_run, advantage=advantage, loss=LossConfig(kind=kind), likelihood=none)
     session = open_session(config, tmp_path)
     before = flat(session).clone()
     rl.step(session, 0)
@@ -125,11 +129,12 @@ def test_likelihood_alone_pulls_towards_the_truth(tiny_run, tmp_path, form):
     session = open_session(config, tmp_path)
     drawn = draw(session, 0)
     plan = UpdatePlan(1, 0, 1e9, config.loss, config.likelihood, 0)
-    losses = []
+    errors = []
     for _ in range(8):
-        losses.append(update(session.learner, drawn, torch.zeros(4, 3, 3, 1, 1), torch.ones(4), plan)["loss"])
+        errors.append((drawn.sr - drawn.each_sample(drawn.gt)).square().mean().item())
+        update(session.learner, drawn, torch.zeros(4, 3, 3, 1, 1), torch.ones(4), plan)
         drawn = draw(session, 0)  # the same pictures and seeds, drawn by the updated policy
-    assert losses[-1] < losses[0]
+    assert errors == sorted(errors, reverse=True)
 
 
 class ConstantRewardModel:
@@ -155,8 +160,8 @@ def test_all_equal_rewards_leave_the_policy_where_it_is(tiny_run, tmp_path):
 def test_a_nan_restoration_stops_with_the_sample_named(tiny_run, tmp_path):
     session = open_session(tiny_run, tmp_path)
     drawn = draw(session, 0)
-    drawn.sr[4, 0, 3, 3] = float("nan")
-    with pytest.raises(UserError, match=r"the restoration itself.*picture \d+, member 1"):
+    drawn.sr[5, 0, 3, 3] = float("nan")  # of three members a group
+    with pytest.raises(UserError, match=rf"the restoration itself.*picture {drawn.group_ids[1]}, member 2"):
         session.judge.judge(drawn, session.curriculum, lambda x: x)
 
 
@@ -169,32 +174,28 @@ def test_curriculum_hands_over_within_a_run(tiny_run, tmp_path):
     assert stages == [0, 2, 2, 3, 3]
 
 
-def test_resuming_ends_in_the_same_weights_as_never_stopping(tiny_run, tmp_path):
+def test_resuming_ends_in_the_same_weights_as_never_stopping(tiny_run, tmp_path, monkeypatch):
     # The curriculum changes stage and the gauge reads on both sides of the kill.
     curriculum = CurriculumConfig(stages=(1, 3), budget_iterations=1, min_iterations=1, ramp_iterations=2)
     config = dataclasses.replace(tiny_run, curriculum=curriculum, check_every=1, check_images=2)
     whole = open_session(config, tmp_path / "whole")
     rl.train(whole)
     first = open_session(config, tmp_path / "halved")
-    # Killed after iteration 3: the checkpoint of iteration 2 is what is left.
-    iterate = rl.step
-    calls = []
+    iterate, calls = rl.step, []
 
     def dying_step(session, iteration):
-        if iteration == 3:
-            raise KeyboardInterrupt
         calls.append(iteration)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
         return iterate(session, iteration)
 
-    rl.step = dying_step
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            rl.train(first)
-    finally:
-        rl.step = iterate
+    monkeypatch.setattr(rl, "step", dying_step)
+    with pytest.raises(KeyboardInterrupt):
+        rl.train(first)
     resumed = open_session(config, tmp_path / "halved")
     rl.train(resumed)
-    assert calls == [0, 1, 2]
+    # Killed in iteration 3: the checkpoint after two iterations is what was left.
+    assert calls == [0, 1, 2, 3, 2, 3]
     assert resumed.state_dict() == whole.state_dict()
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "halved"))
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
@@ -225,6 +226,14 @@ def test_pictures_that_do_not_fit_the_latent_grid_are_refused(tiny_run, tmp_path
     config = dataclasses.replace(tiny_run, pairs=PairConfig(crop_px=36, pairs=16))
     with pytest.raises(UserError, match=r"crop_px must be a multiple of 8.*got 36"):
         open_session(config, tmp_path)
+
+
+def test_held_out_pictures_need_not_fit_the_latent_grid(tiny_run, tmp_path):
+    config = dataclasses.replace(tiny_run, eval_crop_px=36)  # the policy works on blocks of 8
+    session = open_session(config, tmp_path)
+    summary = evaluate_run(config, session.run, session.tuned(), session.judge, session.panel, seconds=0.0)
+    assert summary["pictures"] == 4
+    assert all(row["change"]["mean"] == 0.0 for row in summary["rows"])
 
 
 def test_groups_that_do_not_divide_between_processes_are_refused(tiny_run):

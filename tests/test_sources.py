@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -76,6 +77,14 @@ def test_sixteen_bit_grey_keeps_its_levels(tmp_path, suffix):
     image = read_image(tmp_path / f"deep.{suffix}")
     assert np.array_equal(np.round(image[..., 0] * 65535), levels)
     assert np.array_equal(image[..., 0], image[..., 2])
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_colour_keeps_its_colours(tmp_path, suffix):
+    # Pillow cannot write these, so OpenCV does, which wants blue first.
+    levels = (COLOURS * 65535 + 0.5).astype(np.uint16)[..., ::-1]
+    assert cv2.imwrite(str(tmp_path / f"deep.{suffix}"), np.ascontiguousarray(levels))
+    assert np.abs(read_image(tmp_path / f"deep.{suffix}") - COLOURS).max() < 1 / 255
 
 
 def test_alpha_lies_on_white(tmp_path):
