@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import zlib
-from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,8 +13,9 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from data.build_config import FREE_KEYS, BuildConfig
+from data.card_tables import Columns, control_table, counts_table, histogram, mask_table, restorer_table
 from data.image_source import ImageSource
-from data.plan import SPLITS, Chunk
+from data.plan import SPLITS, Chunk, short_name
 from data.shards import DATA_FOLDER
 from data.targets import Normaliser
 from shared.config import to_yaml
@@ -33,7 +33,6 @@ MEASURED = (
     "source",
 )
 LIBRARIES = ("torch", "numpy", "opencv-python-headless", "scikit-image", "albumentations", "pillow", "pyarrow")
-BAR_WIDTH = 40
 
 CARD = """\
 ---
@@ -86,9 +85,19 @@ numbers are {quantile:g} quantiles inside the masks of the train split, fitted o
 
 {severity}
 
-## By restorer (severity and correlation without the controls)
+## By restorer
 
 {restorers}
+
+## By kind of region
+
+{masks}
+
+Severity and correlation are means over the rows that are no controls; the correlation is that of map and mask.
+
+## Controls
+
+{controls}
 
 ## Sources and licences
 
@@ -127,7 +136,7 @@ def write_card(
         ),
         version=_content_version(folder, chunks, columns),
         seed=config.seed,
-        counts=_counts_table(columns),
+        counts=counts_table(columns),
         peak=normaliser.feature_peak,
         held_out=", ".join(held_out) or "none",
         pixel=normaliser.pixel_quantile,
@@ -136,11 +145,13 @@ def write_card(
         alpha=alpha,
         quantile=config.targets.quantile,
         features=config.targets.features,
-        area=_histogram(areas, np.geomspace(min(0.001, config.masks.area_min), 1.0, 11), form="{:.3f}"),
-        severity=_histogram(swaps, np.linspace(0.0, 1.0, 11), form="{:.1f}"),
-        restorers=_restorer_table(columns),
+        area=histogram(areas, np.geomspace(min(0.001, config.masks.area_min), 1.0, 11), form="{:.3f}"),
+        severity=histogram(swaps, np.linspace(0.0, 1.0, 11), form="{:.1f}"),
+        restorers=restorer_table(columns),
+        masks=mask_table(columns),
+        controls=control_table(columns),
         licences="\n".join(
-            f"- {source.name}: {source.licence}; {len(source.image_ids)} pictures" for source in sources
+            f"- {short_name(source.name)}: {source.licence}; {len(source.image_ids)} pictures" for source in sources
         ),
         versions=", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in LIBRARIES)]),
         config=_config_text(config),
@@ -149,7 +160,7 @@ def write_card(
     return {split: len(values["area"]) for split, values in columns.items()}
 
 
-def _measured(folder: Path, chunks: list[Chunk]) -> dict[str, np.ndarray] | None:
+def _measured(folder: Path, chunks: list[Chunk]) -> Columns | None:
     # Only the small columns are read: the pictures stay on disk, however many there are.
     if not chunks:
         return None
@@ -158,7 +169,7 @@ def _measured(folder: Path, chunks: list[Chunk]) -> dict[str, np.ndarray] | None
     return {name: table[name].to_numpy() for name in MEASURED}
 
 
-def _content_version(folder: Path, chunks: list[Chunk], columns: dict[str, dict[str, np.ndarray]]) -> str:
+def _content_version(folder: Path, chunks: list[Chunk], columns: dict[str, Columns]) -> str:
     # load_dataset keeps one copy per folder name and version: without this, another dataset of that name would be read.
     sizes = np.array([(folder / DATA_FOLDER / chunk.file_name).stat().st_size for chunk in chunks], np.int64)
     checksum = zlib.crc32(sizes.tobytes())
@@ -168,45 +179,11 @@ def _content_version(folder: Path, chunks: list[Chunk], columns: dict[str, dict[
     return f"1.0.{checksum}"
 
 
-def _counts_table(columns: dict[str, dict[str, np.ndarray]]) -> str:
-    lines = ["| Split | rows | sr | face | controls |", "|---|---|---|---|---|"]
-    for split, values in columns.items():
-        tasks = Counter(values["task"])
-        controls = int(values["is_control"].sum())
-        lines.append(f"| {split} | {len(values['area'])} | {tasks['sr']} | {tasks['face']} | {controls} |")
-    return "\n".join(lines)
-
-
-def _restorer_table(columns: dict[str, dict[str, np.ndarray]]) -> str:
-    names, tasks, severities, correlations, controls = (
-        np.concatenate([values[key] for values in columns.values()])
-        for key in ("restorer", "task", "severity", "map_mask_correlation", "is_control")
-    )
-    lines = [
-        "| Restorer | rows | of them faces | mean severity | mean correlation of map and mask |",
-        "|---|---|---|---|---|",
-    ]
-    for name in sorted(set(names)):
-        mine = names == name
-        swaps = mine & ~controls
-        means = [f"{values[swaps].mean():.3f}" if swaps.any() else "–" for values in (severities, correlations)]
-        lines.append(f"| {name} | {mine.sum()} | {(tasks[mine] == 'face').sum()} | {means[0]} | {means[1]} |")
-    return "\n".join(lines)
-
-
-def _histogram(values: np.ndarray, edges: np.ndarray, *, form: str) -> str:
-    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-    longest = max(1, counts.max(initial=0))
-    lines = [
-        f"{form.format(low)} – {form.format(high)}  {'█' * round(BAR_WIDTH * count / longest):<{BAR_WIDTH}} {count}"
-        for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
-    ]
-    return "```\n" + "\n".join(lines) + "\n```"
-
-
 def _config_text(config: BuildConfig) -> str:
     # What cannot change a byte of the dataset is no part of its description.
     described = OmegaConf.create(to_yaml(config))
+    for kind in ("images", "faces"):  # where a folder lies on somebody's disk is not the reader's business
+        described.source[kind] = short_name(described.source[kind])
     for key in FREE_KEYS:
         parent, _, name = key.rpartition(".")
         (OmegaConf.select(described, parent) if parent else described).pop(name)

@@ -107,10 +107,14 @@ def pair_counter(split: str, pair: int) -> int:
     return SPLITS.index(split) * SPLIT_STRIDE + pair
 
 
+def short_name(where: str) -> str:
+    """Returns the name of a source without the path it lies under here: the last folder's, or the Hub id."""
+    return where if where.startswith("hf:") else PurePath(where).name
+
+
 def part_name(source: ImageSource, image_id: str) -> str:
     """Returns which part of which source a picture is from, such as dev/cid22, without the path it lies under here."""
-    name = source.name if source.name.startswith("hf:") else PurePath(source.name).name
-    return "/".join(filter(None, (name, _part_of(image_id))))
+    return "/".join(filter(None, (short_name(source.name), _part_of(image_id))))
 
 
 def _held_out(source: ImageSource, asked: str) -> frozenset[str]:

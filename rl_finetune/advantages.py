@@ -78,10 +78,11 @@ def combined_advantages(
     return finish(total / scale.clamp(min=std_floor), kept, clip=clip)
 
 
-def noise_level_weights(step_stds: torch.Tensor) -> torch.Tensor:
+def noise_level_weights(step_stds: torch.Tensor, *, mean_std: float | None = None) -> torch.Tensor:
     """Returns w_j = s_j / mean(s) [J]: what each step's advantage is multiplied by (LRPO, noise-level advantage).
 
-    ∇ log N carries 1/s_j, so quiet steps shout; the weight takes that back.
+    ∇ log N carries 1/s_j, so quiet steps shout; the weight takes that back. `mean_std` is the mean over all steps that
+    are ever trained, where these are a window of them: a window's own mean would let its quiet steps shout again.
     Raises UserError when a step has no noise: a deterministic step has no density to train.
     """
     if not bool((step_stds > 0).all()):
@@ -90,7 +91,7 @@ def noise_level_weights(step_stds: torch.Tensor) -> torch.Tensor:
             f"trained steps need noise, but steps {silent} have standard deviation 0; raise eta above 0 or move the "
             "trained window to stochastic steps"
         )
-    return step_stds / step_stds.mean()
+    return step_stds / (step_stds.mean() if mean_std is None else mean_std)
 
 
 def mix_advantages(scalar: torch.Tensor, spatial: torch.Tensor | None, spatial_weight: float) -> torch.Tensor:

@@ -57,8 +57,12 @@ def assign_credit(
     *,
     advantage: AdvantageConfig,
     order: Order,
+    mean_std: float | None = None,
 ) -> Credit:
-    """Returns advantages whose statistics cover the groups of every process, cut back to this process's groups."""
+    """Returns advantages whose statistics cover the groups of every process, cut back to this process's groups.
+
+    mean_std: as in `noise_level_weights`; None takes the mean over the rollout's own steps.
+    """
     steps = len(rollout.steps)
     whole = _picture_advantages(judgement, accelerator, advantage, order)
     in_space = advantage.credit in ("spatial", "spacetime") and advantage.spatial_weight > 0.0
@@ -73,7 +77,7 @@ def assign_credit(
     values = values.expand(-1, -1, steps, -1, -1)
     if advantage.noise_level_weights:
         stds = torch.tensor([step.std for step in rollout.steps], device=values.device)
-        values = values * noise_level_weights(stds).view(1, 1, -1, 1, 1)
+        values = values * noise_level_weights(stds, mean_std=mean_std).view(1, 1, -1, 1, 1)
     share = kept.float()
     if advantage.hard_fraction < 1.0:
         hard = hard_sample_selection(accelerator.gather(judgement.total).mean(dim=1), advantage.hard_fraction)

@@ -118,10 +118,14 @@ def blend_maps(
 
 
 def fit_scale(rewards: torch.Tensor, target: torch.Tensor) -> Scale:
-    """Returns the scale that gives `rewards` [B, G] the mean and the within-group spread of `target` [B, G]."""
+    """Returns the scale that gives `rewards` [B, G] the mean and the within-group spread of `target` [B, G].
+
+    Groups of one, which reward feedback allows, have no spread of their own: there the spread over pictures serves.
+    """
     rewards, target = rewards.double(), target.double()
+    over = 1 if rewards.shape[1] > 1 else 0
     spread, wanted = (
-        float((values - values.mean(1, keepdim=True)).square().mean().sqrt()) for values in (rewards, target)
+        float((values - values.mean(over, keepdim=True)).square().mean().sqrt()) for values in (rewards, target)
     )
     gain = wanted / spread if min(spread, wanted) > _STD_FLOOR else 1.0
     return Scale(gain, float(target.mean()) - gain * float(rewards.mean()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from itertools import pairwise
+from statistics import mean
 
 import torch
 
@@ -20,6 +21,9 @@ from rl_finetune.session import Session
 from rl_finetune.trajectory import Rollout
 from rl_finetune.update import UpdatePlan, update
 from rl_finetune.window import sampler_of_iteration
+from shared.diffusion.sampler import SamplerSpec
+from shared.diffusion.schedule import NoiseSchedule
+from shared.diffusion.transition import step_std
 from shared.seeds import derive_seed, shuffled
 
 
@@ -39,7 +43,14 @@ def policy_gradient_step(session: Session, iteration: int) -> dict[str, float]:
     drawn = draw(session, iteration)
     times.append(time.perf_counter())
     judgement, session.curriculum = session.judge.judge(drawn, session.curriculum, accelerator.gather)
-    credit = assign_credit(judgement, drawn, accelerator, advantage=config.advantage, order=config.reward.order)
+    credit = assign_credit(
+        judgement,
+        drawn,
+        accelerator,
+        advantage=config.advantage,
+        order=config.reward.order,
+        mean_std=_mean_std(config.sampler, session.learner.policy.schedule),
+    )
     times.append(time.perf_counter())
     likelihood = replace(config.likelihood, weight=config.likelihood.weight * session.gauge.gt_weight_factor)
     plan = UpdatePlan(
@@ -95,7 +106,7 @@ def draw(session: Session, iteration: int) -> Rollout:
         with accelerator.autocast():
             return policy.predict(x_t, timesteps, condition)
 
-    groups_per_pass = config.microbatch_groups or len(batch.indices) // config.updates_per_rollout
+    per_update = len(batch.indices) // config.updates_per_rollout
     return rollout(
         policy,
         forward,
@@ -103,7 +114,8 @@ def draw(session: Session, iteration: int) -> Rollout:
         spec,
         group_size=config.group_size,
         sample_seeds=seeds,
-        microbatch=groups_per_pass * config.group_size,
+        microbatch=(config.microbatch_groups or per_update) * config.group_size,
+        per_update=per_update * config.group_size,
         trained=spec.stochastic_steps(policy.schedule) if by_gradient else (),
         keep_predictions=by_gradient and config.advantage.credit in ("temporal", "spacetime"),
     )
@@ -136,6 +148,12 @@ def local_positions(config: TrainRlConfig, iteration: int, rank: int, world: int
         for number in range(config.updates_per_rollout)
         for i in range(share)
     ]
+
+
+def _mean_std(spec: SamplerSpec, schedule: NoiseSchedule) -> float:
+    """Returns the mean noise of the steps that the sampler declares stochastic, whichever of them are trained now."""
+    stds = [step_std(schedule, times) for times in spec.plan(schedule)]
+    return mean(std for std in stds if std > 0.0)
 
 
 def _with_scale(session: Session, iteration: int) -> CurriculumState:

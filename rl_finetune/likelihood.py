@@ -43,7 +43,10 @@ def noised_gt(
 
 
 def likelihood_steps(total_steps: int, last_steps: int) -> range:
-    """Returns the indices, counted from the noisiest step 0, of the final steps the likelihood term applies to."""
+    """Returns the indices, counted from the noisiest step 0, of the final steps the likelihood term applies to.
+
+    With a window that moves, they are counted in the window: it is what an iteration trains.
+    """
     return range(max(0, total_steps - last_steps), total_steps)
 
 

@@ -26,20 +26,20 @@ def rollout(
     sample_seeds: Sequence[int],
     microbatch: int,
     trained: Sequence[int],
+    per_update: int = 0,
     keep_predictions: bool = False,
 ) -> Rollout:
     """Returns B·G restorations of `pairs`, recording the steps whose plan index is in `trained`.
 
-    Runs `microbatch` samples at a time: updates re-score in the same slices, so that the same kernels see the same
-    shapes and the first ratio is 1. `sample_seeds` holds B·G integers, group-major. `keep_predictions` also decodes
-    the clean-image prediction before and after every trained step.
+    Runs `microbatch` samples at a time, within each `per_update` of them (0: all): updates re-score in the same slices,
+    so that the same kernels see the same shapes and the first ratio is 1. `sample_seeds` holds B·G integers,
+    group-major. `keep_predictions` also decodes the clean-image prediction before and after every trained step.
     """
     lq = pairs.lq.repeat_interleave(group_size, dim=0)
     condition = policy.condition(pairs.lq)
     condition_of_samples = condition.repeat_interleave(group_size, dim=0)
     parts = []
-    for start in range(0, len(sample_seeds), microbatch):
-        window = slice(start, start + microbatch)
+    for window in _slices(len(sample_seeds), per_update or len(sample_seeds), microbatch):
         part = _rollout_slice(
             policy,
             forward,
@@ -61,6 +61,15 @@ def rollout(
         steps=tuple(_concatenate(steps) for steps in zip(*(steps for _, steps, _ in parts), strict=True)),
         sr_by_step=tuple(torch.cat(p) for p in zip(*(predictions for _, _, predictions in parts), strict=True)),
     )
+
+
+def _slices(total: int, per_update: int, microbatch: int) -> list[slice]:
+    """Returns slices of at most `microbatch` samples, none of them across the border of two updates."""
+    return [
+        slice(start, min(start + microbatch, first + per_update))
+        for first in range(0, total, per_update)
+        for start in range(first, first + per_update, microbatch)
+    ]
 
 
 def _rollout_slice(

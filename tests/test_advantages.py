@@ -157,3 +157,12 @@ def test_hard_samples_are_the_worst():
     assert len(hard_sample_selection(torch.arange(10.0), 0.3)) == 3
     with pytest.raises(UserError, match="quality is nan for sample 2"):
         hard_sample_selection(torch.tensor([1.0, 2.0, math.nan]), 0.5)
+
+
+def test_a_window_does_not_raise_its_own_quiet_steps():
+    declared, window = torch.tensor([0.4, 0.3, 0.2, 0.1]), torch.tensor([0.2, 0.1])
+    # Its own mean is .15; that of all steps that are ever trained is .25.
+    torch.testing.assert_close(noise_level_weights(window), torch.tensor([4 / 3, 2 / 3]))
+    torch.testing.assert_close(
+        noise_level_weights(window, mean_std=float(declared.mean())), noise_level_weights(declared)[2:]
+    )

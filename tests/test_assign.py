@@ -7,13 +7,13 @@ import math
 
 import pytest
 import torch
-from test_rl_training import draw, open_session
-from tiny_rl import tiny_rl_config
 
 from rl_finetune.assign import assign_credit
 from rl_finetune.config import AdvantageConfig, RewardConfig, RewardPart, TrainRlConfig
 from rl_finetune.credit import spatial_advantages
 from rl_finetune.curriculum import CurriculumConfig
+from rl_finetune.iteration import draw
+from tests.tiny_rl import open_session, tiny_rl_config
 
 ADVANTAGE = AdvantageConfig(credit="spatial", spatial_weight=1.0, noise_level_weights=False)
 MAPS = [RewardPart("fgr_map", 3.0), RewardPart("absolute_error", 1.0)]

@@ -160,3 +160,9 @@ def test_config_is_checked():
         CurriculumConfig(stages=())
     with pytest.raises(ValueError, match="at least 4"):
         CurriculumConfig(plateau_window=3)
+
+
+def test_groups_of_one_are_fitted_by_the_spread_over_pictures():
+    target = torch.tensor([[0.0], [2.0]])  # spread 1 around 1
+    other = torch.tensor([[10.0], [50.0]])  # spread 20 around 30
+    assert fit_scale(other, target) == Scale(1 / 20, 1.0 - 30 / 20)

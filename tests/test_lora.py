@@ -106,6 +106,10 @@ def test_merged_and_unmerged_outputs_are_equal(tmp_path, alpha):
     whole = whole_policy(policy, trained_parameters(policy))
     assert set(whole.state_dict()) == set(attentive_policy().state_dict())
     torch.testing.assert_close(outputs(whole), outputs(policy), atol=1e-5, rtol=1e-5)
+    # W + alpha/rank · B·A, for the first convolution: A [3, 96, 3, 3], B [8, 3, 1, 1].
+    a, b = (trained_parameters(policy)[f"unet.conv_in.lora_{letter}.default.weight"] for letter in "AB")
+    moved = whole.unet.conv_in.weight - attentive_policy().unet.conv_in.weight
+    torch.testing.assert_close(moved, alpha / 3 * torch.einsum("or,rikl->oikl", b[..., 0, 0], a), atol=1e-6, rtol=0)
     # What a user loads restores the same picture.
     spec = SamplerSpec(steps=4, eta=0.5)
     save_policy(tmp_path, whole, spec, provenance={})

@@ -10,6 +10,7 @@ import torch
 from rl_finetune import train as rl
 from rl_finetune.config import AdvantageConfig, TrainRlConfig
 from rl_finetune.iteration import draw, step
+from rl_finetune.rollout import _slices
 from rl_finetune.trajectory import Rollout
 from rl_finetune.window import WindowConfig, sampler_of_iteration, stochastic_range
 from shared.diffusion.sampler import SamplerSpec
@@ -127,3 +128,10 @@ def test_memory_grows_with_the_trained_steps_only(tiny_run, tmp_path):
 def test_windows_that_do_not_fit_are_refused(tiny_run, values, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(tiny_run, **values)
+
+
+@pytest.mark.parametrize(("groups", "per_update", "microbatch"), [(6, 3, 2), (2, 1, 2), (6, 6, 4), (4, 2, 1)])
+def test_no_slice_of_a_rollout_crosses_the_border_of_two_updates(groups, per_update, microbatch):
+    slices = _slices(groups, per_update, microbatch)
+    assert [i for s in slices for i in range(s.start, s.stop)] == list(range(groups))
+    assert all(s.start // per_update == (s.stop - 1) // per_update and s.stop - s.start <= microbatch for s in slices)

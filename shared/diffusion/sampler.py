@@ -19,7 +19,7 @@ Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """How pictures are drawn. Saved with every policy; evaluation and restore use what training used."""
+    """How pictures are drawn. Saved with every policy: evaluation and restore use it, training at most another window."""
 
     steps: int = 8
     eta: float = 0.5  # DDIM stochasticity inside the window, in [0, 1]

@@ -34,7 +34,9 @@ class DiffusersUpscaler:
         self.multiple = max(self.scale, 2 ** (len(pipeline.unet.config.block_out_channels) - 1))
         if not self.text:
             # Its pipeline hands the scheduler no generator: whatever it came with would draw from the global one.
-            pipeline.scheduler = _SeededDDIM.from_config(pipeline.scheduler.config)
+            # Its own default clips at ±1, which latents pass; only a config that asks for it gets that.
+            own = pipeline.scheduler.config
+            pipeline.scheduler = _SeededDDIM.from_config(own, clip_sample=own.get("clip_sample", False))
         pipeline.set_progress_bar_config(disable=True)
 
     def to(self, device: torch.device | str) -> DiffusersUpscaler:

@@ -33,7 +33,7 @@ def save_policy(folder: Path, policy: PixelUNet, spec: SamplerSpec, *, provenanc
 
 
 def load_policy(folder: str | Path) -> tuple[PixelUNet, SamplerSpec]:
-    """Returns the policy saved in `folder` and the sampler spec it was trained for. Raises UserError otherwise."""
+    """Returns the policy saved in `folder` and the sampler spec it is used with. Raises UserError otherwise."""
     config = _read_config(Path(folder))
     if config.get("kind") != "pixel_unet":
         raise UserError(f"expected a diffusion policy in {folder}, but it holds a {config.get('kind')!r}")
