@@ -6,6 +6,7 @@ DATASET ?= datasets/$(notdir $(RUN))
 IMAGES ?= embedded
 FACES ?= embedded
 TASK ?= sr face
+BENCH ?= dataset rm rl
 PROCESSES ?= 1
 # Threads that wait by spinning make two busy programs slow each other down many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -14,7 +15,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SOURCE := source.images=$(IMAGES) source.faces=$(FACES)
-LAUNCH := $(if $(filter 1,$(PROCESSES)),$(PY) -m,$(VENV)/bin/accelerate launch --num_processes $(PROCESSES) -m)
+# Not `accelerate launch`: without a GPU it starts one process, whatever it is asked for.
+ON_CPU := $(if $(shell command -v nvidia-smi),,ACCELERATE_USE_CPU=1)
+TORCHRUN := $(PY) -m torch.distributed.run --standalone --nproc_per_node $(PROCESSES)
+LAUNCH := $(if $(filter 1,$(PROCESSES)),$(PY) -m,$(ON_CPU) $(TORCHRUN) -m)
 # ARGS and CONFIG go to the stage that was asked for by name; BASE_ARGS, POOL_ARGS, DATASET_ARGS, RM_ARGS to the
 # stages before it.
 asked = $(filter $(1),$(MAKECMDGOALS))
@@ -24,7 +28,7 @@ args = $(if $(call asked,$(1)),$(ARGS))
 stage = @$(PY) -m shared.finished $(2) || $(1) $(2)
 
 .DEFAULT_GOAL := help
-.PHONY: help env base-policies pool dataset browse bench train-rm train-rl report eval restore score eval-rm download-rm test lint
+.PHONY: help env base-policies pool dataset browse bench bench-dataset bench-rm bench-rl train-rm train-rl report eval restore score eval-rm download-rm test lint
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -53,8 +57,16 @@ dataset: base-policies pool ## plant restorers' artifacts into clean pictures
 browse: env ## one HTML page of random samples of the dataset
 	@$(PY) -m data.browse $(DATASET) $(ARGS)
 
-bench: env ## throughput of the dataset builder by part, as a table and JSON
+bench: $(addprefix bench-,$(BENCH)) ## time and memory by part, as tables and JSON: BENCH='dataset rm rl', any of them
+
+bench-dataset: env
 	@$(PY) -m data.bench configs/dataset.yaml runs=$(RUN) $(SOURCE) $(ARGS)
+
+bench-rm: env
+	@$(PY) -m reward_model.bench configs/train_rm.yaml dataset=$(DATASET) $(ARGS)
+
+bench-rl: env
+	@$(PY) -m rl_finetune.bench configs/train_rl_$(firstword $(TASK)).yaml base=$(RUN)/base_$(firstword $(TASK)) reward_model=$(RUN)/reward_model/checkpoint $(SOURCE) $(ARGS)
 
 train-rm: dataset ## train the reward model: a score, and a map of where the picture is broken
 	$(call stage,$(LAUNCH) reward_model.train,$(call config,train-rm,configs/train_rm.yaml) out=$(RUN)/reward_model dataset=$(DATASET) $(RM_ARGS) $(call args,train-rm))

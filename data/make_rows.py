@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +23,7 @@ from data.synthesize import CONTROL_NONE, draw_control, swap_region
 from data.targets import Distances, Normaliser, TargetMaker, correlation, severity
 from shared.images import to_array, to_tensor, to_uint8
 from shared.seeds import derive_seed, numpy_rng
+from shared.timing import Clock
 
 VALUES_PER_REGION = 256  # of the fit pass: a large region must not outvote a small one
 
@@ -67,19 +65,6 @@ class Region:
     control: str  # the kind of harmless swap, or ""
     syn: np.ndarray  # [H, W, 3] uint8
     distances: Distances
-
-
-class Clock:
-    """Seconds spent, by part."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[part] += time.perf_counter() - start
 
 
 class RowMaker:

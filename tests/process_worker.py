@@ -1,6 +1,6 @@
 """What one of several processes does in tests/test_rl_processes.py: the gradients of some kinds of update, saved.
 
-accelerate launch -m tests.process_worker <folder of configs> <out>
+torchrun --nproc_per_node 2 -m tests.process_worker <config> <out>
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
-from rl_finetune.config import LossConfig, TrainRlConfig
+from rl_finetune.config import AdvantageConfig, LossConfig, TrainRlConfig
 from rl_finetune.iteration import step
 from rl_finetune.reward_feedback import FeedbackConfig
 from rl_finetune.session import Session
@@ -24,6 +24,7 @@ from tests.tiny_rl import flat_gradient
 
 KINDS = {
     "full": {},
+    "spacetime": {"advantage": AdvantageConfig(credit="spacetime")},
     "lora": {"trainable": "lora", "lora": LoraConfig(rank=2), "loss": LossConfig(reference_kl=0.5)},
     "refl": {"method": "refl"},
     "draft": {"method": "draft", "trainable": "lora", "feedback": FeedbackConfig(last_steps=3, recompute=True)},
@@ -45,6 +46,7 @@ def gradients(config: TrainRlConfig, folder: Path) -> dict[str, torch.Tensor]:
 
 def main(config_path: str, out: str) -> None:
     torch.set_num_threads(1)
+    assert Accelerator(cpu=True).num_processes == 2
     found = gradients(load_config(TrainRlConfig, [config_path]), Path(out).parent / "runs")
     if Accelerator(cpu=True).is_main_process:
         save_file(found, out)

@@ -92,9 +92,9 @@ def test_a_run_killed_in_the_middle_is_finished_by_the_same_command(run):
     deadline = time.monotonic() + 120
     while not progress.exists() and time.monotonic() < deadline and first.poll() is None:
         time.sleep(0.01)
+    assert progress.exists()
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
-    assert progress.exists()
     assert not (run / "run" / "rl_face" / "summary.json").exists()
     finish(make("rl-face", run=run))
     assert (run / "run" / "rl_face" / "summary.json").exists()
