@@ -15,6 +15,7 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
     """Runs `main(argv)`; a UserError, a full disk, a refused file or Ctrl-C ends in one line and no traceback."""
     try:
         main(sys.argv[1:] if argv is None else argv)
+        leave_together()
     except UserError as error:
         _stop(str(error), code=2)
     except KeyboardInterrupt:
@@ -28,6 +29,14 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
         if isinstance(error, PermissionError):
             _stop(f"no permission for {error.filename}; choose a folder you may write to with RUN= or OUT=", code=2)
         raise
+
+
+def leave_together() -> None:
+    """Waits for the other processes of a distributed run and takes leave of them; one that just ends aborts others."""
+    distributed = sys.modules.get("torch.distributed")  # importing it takes seconds that most commands need not spend
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _stop(message: str, *, code: int) -> None:

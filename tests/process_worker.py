@@ -19,6 +19,7 @@ from rl_finetune.reward_feedback import FeedbackConfig
 from rl_finetune.session import Session
 from rl_finetune.trainable import LoraConfig
 from shared.config import load_config
+from shared.errors import leave_together
 from shared.runs import RunFolder
 from tests.tiny_rl import flat_gradient
 
@@ -48,9 +49,11 @@ def main(config_path: str, out: str) -> None:
     torch.set_num_threads(1)
     assert Accelerator(cpu=True).num_processes == 2
     found = gradients(load_config(TrainRlConfig, [config_path]), Path(out).parent / "runs")
-    if Accelerator(cpu=True).is_main_process:
-        save_file(found, out)
+    accelerator = Accelerator(cpu=True)
+    if accelerator.is_main_process:
+        save_file({**found, "processes": torch.tensor(accelerator.num_processes)}, out)
 
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    leave_together()

@@ -20,12 +20,11 @@ from tests.tiny_rl import tiny_rl_config
 
 
 def launch(processes: int, module: str, *words: str) -> None:
-    """Runs a module in several processes of this machine, on its CPU."""
-    # `accelerate launch --cpu` starts one process whatever it is asked for, so torch's own launcher does it.
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--standalone"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    """Runs a module in several processes of this machine. (`accelerate launch --cpu` silently makes it one.)"""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(
-        [*command, "-m", module, *words], capture_output=True, text=True, env=environment, timeout=400, check=False
+        [*torchrun, "-m", module, *words], capture_output=True, text=True, env=environment, timeout=400, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -58,7 +57,10 @@ def test_one_and_two_processes_have_the_same_gradients(tiny_run, tmp_path):
     launch(2, "tests.process_worker", str(path), str(tmp_path / "two.safetensors"))
     AcceleratorState._reset_state(reset_partial_state=True)
     alone, together = gradients(config, tmp_path / "alone"), load_file(tmp_path / "two.safetensors")
+    assert int(together.pop("processes")) == 2
     assert set(alone) == set(together) == set(KINDS)
     for kind, one in alone.items():
         assert one.abs().max() > 1e-3, kind
-        torch.testing.assert_close(together[kind], one, atol=1e-6, rtol=1e-5, msg=kind)
+        # The reward model judges other batch shapes in two processes, and small gains divide its last bits.
+        atol = 2e-6 if kind == "spacetime" else 1e-6
+        torch.testing.assert_close(together[kind], one, atol=atol, rtol=1e-5, msg=kind)
