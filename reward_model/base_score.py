@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from reward_model.model import RewardModel
+from shared.clip import QUALITY_PROMPTS, clip_iqa, load_clip_similarity
 from shared.errors import UserError
 
 EMBEDDED = "embedded"
@@ -16,7 +17,7 @@ BaseScore = Callable[[torch.Tensor], torch.Tensor]  # [B, 3, H, W] in [0, 1] →
 
 
 def open_base_score(name: str, *, first_stage: RewardModel | None, device: torch.device) -> BaseScore:
-    """Returns S_base by name: `embedded` (the frozen RM_0) or `clip_iqa:<openai/clip-… model>` through torchmetrics.
+    """Returns S_base by name: `embedded` (the frozen RM_0) or `clip_iqa:<CLIP on the Hub or in a folder>`.
 
     Raises UserError for an unknown name, and for a model that is not installed or cannot be fetched.
     """
@@ -32,18 +33,10 @@ def open_base_score(name: str, *, first_stage: RewardModel | None, device: torch
 
 
 def _clip_iqa(model: str, device: torch.device) -> BaseScore:
-    from torchmetrics.multimodal import CLIPImageQualityAssessment  # needs transformers, which is optional
-
-    try:
-        metric = CLIPImageQualityAssessment(model_name_or_path=model, data_range=1.0).to(device)
-    except (ImportError, ModuleNotFoundError):
-        raise UserError("clip_iqa needs transformers: install restore-rl[clip], or set base_score=embedded") from None
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"CLIP-IQA's {model} cannot be loaded ({reason}); set base_score=embedded") from None
+    similarity = load_clip_similarity(model, QUALITY_PROMPTS, device=device, instead=f"base_score={EMBEDDED}")
 
     @torch.no_grad()
     def score(images: torch.Tensor) -> torch.Tensor:
-        return metric(images).float().reshape(-1)
+        return clip_iqa(similarity(images)).float()
 
     return score

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from rl_finetune.rewards.composite import Composite
 from rl_finetune.rewards.face_network import MobileFaceNet
 from rl_finetune.rewards.faces import crop_face, load_identity
-from rl_finetune.rewards.learned import ClipSimilarity, load_clip_similarity
 from rl_finetune.rewards.registry import Toolbox, ToolSettings
+from shared.clip import ClipSimilarity, load_clip_similarity
 from shared.errors import UserError
 
 DRAW = torch.Generator().manual_seed(0)

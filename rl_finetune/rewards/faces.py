@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from rl_finetune.rewards.face_network import MobileFaceNet
-from rl_finetune.rewards.learned import ClipSimilarity, load_clip_similarity
 from rl_finetune.rewards.registry import ToolSettings, reward, tool
+from shared.clip import ClipSimilarity, load_clip_similarity
 from shared.errors import UserError
 
 # Eyes, nose, corners of the mouth (x, y): of FFHQ's crops at 512 px, and of recognisers' crops at 112×112 px.

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 
 from rl_finetune.rewards.registry import PYIQA, ToolSettings, reward, reward_map, tool
+from shared.clip import QUALITY_PROMPTS, ClipSimilarity, clip_iqa, load_clip_similarity
 from shared.errors import UserError
 
 ANY = (-math.inf, math.inf)
 WORST_SHARE = 0.01
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 class Judgement(Protocol):
@@ -76,7 +75,7 @@ def clipiqa(
     sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, clipiqa_network: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
     """Returns how much rather CLIP calls the picture good than bad, [B] (CLIP-IQA, arXiv 2207.12396, eq. 2)."""
-    return (100.0 * clipiqa_network(sr)).softmax(1)[:, 0]
+    return clip_iqa(clipiqa_network(sr))
 
 
 @reward(PYIQA, value_range=ANY)
@@ -86,52 +85,11 @@ def pyiqa_metric(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, metric
     return -value.reshape(-1) if metric.lower_better else value.reshape(-1)
 
 
-class ClipSimilarity:
-    """Cosine similarities of pictures [B, 3, H, W] in [0, 1] to fixed prompts, [B, prompts]; differentiable."""
-
-    def __init__(self, model: Any, text_embeddings: torch.Tensor) -> None:
-        self.model = model
-        self.text = F.normalize(text_embeddings, dim=1)  # [prompts, D]
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        side = self.model.config.vision_config.image_size
-        scale = side / min(images.shape[-2:])
-        size = [round(length * scale) for length in images.shape[-2:]]
-        images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-        top, left = ((length - side) // 2 for length in images.shape[-2:])
-        images = images[:, :, top : top + side, left : left + side]
-        mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (_CLIP_MEAN, _CLIP_STD))
-        pooled = self.model.vision_model(pixel_values=(images - mean) / std).pooler_output
-        return F.normalize(self.model.visual_projection(pooled), dim=1) @ self.text.T
-
-
-def load_clip_similarity(
-    name: str, prompts: tuple[str, ...], *, device: torch.device, allow_download: bool
-) -> ClipSimilarity:
-    """Returns a CLIP from the Hub or a folder, with its prompts embedded. Raises UserError when it cannot be had."""
-    try:
-        from transformers import CLIPModel, CLIPTokenizerFast  # an optional extra, and slow to import
-    except ImportError:
-        raise UserError(f"{name} needs transformers; install the extra with: pip install 'restore-rl[clip]'") from None
-    try:
-        model = CLIPModel.from_pretrained(name, local_files_only=not allow_download)
-        tokenizer = CLIPTokenizerFast.from_pretrained(name, local_files_only=not allow_download)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"expected the CLIP network {name} on disk{' or the Hub' if allow_download else ''}, but it did not load "
-            f"({str(error).splitlines()[0]}); allow the download, or take the reward's embedded substitute"
-        ) from None
-    model = model.to(device).eval().requires_grad_(False)
-    tokens = tokenizer(list(prompts), padding=True, return_tensors="pt").to(device)
-    with torch.no_grad():
-        pooled = model.text_model(**tokens).pooler_output
-        return ClipSimilarity(model, model.text_projection(pooled))
-
-
 @tool("clipiqa_network")
 def _load_clipiqa(settings: ToolSettings, device: torch.device) -> ClipSimilarity:
-    prompts = ("Good photo.", "Bad photo.")
-    return load_clip_similarity(settings.clipiqa_model, prompts, device=device, allow_download=settings.allow_download)
+    return load_clip_similarity(
+        settings.clipiqa_model, QUALITY_PROMPTS, device=device, allow_download=settings.allow_download
+    )
 
 
 @tool(PYIQA)
