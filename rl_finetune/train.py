@@ -117,7 +117,8 @@ def _announce(session: Session) -> None:
     parameters = list(session.learner.policy.parameters())
     count, total = (sum(p.numel() for p in group) for group in ([p for p in parameters if p.requires_grad], parameters))
     print(
-        f"RL {config.task}: {config.groups} groups of {config.group_size} per iteration, {_reach(session)} of "
+        f"RL {config.task}: {config.groups} groups of {config.group_size} per iteration on "
+        f"{session.learner.accelerator.num_processes} processes, {_reach(session)} of "
         f"{config.sampler.steps} steps, {config.updates_per_rollout} optimizer steps per rollout, "
         f"{config.iterations * config.updates_per_rollout} in all; {count:,} of {total:,} parameters trained"
     )

@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 
 from rl_finetune import train as rl
 from rl_finetune.config import RewardConfig, RewardPart, TrainRlConfig
-from rl_finetune.curriculum import CurriculumConfig
+from rl_finetune.curriculum import CurriculumConfig, CurriculumState, Scale
 from rl_finetune.feedback import FeedbackPlan, feedback_update
 from rl_finetune.iteration import groups_of, step
+from rl_finetune.judge import FeedbackReward
 from rl_finetune.reward_feedback import FeedbackConfig
 from rl_finetune.rewards.registry import _REWARDS, reward
 from rl_finetune.session import Session
@@ -172,6 +173,22 @@ def test_the_curriculum_hands_over_on_one_scale(feedback_run, tmp_path):
     rewards = [f["reward"] for f in figures]
     # The policy hardly moves, so neither may the reward: another stage's own scale would be a jump.
     assert max(rewards) - min(rewards) < 0.02
+
+
+def test_a_blend_is_by_hand_and_differentiable(feedback_run, tmp_path):
+    # Ramp 1 of 2: shares 2/3 and 1/3; the old stage's scale is 2·r + 1, the new one's 5·r − 3.
+    curriculum = CurriculumConfig(stages=(0, 3), min_iterations=1, plateau_window=4, ramp_iterations=2)
+    reward_config = RewardConfig(parts=[RewardPart("fgr_score", 1.0)])
+    session = open_session(dataclasses.replace(feedback_run, curriculum=curriculum, reward=reward_config), tmp_path)
+    state = CurriculumState(ramp=1, scale=Scale(2.0, 1.0), next_scale=Scale(5.0, -3.0))
+    blended = FeedbackReward(session.judge, state)
+    sr, gt = torch.rand(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = blended(sr.requires_grad_(), gt, gt, list("abcd"))
+    old, new = (session.judge.composites[stage](sr, gt, gt).total for stage in (0, 3))
+    torch.testing.assert_close(found, 2 / 3 * (2 * old + 1) + 1 / 3 * (5 * new - 3))
+    assert torch.autograd.grad(found.sum(), sr)[0].abs().max() > 0
+    totals = blended.totals(2, lambda x: x)
+    torch.testing.assert_close(totals[3], new.detach().view(2, 2))
 
 
 def test_a_ceiling_leaves_good_pictures_alone(feedback_run, tmp_path):

@@ -123,8 +123,9 @@ def test_a_whole_policy_takes_the_given_values_and_leaves_the_policy_alone():
     policy = adapted_policy()
     before = outputs(policy)
     zeros = {name: torch.zeros_like(p) for name, p in trained_parameters(policy).items()}
-    assert torch.equal(outputs(whole_policy(policy, zeros)), outputs(attentive_policy()))
-    assert torch.equal(outputs(policy), before)
+    # Where an allocator puts a tensor moves a convolution's last bit.
+    torch.testing.assert_close(outputs(whole_policy(policy, zeros)), outputs(attentive_policy()), atol=1e-6, rtol=0)
+    torch.testing.assert_close(outputs(policy), before, atol=1e-6, rtol=0)
 
 
 def test_targets_that_match_nothing_are_refused():
@@ -177,7 +178,8 @@ def test_a_finished_lora_run_leaves_a_whole_policy(lora_run, tmp_path, capsys):
     trained = sum(p.numel() for p in trained_parameters(session.learner.policy).values())
     said = capsys.readouterr().out
     assert "policy gradient on 3 of 4 steps, 2 optimizer steps per rollout, 8 in all" in said
-    assert f"{trained:,} of " in said
+    total = sum(p.numel() for p in session.learner.policy.parameters())
+    assert f"{trained:,} of {total:,} parameters trained" in said
     policy, spec = load_policy(tmp_path)
     assert spec == lora_run.sampler
     tuned = session.tuned()

@@ -19,14 +19,15 @@ from tests.process_worker import KINDS, gradients
 from tests.tiny_rl import tiny_rl_config
 
 
-def launch(processes: int, module: str, *words: str) -> None:
-    """Runs a module in several processes of this machine. (`accelerate launch --cpu` silently makes it one.)"""
+def launch(processes: int, module: str, *words: str) -> str:
+    """Returns what a module said, run in several processes. (`accelerate launch --cpu` silently makes it one.)"""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(
         [*torchrun, "-m", module, *words], capture_output=True, text=True, env=environment, timeout=400, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_one_and_two_processes_end_in_the_same_parameters(tiny_run, tmp_path):
         config = dataclasses.replace(tiny_run, out=str(out), iterations=3, checkpoint_every=100)
         path = tmp_path / f"{processes}.yaml"
         path.write_text(to_yaml(config))
-        launch(processes, "rl_finetune.train", str(path))
+        assert f"per iteration on {processes} processes" in launch(processes, "rl_finetune.train", str(path))
         results[processes] = load_file(out / "model.safetensors")
     for key, one in results[1].items():
         torch.testing.assert_close(results[2][key], one, atol=1e-6, rtol=1e-6, msg=key)

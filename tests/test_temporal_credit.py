@@ -27,6 +27,15 @@ def test_normalise_first_by_hand():
     torch.testing.assert_close(result.values, torch.tensor([[[1.0], [-1.0]]]), atol=1e-6, rtol=0)
 
 
+def test_steps_share_one_deviation():
+    # To-go credits of two steps: (3, 1) and (−3, −1) about their means. Root mean square over steps √((9 + 1)/2) = √5.
+    rewards = {"a": torch.tensor([[[0.0, 2.0, 3.0], [0.0, -2.0, -3.0]]])}
+    for order in ("sum_first", "normalise_first"):
+        result = combined_temporal_advantages(rewards, {"a": 0.5}, order=order)
+        expected = torch.tensor([[[3.0, 1.0], [-3.0, -1.0]]]) / math.sqrt(5.0)
+        torch.testing.assert_close(result.values, expected, atol=1e-6, rtol=0)
+
+
 def test_sum_first_by_hand():
     # .75·a + .25·b: gains 3 + 2.5 and 1.5 + 7.5, so 5.5 and 9: b's scale rules, and the sign is the other one.
     result = combined_temporal_advantages({"a": A, "b": B}, {"a": 0.75, "b": 0.25}, order="sum_first")
