@@ -1,0 +1,89 @@
+"""Compares ways of training: every arm with every seed at one budget, learning curves, and differences paired by seed.
+
+python -m rl_finetune.study configs/study_face.yaml out=runs/study_face also='[source.faces=my/faces]'
+
+Each run is a folder `out/<arm>/seed_<n>` of its own: a study that was stopped goes on where it was, and a new arm costs
+its own runs alone.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rl_finetune.study_figures import ArmFigures, read_run, tables, written_figures
+from rl_finetune.study_plot import panels_svg
+from shared.config import load_config
+from shared.errors import UserError, run_command
+from shared.images import write_bytes
+from shared.runs import RunFolder
+
+FIGURES_FILE, TABLE_FILE, CURVES_FILE = "study.json", "study.md", "study.svg"
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Arms of one RL stage; configs/study_face.yaml explains every field."""
+
+    out: str = "runs/study_face"
+    config: str = "configs/train_rl_face.yaml"
+    settings: list[str] = field(default_factory=list)
+    also: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    arms: dict[str, list[str]] = field(default_factory=dict)
+    comparisons: dict[str, list[str]] = field(default_factory=dict)
+    curve: str = "reward"
+    report: list[str] = field(default_factory=lambda: ["reward", "psnr", "ssim"])
+
+    def __post_init__(self) -> None:
+        if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be at least two different numbers, got {self.seeds}")
+        for name, members in self.comparisons.items():
+            unknown = [arm for arm in members if arm not in self.arms]
+            if unknown:
+                raise ValueError(f"comparisons.{name} names {unknown[0]}, but arms has only {', '.join(self.arms)}")
+            if len(members) < 2:
+                raise ValueError(f"comparisons.{name} must name at least two arms, the first is compared with")
+
+
+def main(argv: Sequence[str]) -> None:
+    config = load_config(StudyConfig, argv)
+    for seed in config.seeds:  # seed by seed, so that a study cut short has whole seeds
+        for arm in config.arms:
+            run_arm(config, arm, seed)
+    figures = {arm: gather(config, arm) for arm in config.arms}
+    folder = Path(config.out)
+    text = tables(figures, config.comparisons, config.report)
+    RunFolder(folder).write_json(FIGURES_FILE, written_figures(figures))
+    write_bytes(folder / TABLE_FILE, text.encode())
+    write_bytes(folder / CURVES_FILE, panels_svg(figures, config.comparisons, title=config.curve).encode())
+    print(f"{text}\n{folder / TABLE_FILE}, {folder / CURVES_FILE}")
+
+
+def arm_folder(config: StudyConfig, arm: str, seed: int) -> Path:
+    """Returns where one run of the study lies."""
+    return Path(config.out) / arm / f"seed_{seed}"
+
+
+def run_arm(config: StudyConfig, arm: str, seed: int) -> None:
+    """Trains one arm with one seed in a process of its own, unless it is finished. Raises UserError when it fails."""
+    folder = arm_folder(config, arm, seed)
+    words = [config.config, *config.settings, *config.also, *config.arms[arm], f"seed={seed}", f"out={folder}"]
+    if RunFolder(folder).is_finished():
+        return
+    print(f"{arm}, seed {seed}", flush=True)
+    done = subprocess.run([sys.executable, "-m", "rl_finetune.train", *words], check=False)
+    if done.returncode:
+        raise UserError(f"arm {arm}, seed {seed} failed (exit code {done.returncode}); its own message is above")
+
+
+def gather(config: StudyConfig, arm: str) -> ArmFigures:
+    """Returns an arm's curves and final gains over all seeds."""
+    return ArmFigures.of([read_run(arm_folder(config, arm, seed), curve=config.curve) for seed in config.seeds])
+
+
+if __name__ == "__main__":
+    run_command(main)

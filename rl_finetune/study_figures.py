@@ -1,0 +1,129 @@
+"""What a study says: gains over the base policy by seed, and how soon one arm reaches another's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shared.errors import UserError
+from shared.metrics import PairedDifference, paired_difference
+from shared.tracking import read_metrics
+
+EVALUATION_FILE = "evaluation.json"
+CHECK = "check/"
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    """One run: what the checks during training and the final evaluation found."""
+
+    iterations: tuple[int, ...]
+    curve: tuple[float, ...]  # gain over iteration 0 on the validation pictures, one value per check
+    gains: Mapping[str, float]  # measure → mean gain over the base policy on the held-out pictures
+
+
+@dataclass(frozen=True)
+class ArmFigures:
+    """One arm over S seeds."""
+
+    iterations: tuple[int, ...]
+    curves: np.ndarray  # [S, checks]
+    gains: Mapping[str, np.ndarray]  # measure → [S]
+
+    @classmethod
+    def of(cls, runs: Sequence[RunFigures]) -> ArmFigures:
+        """Returns the runs of one arm together. Raises UserError when they were not checked at the same iterations."""
+        if len({run.iterations for run in runs}) > 1:
+            raise UserError("runs of one arm were checked at different iterations; give every seed the same settings")
+        names = runs[0].gains
+        return cls(
+            iterations=runs[0].iterations,
+            curves=np.array([run.curve for run in runs]),
+            gains={name: np.array([run.gains[name] for run in runs]) for name in names},
+        )
+
+    def mean_curve(self) -> np.ndarray:
+        """Returns [checks]: the mean over seeds."""
+        return self.curves.mean(axis=0)
+
+    def curve_error(self) -> np.ndarray:
+        """Returns [checks]: the standard error of that mean."""
+        return self.curves.std(axis=0, ddof=1) / np.sqrt(len(self.curves))
+
+
+def read_run(folder: Path, *, curve: str) -> RunFigures:
+    """Returns a finished run's figures. Raises UserError for a run without checks or evaluation."""
+    records = [record for record in read_metrics(folder) if CHECK + curve in record]
+    if len(records) < 2:
+        raise UserError(f"{folder} has no curve of {CHECK}{curve}: set check_every below its iterations")
+    path = folder / EVALUATION_FILE
+    if not path.is_file():
+        raise UserError(f"{folder} has no {EVALUATION_FILE}: the run is not finished")
+    found = json.loads(path.read_text())
+    return RunFigures(
+        iterations=tuple(int(record["step"]) for record in records),
+        curve=tuple(record[CHECK + curve] - records[0][CHECK + curve] for record in records),
+        gains={name: float(np.mean(found["after"][name]) - np.mean(found["before"][name])) for name in found["before"]},
+    )
+
+
+def difference(arm: ArmFigures, reference: ArmFigures, measure: str) -> PairedDifference:
+    """Returns the arm's gain minus the reference's, paired by seed: both saw the same pictures and the same noise."""
+    return paired_difference(reference.gains[measure].tolist(), arm.gains[measure].tolist())
+
+
+def iterations_to_reach(arm: ArmFigures, goal: float) -> float:
+    """Returns the iteration at which the arm's mean curve first reaches `goal`, between checks linearly; NaN: never."""
+    xs, ys = np.array(arm.iterations, dtype=float), arm.mean_curve()
+    reached = np.flatnonzero(ys >= goal)
+    if not reached.size:
+        return float("nan")
+    at = int(reached[0])
+    if at == 0:
+        return float(xs[0])
+    share = (goal - ys[at - 1]) / (ys[at] - ys[at - 1])
+    return float(xs[at - 1] + share * (xs[at] - xs[at - 1]))
+
+
+def tables(figures: Mapping[str, ArmFigures], comparisons: Mapping[str, Sequence[str]], measures: Sequence[str]) -> str:
+    """Returns one markdown table per comparison; its first arm is what the others are compared with.
+
+    Gains are over the base policy on the held-out pictures, mean and standard error over seeds.
+    """
+    blocks = []
+    for title, members in comparisons.items():
+        reference = figures[members[0]]
+        goal = float(reference.mean_curve()[-1])
+        head = [f"{name} gain" for name in measures] + [f"{measures[0]} against {members[0]}", "iterations to its gain"]
+        lines = [f"**{title}**", "", f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
+        for name in members:
+            cells = [_mean(figures[name].gains[measure]) for measure in measures]
+            against = difference(figures[name], reference, measures[0])
+            reached = iterations_to_reach(figures[name], goal)
+            cells += [
+                "" if name == members[0] else f"{against.mean:+.4f} ± {against.standard_error:.4f}",
+                "never" if np.isnan(reached) else f"{reached:.0f}",
+            ]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def written_figures(figures: Mapping[str, ArmFigures]) -> dict[str, dict]:
+    """Returns everything as plain lists, for json."""
+    return {
+        name: {
+            "iterations": list(arm.iterations),
+            "curves": arm.curves.tolist(),
+            "gains": {measure: values.tolist() for measure, values in arm.gains.items()},
+        }
+        for name, arm in figures.items()
+    }
+
+
+def _mean(values: np.ndarray) -> str:
+    return f"{values.mean():+.4f} ± {values.std(ddof=1) / np.sqrt(len(values)):.4f}"

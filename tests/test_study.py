@@ -1,0 +1,146 @@
+"""The study: figures by hand, words given to each run, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rl_finetune import study
+from rl_finetune.study_figures import ArmFigures, difference, iterations_to_reach, read_run, tables
+from rl_finetune.study_plot import panels_svg
+from shared.config import load_config
+from shared.errors import UserError
+
+
+def arm(curves: list[list[float]], gains: list[float]) -> ArmFigures:
+    return ArmFigures((0, 5, 10), np.array(curves), {"reward": np.array(gains)})
+
+
+SLOW = arm([[0.0, 0.01, 0.04], [0.0, 0.03, 0.04]], [0.02, 0.06])
+FAST = arm([[0.0, 0.05, 0.06], [0.0, 0.05, 0.08]], [0.05, 0.07])
+
+
+def write_run(folder, *, curve: list[float], before: list[float], after: list[float]) -> None:
+    folder.mkdir(parents=True)
+    records = [{"step": 5 * i, "check/reward": value} for i, value in enumerate(curve)]
+    records.insert(1, {"step": 1, "loss": 0.5})  # not every line is a check
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "evaluation.json").write_text(json.dumps({"before": {"reward": before}, "after": {"reward": after}}))
+    (folder / "summary.json").write_text("{}")
+
+
+def test_a_run_is_read_as_gains_over_its_start(tmp_path):
+    write_run(tmp_path / "a", curve=[0.5, 0.55, 0.7], before=[0.1, 0.3], after=[0.2, 0.6])
+    found = read_run(tmp_path / "a", curve="reward")
+    assert found.iterations == (0, 5, 10)
+    assert found.curve == pytest.approx((0.0, 0.05, 0.2))
+    assert found.gains == {"reward": pytest.approx(0.2)}
+
+
+def test_means_errors_and_differences_by_hand():
+    np.testing.assert_allclose(SLOW.mean_curve(), [0.0, 0.02, 0.04])
+    np.testing.assert_allclose(SLOW.curve_error(), [0.0, 0.01, 0.0], atol=1e-12)  # (.03 − .01)/√2/√2
+    found = difference(FAST, SLOW, "reward")  # .03 and .01 by seed: paired, not .06 − .04 with both spreads
+    assert (found.mean, found.standard_error, found.n) == (pytest.approx(0.02), pytest.approx(0.01), 2)
+
+
+def test_the_iteration_that_reaches_another_arms_gain():
+    assert iterations_to_reach(FAST, 0.04) == pytest.approx(4.0)  # .05 at 5
+    assert iterations_to_reach(FAST, 0.06) == pytest.approx(7.5)  # .05 at 5, .07 at 10
+    assert iterations_to_reach(SLOW, 0.0) == 0.0
+    assert math.isnan(iterations_to_reach(SLOW, 0.05))
+
+
+def test_tables_compare_with_the_first_arm():
+    rows = tables({"slow": SLOW, "fast": FAST}, {"speed": ["slow", "fast"]}, ["reward"]).splitlines()
+    assert rows[0] == "**speed**"
+    assert rows[4] == "| slow | +0.0400 ± 0.0200 |  | 10 |"
+    assert rows[5] == "| fast | +0.0600 ± 0.0100 | +0.0200 ± 0.0100 | 4 |"
+    assert tables({"slow": SLOW, "fast": FAST}, {"x": ["fast", "slow"]}, ["reward"]).rstrip().endswith("| never |")
+
+
+def test_curves_are_drawn_on_one_scale():
+    svg = panels_svg({"slow": SLOW, "fast": FAST}, {"a": ["slow", "fast"], "b": ["slow", "fast"]}, title="reward")
+    assert svg.count("<polygon") == 4
+    # From 0 to .08 (the fast arm's last mean and error) and 5 % more: .07 lies at 14/88 of the panel's 190 px.
+    fast = re.findall(r'<polyline points="([^"]+)" fill="none" stroke="#b3261e"', svg)
+    assert fast[0] == fast[1]
+    assert fast[0].split()[0] == "0.0,181.4"
+    assert fast[0].split()[-1] == f"300.0,{(0.084 - 0.07) / 0.088 * 190:.1f}"
+
+
+@pytest.fixture
+def small_study(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "config: configs/train_rl_face.yaml\nsettings: [iterations=2]\nseeds: [3, 4]\n"
+        "arms: {scalar: [advantage.credit=scalar], mixed: []}\ncomparisons: {credit: [scalar, mixed]}\n"
+        "report: [reward]\n"
+    )
+    return path
+
+
+def test_every_arm_runs_with_every_seed_once(small_study, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def run(command, **_):
+        words = dict(word.split("=", 1) for word in command if "=" in word)
+        asked.append((words["seed"], words.get("advantage.credit"), words["iterations"], words["groups"]))
+        out = tmp_path / "study" / ("scalar" if "advantage.credit" in words else "mixed") / f"seed_{words['seed']}"
+        assert words["out"] == str(out)
+        write_run(out, curve=[0.0, 0.1], before=[0.0, 0.0], after=[0.1, 0.1 * int(words["seed"])])
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(study.subprocess, "run", run)
+    words = [str(small_study), f"out={tmp_path / 'study'}", "also=[groups=2]"]
+    study.main(words)
+    assert asked == [(seed, credit, "2", "2") for seed in "34" for credit in ("scalar", None)]
+    study.main(words)  # finished runs are not run again
+    assert len(asked) == 4
+    assert "| mixed | +0.2250 ± 0.0250 | +0.0000 ± 0.0000 | 5 |" in capsys.readouterr().out  # (.2 + .25)/2
+    assert {p.name for p in (tmp_path / "study").glob("study.*")} == {"study.json", "study.md", "study.svg"}
+
+
+def test_a_failing_arm_is_named(small_study, tmp_path, monkeypatch):
+    monkeypatch.setattr(study.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 2))
+    with pytest.raises(UserError, match="arm scalar, seed 3 failed"):
+        study.main([str(small_study), f"out={tmp_path / 'study'}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seeds=[1]"], "at least two different"),
+        (["seeds=[1,1]"], "at least two different"),
+        (["comparisons.credit=[scalar,spatail]"], "names spatail, but arms has only scalar, mixed"),
+        (["comparisons.credit=[scalar]"], "at least two arms"),
+    ],
+)
+def test_refused(small_study, words, message):
+    with pytest.raises(UserError, match=message):
+        load_config(study.StudyConfig, [str(small_study), *words])
+
+
+def test_the_shipped_study_is_sound():
+    config = load_config(study.StudyConfig, ["configs/study_face.yaml"])
+    from rl_finetune.config import TrainRlConfig
+
+    for arm_words in config.arms.values():
+        load_config(TrainRlConfig, [config.config, *config.settings, *arm_words])
+
+
+def test_unfinished_runs_are_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "metrics.jsonl").write_text('{"step": 0, "check/reward": 1}\n')
+    with pytest.raises(UserError, match="check_every"):
+        read_run(tmp_path / "a", curve="reward")
+    write_run(tmp_path / "b", curve=[0.0, 0.1], before=[0], after=[0])
+    (tmp_path / "b" / "evaluation.json").unlink()
+    with pytest.raises(UserError, match="not finished"):
+        read_run(tmp_path / "b", curve="reward")
