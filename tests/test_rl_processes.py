@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,17 +14,7 @@ from rl_finetune.config import RewardConfig, RewardPart, TrainRlConfig
 from shared.config import to_yaml
 from tests.process_worker import KINDS, gradients
 from tests.tiny_rl import tiny_rl_config
-
-
-def launch(processes: int, module: str, *words: str) -> str:
-    """Returns what a module said, run in several processes. (`accelerate launch --cpu` silently makes it one.)"""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(
-        [*torchrun, "-m", module, *words], capture_output=True, text=True, env=environment, timeout=400, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+from tests.torchrun import launch
 
 
 @pytest.fixture(scope="module")
