@@ -133,6 +133,14 @@ def ringing(picture: Picture, rng: Rng) -> Picture:
     return cv2.sepFilter2D(picture, -1, kernel, kernel)
 
 
+def speckle(picture: Picture, rng: Rng) -> Picture:
+    """Returns the picture with coloured noise of 2 to 13 levels at every pixel: what a sampler with few steps leaves."""
+    noise = rng.standard_normal(picture.shape).astype(np.float32)
+    if rng.uniform() < 0.4:
+        noise = cv2.GaussianBlur(noise, (0, 0), rng.uniform(0.4, 0.9))
+    return picture + np.float32(rng.uniform(0.008, 0.05)) * noise / (noise.std() + 1e-6)
+
+
 def jpeg(picture: Picture, rng: Rng) -> Picture:
     """Returns the picture after JPEG at quality 10 to 50."""
     return _jpeg(picture, int(rng.integers(10, 51)))
@@ -184,7 +192,7 @@ def posterise(picture: Picture, rng: Rng) -> Picture:
 LOSING: tuple[Callable[[Picture, Rng], Picture], ...] = (resample, resample, blur, ringing, jpeg)
 REPAINTING = (median, bilateral, bilateral, kuwahara, wobble, posterise)
 SHARPENING = (sharpen, shock, shock)
-INVENTING = (noise_texture, foreign_detail, random_network, checkerboard, grid)
+INVENTING = (noise_texture, foreign_detail, random_network, checkerboard, grid, speckle)
 
 
 def made_up_restoration(picture: Picture, rng: Rng) -> Picture:
@@ -217,7 +225,7 @@ def camera(rng: Rng) -> Callable[[Picture], Picture]:
     photograph from a source never seen is taken for a restoration.
     """
     kind, grain_seed = int(rng.integers(6)), int(rng.integers(2**32))
-    blur_px, noise, quality = rng.uniform(0.4, 1.4), rng.uniform(0.004, 0.03), int(rng.integers(60, 96))
+    blur_px, noise, quality = rng.uniform(0.3, 0.7), rng.uniform(0.003, 0.012), int(rng.integers(60, 96))
     amount, radius_px = np.float32(rng.uniform(0.2, 0.9)), rng.uniform(0.7, 1.5)
 
     def finish(picture: Picture) -> Picture:

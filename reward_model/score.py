@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from reward_model.model import RewardModel
 from reward_model.tiling import HALO_PX, TILE_PX, TiledOutput, score_picture
 from shared.command_line import input_pictures, output_names, read_words
 from shared.errors import UserError, run_command
-from shared.images import UnreadableImage, encode_png, encode_png16, read_image_8bit, write_bytes
+from shared.images import UnreadableImage, read_image_8bit, write_png
 
 _STRIP_PX = 512  # rows of the overlay made at a time, to bound memory
 
@@ -103,12 +104,13 @@ def table_line(row: ScoredPicture, *, header: bool) -> str:
 def write_pictures(folder: Path, name: str, picture: np.ndarray, output: TiledOutput) -> None:
     """Writes <name>_map.png, 16 bits grey, and <name>_overlay.png, the defects in colour over the greyed picture."""
     levels = output.degradation_map
-    write_bytes(folder / f"{name}_map.png", encode_png16(levels))
-    overlay = np.empty_like(picture)
+    write_png(folder / f"{name}_map.png", Image.fromarray(levels))
+    overlay = Image.new("RGB", picture.shape[1::-1])
     for top in range(0, len(picture), _STRIP_PX):
         rows = slice(top, top + _STRIP_PX)
-        overlay[rows] = overlay_strip(picture[rows], levels[rows].astype(np.float32) / 65535.0)
-    write_bytes(folder / f"{name}_overlay.png", encode_png(overlay))
+        strip = overlay_strip(picture[rows], levels[rows].astype(np.float32) / 65535.0)
+        overlay.paste(Image.fromarray(strip), (0, top))
+    write_png(folder / f"{name}_overlay.png", overlay)
 
 
 def overlay_strip(picture: np.ndarray, degradation_map: np.ndarray) -> np.ndarray:

@@ -69,7 +69,7 @@ def assign_credit(
     if not in_space or not judgement.maps:
         values, kept = mix_advantages(whole.values, None, 0.0), whole.kept
     else:
-        local = _cell_advantages(judgement, accelerator, advantage)
+        local = _cell_advantages(judgement, accelerator, advantage, order)
         # RM_0 has no map: until the first hand-over, its share of the credit in space is the picture's.
         present = sum(judgement.map_weights[name] for name in judgement.maps) / sum(judgement.map_weights.values())
         values = mix_advantages(whole.values, local.values, advantage.spatial_weight * present)
@@ -106,12 +106,20 @@ def _picture_advantages(
     return replace(scalar, values=scalar.values[:, :, None])
 
 
-def _cell_advantages(judgement: Judgement, accelerator: Accelerator, config: AdvantageConfig) -> AdvantageResult:
-    """Returns [B, G, J or 1, h, w]: each map normalised on its own, weighed, and their sum brought back to unit size."""
+def _cell_advantages(
+    judgement: Judgement, accelerator: Accelerator, config: AdvantageConfig, order: Order
+) -> AdvantageResult:
+    """Returns [B, G, J or 1, h, w]: each map normalised on its own, weighed, and their sum brought back to unit size.
+
+    Under `sum_first` the maps are weighed as they are, and only their sum is normalised.
+    """
     function = spacetime_advantages if config.credit == "spacetime" else spatial_advantages
     options = {"trace_decay": config.trace_decay} if config.credit == "spacetime" else {}
+    given, weights = judgement.maps, judgement.map_weights
+    if order == "sum_first":
+        given, weights = {"sum": sum(weights[name] * own for name, own in given.items())}, {"sum": 1.0}
     parts = {}
-    for name, own in judgement.maps.items():
+    for name, own in given.items():
         maps = accelerator.gather(own)
         parts[name] = function(
             maps.unsqueeze(-3),
@@ -122,7 +130,7 @@ def _cell_advantages(judgement: Judgement, accelerator: Accelerator, config: Adv
             **options,
         )
     kept = torch.stack([part.kept for part in parts.values()]).any(0)
-    total = sum(judgement.map_weights[name] * part.values.double() for name, part in parts.items())
+    total = sum(weights[name] * part.values.double() for name, part in parts.items())
     total = total if config.credit == "spacetime" else total[:, :, None]
     scale = deviation_scale(total, kept, std="none" if config.cell_std == "none" else "pooled", group_dims=(1, 2, 3, 4))
     return finish(total / scale.clamp(min=1e-6), kept, clip=config.cell_clip)

@@ -128,7 +128,10 @@ class TrainRlConfig:
     updates_per_rollout: int = 2  # optimizer steps an iteration makes, each on its own share of the groups
     microbatch_groups: int = 0  # groups per forward pass; 0: all of an update's
     steps_per_pass: int = 1  # trained steps re-scored in one forward pass
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-4  # peak
+    # Adam's first steps are as long as its rate whatever the gradient's noise: at the full rate they break the policy.
+    warmup_iterations: int = 5
+    decay_share: float = 0.3  # of the iterations, at the end: the rate falls to 0 along a line
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     ema_decay: float = 0.9
@@ -147,6 +150,7 @@ class TrainRlConfig:
         require_range(iterations=(self.iterations, 1, 1e9), groups=(self.groups, 1, 1e6))
         require_range(eval_images=(self.eval_images, 2, 1e6), ema_decay=(self.ema_decay, 0, 1))
         require_range(group_size=(self.group_size, 1, 1e6), steps_per_pass=(self.steps_per_pass, 1, 1000))
+        require_range(warmup_iterations=(self.warmup_iterations, 0, 1e9), decay_share=(self.decay_share, 0, 1))
         if self.groups % self.updates_per_rollout:
             raise ValueError(
                 f"groups must divide into updates_per_rollout equal shares, got {self.groups} groups and "

@@ -23,8 +23,9 @@ from shared.restorers.load import save_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig
 from shared.runs import RunFolder
 from shared.seeds import derive_seed, gaussian, numpy_rng
-from shared.training_loop import TrainingLoop
+from shared.training_loop import TrainingLoop, learning_rate_factor
 
+DECAY = 1 / 3  # share of the iterations over which the learning rate falls at the end
 FREE_KEYS = ("workers", "checkpoint_every", "log_every", "cpu_threads", "source.cache_folder", "source.memory_mb")
 
 
@@ -113,7 +114,9 @@ def train(config: PretrainConfig, run: RunFolder, pairs: PairDataset, accelerato
     )
     for iteration in loop:
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * learning_rate_factor(config, iteration)
+            group["lr"] = config.learning_rate * learning_rate_factor(
+                iteration, config.iterations, warmup=config.warmup_iterations, decay=DECAY
+            )
         loss = train_step(config, model, optimizer, next(batches), iteration, accelerator)
         ema.update_parameters(accelerator.unwrap_model(model))
         loop.record({"loss": loss}, show=["loss"])
@@ -153,13 +156,6 @@ def train_step(
     accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip)
     optimizer.step()
     return float(loss.detach())
-
-
-def learning_rate_factor(config: PretrainConfig, iteration: int) -> float:
-    """Returns the learning rate's factor in (0, 1]: linear warm-up, constant, then linear decay over the last third."""
-    warm = (iteration + 1) / max(1, config.warmup_iterations)
-    decay = (config.iterations - iteration) / max(1.0, config.iterations / 3)
-    return min(1.0, warm, decay)
 
 
 def residual_std(config: PixelUNetConfig, pairs: PairDataset, count: int = 64) -> float:

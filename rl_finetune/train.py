@@ -21,7 +21,7 @@ from shared.config import load_config
 from shared.errors import UserError, run_command
 from shared.restorers.load import load_policy, save_policy
 from shared.runs import RunFolder
-from shared.training_loop import TrainingLoop
+from shared.training_loop import TrainingLoop, learning_rate_factor
 
 
 def main(argv: Sequence[str]) -> None:
@@ -58,6 +58,11 @@ def train(session: Session) -> float:
         _announce(session)
         check(session, loop)
     for iteration in loop:
+        factor = learning_rate_factor(
+            iteration, config.iterations, warmup=config.warmup_iterations, decay=config.decay_share
+        )
+        for group in session.learner.optimizer.param_groups:
+            group["lr"] = config.learning_rate * factor
         loop.record(step(session, iteration), show=["reward"])
         if config.check_every and loop.done % config.check_every == 0 and check(session, loop):
             accelerator.wait_for_everyone()

@@ -82,3 +82,11 @@ class TrainingLoop:
             if show:
                 shown = {name.rpartition("/")[2]: f"{figures[name]:.4f}" for name in show}
                 self._bar.set_postfix(shown, refresh=False)
+
+
+def learning_rate_factor(step: int, steps: int, *, warmup: int, decay: float) -> float:
+    """Returns the learning rate's factor in (0, 1] at a step from 0: a linear rise over the first `warmup` steps, 1, and
+    a linear fall over the last `decay` share of all steps."""
+    rise = (step + 1) / max(1, warmup)
+    fall = (steps - step) / max(1.0, decay * steps)
+    return min(1.0, rise, fall)

@@ -44,6 +44,21 @@ def test_maps_are_normalised_and_then_weighed(tiny_run, tmp_path):
     torch.testing.assert_close(found[:, :, -1], expected)
 
 
+def test_sum_first_weighs_the_maps_as_they_are(tiny_run, tmp_path):
+    session = open_session(tiny_run, tmp_path)
+    drawn = draw(session, 0)
+    judgement, _ = session.judge.judge(drawn, session.curriculum, lambda x: x)
+    found = assign_credit(
+        judgement, drawn, session.learner.accelerator, advantage=ADVANTAGE, order="sum_first"
+    ).advantages
+    # 3·a + b, the config's weights, whatever scale a and b have; then one normalisation.
+    whole = 3.0 * judgement.maps["fgr_map"] + judgement.maps["absolute_error"]
+    expected = spatial_advantages(
+        whole.unsqueeze(-3), tuple(whole.shape[-2:]), radius=ADVANTAGE.radius, std="pooled", clip=math.inf
+    ).values.clamp(-ADVANTAGE.cell_clip, ADVANTAGE.cell_clip)
+    torch.testing.assert_close(found[:, :, 0], expected, atol=1e-4, rtol=1e-4)
+
+
 def test_a_map_on_another_scale_has_no_more_say(tiny_run, tmp_path):
     session = open_session(tiny_run, tmp_path)
     drawn = draw(session, 0)

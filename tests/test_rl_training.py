@@ -247,3 +247,16 @@ def test_processes_share_the_same_groups(tiny_run):
     assert sorted(alone) == sorted(together) == [20, 21, 22, 23]
     # Update 0 is made of groups 20 and 21 in both cases, one on each process.
     assert local_positions(tiny_run, 5, 0, 2) == [20, 22]
+
+
+def test_the_rate_warms_up_and_falls(tiny_run, tmp_path, monkeypatch):
+    config = dataclasses.replace(tiny_run, warmup_iterations=2, decay_share=0.5)
+    session, rates = open_session(config, tmp_path), []
+
+    def step(session, iteration):
+        rates.append(session.learner.optimizer.param_groups[0]["lr"])
+        return {"reward": 0.0}
+
+    monkeypatch.setattr(rl, "step", step)
+    rl.train(session)
+    assert rates == pytest.approx([0.5e-3, 1e-3, 1e-3, 0.5e-3])

@@ -13,6 +13,7 @@ from reward_model.evaluate import EvaluateConfig
 from reward_model.train import TrainConfig
 from rl_finetune.config import TrainRlConfig
 from rl_finetune.pretrain import PretrainConfig
+from rl_finetune.study import StudyConfig
 from shared.config import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -21,6 +22,7 @@ SCHEMAS = {
     "dataset": BuildConfig,
     "eval_rm": EvaluateConfig,
     "pool": TrainPoolConfig,
+    "study": StudyConfig,
     "train_rl": TrainRlConfig,
     "train_rm": TrainConfig,
 }

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from shared.runs import replace_folder
 from shared.tracking import read_metrics
-from shared.training_loop import TrainingLoop
+from shared.training_loop import TrainingLoop, learning_rate_factor
 
 
 class Counter:
@@ -104,3 +104,9 @@ def test_a_part_of_a_longer_run_logs_after_the_parts_before(tmp_path):
 def test_figures_are_logged_every_so_many_steps(tmp_path):
     run_until(tmp_path, log_every=3)
     assert [record["step"] for record in read_metrics(tmp_path)] == [3, 6]
+
+
+def test_the_rate_rises_stays_and_falls():
+    factors = [learning_rate_factor(step, 10, warmup=4, decay=0.3) for step in range(10)]
+    assert factors == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 2 / 3, 1 / 3])
+    assert [learning_rate_factor(step, 3, warmup=0, decay=0.0) for step in range(3)] == [1, 1, 1]
