@@ -218,31 +218,6 @@ def made_up_restoration(picture: Picture, rng: Rng) -> Picture:
     return on_8_bits(result)
 
 
-def camera(rng: Rng) -> Callable[[Picture], Picture]:
-    """Returns another camera's finish, the same for every picture of one size: soft, sharpened, grainy, compressed.
-
-    A clean picture stays clean under it. Without it, sharp means good, soft means bad and grain means untouched, and a
-    photograph from a source never seen is taken for a restoration.
-    """
-    kind, grain_seed = int(rng.integers(6)), int(rng.integers(2**32))
-    blur_px, noise, quality = rng.uniform(0.3, 0.7), rng.uniform(0.003, 0.012), int(rng.integers(60, 96))
-    amount, radius_px = np.float32(rng.uniform(0.2, 0.9)), rng.uniform(0.7, 1.5)
-
-    def finish(picture: Picture) -> Picture:
-        if kind in (0, 1, 4):
-            picture = cv2.GaussianBlur(picture, (0, 0), blur_px)
-        if kind == 5:
-            picture = picture + amount * (picture - cv2.GaussianBlur(picture, (0, 0), radius_px))
-        if kind in (2, 4):
-            grain = np.random.default_rng(grain_seed).normal(0, noise, picture.shape)
-            picture = picture + grain.astype(np.float32)
-        if kind in (1, 3):
-            picture = _jpeg(picture, quality)
-        return on_8_bits(picture)
-
-    return finish
-
-
 def recolour(rng: Rng) -> Callable[[Picture], Picture]:
     """Returns a change of white balance, exposure and tone that is the same for every picture."""
     gain = np.exp(rng.normal(0, 0.12, 3)).astype(np.float32)

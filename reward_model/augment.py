@@ -11,13 +11,13 @@ import torch
 
 from data.masks import MaskConfig, draw_mask
 from data.records import Sample
-from reward_model.artifacts import camera, made_up_restoration, recolour
+from reward_model.artifacts import made_up_restoration, recolour
 from reward_model.swaps import SwapMaker, TargetScale, on_8_bits
 from shared.config import require_range
 from shared.images import to_array
 from shared.seeds import numpy_rng
 
-_CHANCES = ("flip", "rescale", "made_up", "mixed", "new_mask", "camera", "camera_on_both", "colour")
+_CHANCES = ("flip", "rescale", "made_up", "mixed", "new_mask", "colour")
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,12 @@ class AugmentConfig:
     """How often what is changed; all 0 leaves a sample as it is stored."""
 
     flip: float = 0.5  # mirror, and with the same chance a quarter turn
-    rescale: float = 0.3  # enlarge or shrink the whole triple
+    rescale: float = 0.15  # enlarge or shrink the whole triple
     rescale_max: float = 1.6  # by at most this factor, either way
-    made_up: float = 0.5  # sr comes from a made-up restorer in place of the pool's
+    made_up: float = 0.3  # sr comes from a made-up restorer in place of the pool's
     mixed: float = 0.15  # sr is the pool's in one half and a made-up one in the other
     new_mask: float = 0.3  # the region is drawn anew
-    camera: float = 0.3  # gt becomes another camera's picture, softer, sharper, grainier, before anything is swapped in
-    camera_on_both: float = 0.5  # of those, the share whose sr gets the same finish: then it says nothing
-    colour: float = 0.3  # the whole triple gets another white balance and tone
+    colour: float = 0.15  # the whole triple gets another white balance and tone
     crop_px: int = 0  # side of a random crop; 0 keeps the stored size
 
     def __post_init__(self) -> None:
@@ -57,11 +55,11 @@ class Augmenter:
 
     def _repaint(self, sample: Sample, rng: np.random.Generator) -> Sample:
         c = self.config
-        made_up, mixed, new_mask, another_camera, rescale, colour = (
-            rng.uniform() < chance for chance in (c.made_up, c.mixed, c.new_mask, c.camera, c.rescale, c.colour)
+        made_up, mixed, new_mask, rescale, colour = (
+            rng.uniform() < chance for chance in (c.made_up, c.mixed, c.new_mask, c.rescale, c.colour)
         )
         # A control's syn cannot be made again from what is stored, so it keeps its pictures.
-        if sample.is_control or not (made_up or mixed or new_mask or another_camera or rescale or colour):
+        if sample.is_control or not (made_up or mixed or new_mask or rescale or colour):
             return sample
         gt, sr, mask = to_array(sample.gt), to_array(sample.sr), to_array(sample.mask)[..., 0]
         if rescale:
@@ -76,10 +74,6 @@ class Augmenter:
         elif mixed:
             side = draw_mask(gt, MaskConfig(kinds=("blobs",), area_min=0.3, area_max=0.7, feather_max_px=6.0), rng)
             sr = sr + side.values[..., None] * (made_up_restoration(gt, rng) - sr)
-        if another_camera:
-            finish = camera(rng)
-            gt = finish(gt)
-            sr = finish(sr) if rng.uniform() < c.camera_on_both else sr
         if new_mask:
             mask = draw_mask(gt, MaskConfig(), rng).values
         return self.swaps.swap(sample, gt, on_8_bits(sr), mask)

@@ -26,7 +26,7 @@ class RewardModelConfig:
     encoder_depth: int = 4  # number of feature levels, strides 2 … 2^depth
     pretrained: bool = False  # start the encoder from its published weights (needs a download once)
     decoder: str = "unet"  # any smp decoder name; only unet's blocks can be staged
-    decoder_channels: tuple[int, ...] = (64, 48, 32)  # unet: one width a block; others: empty for smp's default
+    decoder_channels: tuple[int, ...] = (64, 48, 24)  # unet: one width a block; others: empty for smp's default
     head: Literal["paper", "penalty"] = "penalty"
     mean: tuple[float, ...] = ()  # input normalisation; empty means the encoder's own
     std: tuple[float, ...] = ()
