@@ -23,7 +23,8 @@ from data.plan import SPLITS
 from data.records import Sample
 from shared.config import from_dict, require_range
 from shared.errors import UserError, run_command
-from shared.images import encode_png, paint_map, to_array, write_bytes
+from shared.files import write_bytes
+from shared.images import encode_png, paint_map, to_array
 from shared.seeds import numpy_rng
 
 USAGE = "expected a dataset folder and key=value settings: python -m data.browse datasets/default out=page.html rows=40"

@@ -15,7 +15,7 @@ from data.targets import TargetConfig
 from shared.config import require_range
 
 # What may differ between two runs on one folder: none of it reaches a byte of the dataset.
-FREE_KEYS = ("out", "workers", "shard", "merge", "push", "device", "runs", "source.memory_mb", "source.cache_folder")
+FREE_KEYS = ("out", "workers", "shard", "merge", "push", "runs", "source.memory_mb", "source.cache_folder")
 
 
 @dataclass(frozen=True)

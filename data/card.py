@@ -19,7 +19,7 @@ from data.plan import SPLITS, Chunk, short_name
 from data.shards import DATA_FOLDER
 from data.targets import Normaliser
 from shared.config import to_yaml
-from shared.images import write_bytes
+from shared.files import write_bytes
 
 MEASURED = (
     "area",

@@ -13,7 +13,8 @@ import numpy as np
 
 from data.image_source import ImageSource, Kind
 from shared.errors import UserError
-from shared.images import UnreadableImage, find_images, read_image, read_image_8bit, write_bytes
+from shared.files import write_bytes
+from shared.images import UnreadableImage, find_images, read_image, read_image_8bit
 from shared.tracking import progress
 
 LICENCE_FILES = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENCE.txt", "LICENSE.md", "LICENCE.md")

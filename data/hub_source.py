@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from shared.errors import UserError
-from shared.images import write_bytes
+from shared.files import write_bytes
 from shared.tracking import progress
 
 COMPLETE_FILE = "complete.json"

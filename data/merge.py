@@ -8,7 +8,7 @@ from data.build_config import FREE_KEYS, BuildConfig
 from data.plan import Chunk
 from data.shards import DATA_FOLDER, INPUTS_FILE, NORMALISER_FILE, log_name
 from shared.errors import UserError
-from shared.images import write_bytes
+from shared.files import write_bytes
 from shared.runs import RunFolder
 
 

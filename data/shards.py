@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from datasets import Features, Image, Value
 
 from data.plan import Chunk
-from shared.images import encode_png, encode_png16, write_bytes
+from shared.files import write_bytes
+from shared.images import encode_png, encode_png16
 
 # In the dataset's folder; the build log is gone once it is finished.
 DATA_FOLDER, LOG_FOLDER, NORMALISER_FILE, INPUTS_FILE = "data", "build_log", "normaliser.json", "inputs.json"

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from reward_model.checkpoint import CARD_FILE, METRICS_FILE, TRAINING_FILE, read_config
-from shared.images import write_bytes
+from shared.files import write_bytes
 
 _VALIDATION = ("pixel_auroc", "sr_below_syn", "syn_below_gt", "triplet")
 

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from shared.errors import UserError
+from shared.files import write_bytes
 from shared.hub import fetch_snapshot, upload_folder
-from shared.images import write_bytes
 
 CONFIG_FILE, METRICS_FILE, CARD_FILE, TRAINING_FILE = "config.json", "metrics.json", "README.md", "train_config.yaml"
 _FORMAT = 1

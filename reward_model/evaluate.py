@@ -26,7 +26,7 @@ from reward_model.sample_sets import read_triples, swapped_by_restorer
 from reward_model.swaps import SwapMaker, TargetScale
 from shared.config import load_config, require_range
 from shared.errors import UserError, run_command
-from shared.images import write_bytes
+from shared.files import write_bytes
 from shared.tracking import progress
 
 SPLITS = ("test", "test_restorer", "test_source")

@@ -28,7 +28,7 @@ from reward_model.stages import OptimConfig, StageJob, TrainingData, train_stage
 from reward_model.swaps import TargetScale
 from shared.config import load_config, require_range, to_yaml
 from shared.errors import run_command
-from shared.images import write_bytes
+from shared.files import write_bytes
 from shared.runs import RunFolder, replace_folder
 from shared.seeds import derive_seed
 

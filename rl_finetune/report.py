@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import UserError, run_command
-from shared.images import write_bytes
+from shared.files import write_bytes
 from shared.runs import SUMMARY_FILE
 from shared.tracking import read_metrics
 

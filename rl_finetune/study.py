@@ -18,7 +18,7 @@ from rl_finetune.study_figures import ArmFigures, read_run, tables, written_figu
 from rl_finetune.study_plot import panels_svg
 from shared.config import load_config
 from shared.errors import UserError, run_command
-from shared.images import write_bytes
+from shared.files import write_bytes
 from shared.runs import RunFolder
 
 FIGURES_FILE, TABLE_FILE, CURVES_FILE = "study.json", "study.md", "study.svg"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from shared.errors import UserError
+from shared.files import write_bytes, written_whole
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 # zlib's run-length strategy: after PNG's filters a photograph holds no longer matches, and looking for them takes time.
@@ -112,29 +111,10 @@ def encode_png16(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes a file whole or not at all: to a temporary name in the same folder, then renamed over."""
-    with written_whole(path) as temporary:
-        temporary.write_bytes(content)
-
-
 def write_png(path: str | Path, image: Image.Image) -> None:
     """Writes a Pillow image as PNG, whole or not at all, straight to the disk: a large one is 200 MB as bytes."""
     with written_whole(path) as temporary:
         image.save(temporary, format="PNG", **PNG_OPTIONS)
-
-
-@contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary name in the same folder; what is written there takes the path's place when the block ends."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_image(path: str | Path, tensor: torch.Tensor) -> None:

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 from shared.config import flatten, to_yaml
 from shared.errors import UserError
+from shared.files import write_bytes
 from shared.finished import SUMMARY_FILE, command_hash, finished_line
-from shared.images import write_bytes
 
 CONFIG_FILE, STATE_FOLDER = "config.yaml", "state"
 

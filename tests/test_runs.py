@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from shared.errors import UserError, run_command
-from shared.images import write_bytes
+from shared.files import write_bytes
 from shared.runs import RunFolder, replace_folder, require_free_space
 from shared.seeds import derive_seed, gaussian, shuffled
 from shared.tracking import MetricsLog, read_metrics

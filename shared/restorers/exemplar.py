@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 
 from shared.config import from_dict, require_range
 from shared.errors import UserError
-from shared.images import write_bytes
+from shared.files import write_bytes
 
 CONFIG_FILE, TENSORS_FILE = "config.json", "model.safetensors"
 

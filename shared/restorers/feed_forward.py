@@ -16,7 +16,8 @@ from torch import nn
 
 from shared.config import from_dict, require_range
 from shared.errors import UserError
-from shared.images import pad_to_multiple, write_bytes
+from shared.files import write_bytes
+from shared.images import pad_to_multiple
 from shared.seeds import gaussian
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from shared.config import from_dict
 from shared.diffusion.sampler import SamplerSpec
 from shared.errors import UserError
-from shared.images import write_bytes
+from shared.files import write_bytes
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig, PixelUNetRestorer
 from shared.restorers.protocol import Restorer, names_pipeline
 
