@@ -44,7 +44,7 @@ def sharpen(picture: Picture, rng: Rng) -> Picture:
 
 
 def shock(picture: Picture, rng: Rng) -> Picture:
-    """Returns the picture after a shock filter: erosion where it is concave, dilation where convex. GAN-crisp edges."""
+    """Returns the picture after a shock filter: dilation where it is concave, erosion where convex. GAN-crisp edges."""
     kernel = np.ones((3, 3), np.uint8)
     strength = np.float32(rng.uniform(0.3, 0.9))
     smooth_px = rng.uniform(0.7, 1.6)

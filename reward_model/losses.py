@@ -46,8 +46,9 @@ def map_loss(degradation_map: torch.Tensor, target: torch.Tensor, config: LossCo
     if config.map_bce:
         # Against the target's own entropy, so that 0 is reachable and the term reads as a distance.
         bounded = degradation_map.clamp(1e-6, 1 - 1e-6)
-        entropy = functional.binary_cross_entropy(target, target)
-        total = total + config.map_bce * (functional.binary_cross_entropy(bounded, target) - entropy)
+        with torch.autocast(bounded.device.type, enabled=False):  # where a GPU's would refuse this function
+            entropy = functional.binary_cross_entropy(target, target)
+            total = total + config.map_bce * (functional.binary_cross_entropy(bounded, target) - entropy)
     if config.map_dice:
         total = total + config.map_dice * soft_dice_loss(degradation_map, target)
     return total
@@ -65,7 +66,7 @@ def margins(syn_damage: torch.Tensor, sr_damage: torch.Tensor, margin: float) ->
     """Returns (m₁, m₂), both [B] ≥ 0: how far syn must stand above sr, and gt above syn.
 
     Damage is area × severity: the mean of the whole target map. Its square root is used, so that m₂ of a tiny swap is
-    small but can be seen, and m₁ + m₂ is the distance of sr from gt. A control has damage 0 and demands nothing.
+    small but can be seen, and m₁ + m₂ is the distance of sr from gt. A control has damage 0 and demands nothing of gt over syn.
     """
     syn_depth, sr_depth = margin * syn_damage.sqrt(), margin * sr_damage.sqrt()
     return (sr_depth - syn_depth).clamp(min=0.0), syn_depth

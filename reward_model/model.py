@@ -58,7 +58,7 @@ class RewardModel(nn.Module):
         if not config.mean:
             mean, std = normalisation(config.encoder, pretrained=config.pretrained)
             config = replace(config, mean=mean, std=std)
-        self.config, self.stage = config, stage
+        self.stage = stage
         network = build_network(config)
         self.encoder = network.encoder
         self.deep_stride = 2**config.encoder_depth
@@ -67,6 +67,8 @@ class RewardModel(nn.Module):
         self.score_head = HEADS[config.head](channels, with_map=stage > 0)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+        # From here on the weights are these, wherever they began: every stage of a checkpoint is one network.
+        self.config = replace(config, pretrained=False)
 
     def forward(self, images: torch.Tensor) -> RewardOutput:
         if not torch.compiler.is_compiling():

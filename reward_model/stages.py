@@ -84,7 +84,11 @@ class AveragedWeights:
         return {"average": self.average, "best": self.best, "best_figure": self.best_figure}
 
     def load_state_dict(self, state: dict) -> None:
-        self.average, self.best, self.best_figure = state["average"], state["best"], state["best_figure"]
+        # Into what is there: a state comes back on the CPU, whatever device it left.
+        for name in ("average", "best"):
+            for key, value in getattr(self, name).items():
+                value.copy_(state[name][key])
+        self.best_figure = state["best_figure"]
 
 
 def stage_loss(

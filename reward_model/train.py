@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -133,11 +133,13 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
 
 def build_stage(config: TrainConfig, run: RunFolder, stage: int) -> RewardModel:
     """Returns RM_stage, warm-started from the stage before; its fresh weights depend on the seed and stage alone."""
+    before = RewardModel.from_pretrained(run.path / STAGES_FOLDER, stage=stage - 1) if stage > 0 else None
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(config.seed, "init", stage))
-        model = RewardModel(replace(config.model, pretrained=config.model.pretrained and stage == 0), stage=stage)
-    if stage > 0:
-        model.warm_start(RewardModel.from_pretrained(run.path / STAGES_FOLDER, stage=stage - 1))
+        # The encoder's published weights, and the normalisation that belongs to them, come with the stage before.
+        model = RewardModel(config.model if before is None else before.config, stage=stage)
+    if before is not None:
+        model.warm_start(before)
     return model
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -19,7 +20,7 @@ from rl_finetune.curriculum import (
     stage_weights,
 )
 from rl_finetune.curriculum import stage_rewards as rewards_of_stage
-from rl_finetune.rewards.composite import Composite, RewardValues
+from rl_finetune.rewards.composite import Composite, RewardValues, resolve
 from rl_finetune.rewards.registry import Toolbox
 from rl_finetune.trajectory import Rollout
 
@@ -38,20 +39,22 @@ class Judge:
         with_maps: bool,
     ) -> None:
         self.curriculum, self.order = curriculum, reward.order
-        weights = {part.name: part.weight for part in reward.parts}
+        # Substitutes first: it is they that a stage without a map cannot give.
+        weights, replacements = resolve({part.name: part.weight for part in reward.parts}, reward.networks)
         self.map_weights = {part.name: part.weight for part in reward.maps} if with_maps else {}
         self.composites: dict[int, Composite] = {}
         toolbox = Toolbox(settings=reward.tools, device=device)
         for stage in curriculum.stages:
             model = RewardModel.from_pretrained(checkpoint, stage=stage, revision=revision).to(device)
             model.requires_grad_(False)
-            self.composites[stage] = Composite.build(
+            composite = Composite.build(
                 rewards_of_stage(weights, stage),
                 toolbox.giving(reward_model=model),
                 parts=reward.networks,
                 images_per_call=16,  # small batches stay in cache: twice as fast on a CPU as 48 at once
                 maps=[name for name in self.map_weights if stage > 0 or name != "fgr_map"],  # RM_0 has no map
             )
+            self.composites[stage] = replace(composite, replacements=replacements)
 
     @property
     def final(self) -> Composite:

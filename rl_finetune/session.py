@@ -66,7 +66,7 @@ class Session:
         if config.method != "policy_gradient":
             judge.require_gradient(pairs[0].gt[None], pairs[0].lq[None])
         panel = panel_of(config, judge)
-        gauge = HackingGauge(config.gauge, panel.for_gauge([part.name for part in config.reward.parts]))
+        gauge = HackingGauge(config.gauge, panel.for_gauge(list(judge.final.weights)))
         average = WeightAverage(learner.policy, config.ema_decay)
         session = cls(config, run, learner, judge, pairs, average, panel, gauge)
         accelerator.register_for_checkpointing(average, session)

@@ -19,6 +19,7 @@ from rl_finetune.study_plot import panels_svg
 from shared.config import load_config
 from shared.errors import UserError, run_command
 from shared.files import write_bytes
+from shared.finished import command_hash
 from shared.runs import RunFolder
 
 FIGURES_FILE, TABLE_FILE, CURVES_FILE = "study.json", "study.md", "study.svg"
@@ -39,6 +40,9 @@ class StudyConfig:
     report: list[str] = field(default_factory=lambda: ["reward", "psnr", "ssim"])
 
     def __post_init__(self) -> None:
+        for name in ("arms", "comparisons", "report"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must not be empty: there would be nothing to compare")
         if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be at least two different numbers, got {self.seeds}")
         for name, members in self.comparisons.items():
@@ -54,6 +58,7 @@ def main(argv: Sequence[str]) -> None:
     for seed in config.seeds:  # seed by seed, so that a study cut short has whole seeds
         for arm in config.arms:
             run_arm(config, arm, seed)
+            require_measures(config, arm_folder(config, arm, seed))  # after the first run, not after the last
     figures = {arm: gather(config, arm) for arm in config.arms}
     folder = Path(config.out)
     text = tables(figures, config.comparisons, config.report)
@@ -69,15 +74,27 @@ def arm_folder(config: StudyConfig, arm: str, seed: int) -> Path:
 
 
 def run_arm(config: StudyConfig, arm: str, seed: int) -> None:
-    """Trains one arm with one seed in a process of its own, unless it is finished. Raises UserError when it fails."""
+    """Trains one arm with one seed in a process of its own, unless this very command has finished it.
+
+    Raises UserError when it fails: also when other settings made the folder, which the stage itself refuses.
+    """
     folder = arm_folder(config, arm, seed)
     words = [config.config, *config.settings, *config.also, *config.arms[arm], f"seed={seed}", f"out={folder}"]
-    if RunFolder(folder).is_finished():
+    run = RunFolder(folder)
+    if run.is_finished() and run.summary()["command"] == command_hash(words):
         return
     print(f"{arm}, seed {seed}", flush=True)
     done = subprocess.run([sys.executable, "-m", "rl_finetune.train", *words], check=False)
     if done.returncode:
         raise UserError(f"arm {arm}, seed {seed} failed (exit code {done.returncode}); its own message is above")
+
+
+def require_measures(config: StudyConfig, folder: Path) -> None:
+    """Raises UserError, naming those there are, when a finished run has not what the study is to report."""
+    found = read_run(folder, curve=config.curve).gains
+    missing = [name for name in config.report if name not in found]
+    if missing:
+        raise UserError(f"report names {missing[0]}, but the runs have only {', '.join(found)}")
 
 
 def gather(config: StudyConfig, arm: str) -> ArmFigures:

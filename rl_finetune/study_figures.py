@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from rl_finetune.evaluate import LPIPS
 from shared.errors import UserError
-from shared.metrics import PairedDifference, paired_difference
+from shared.metrics import PANEL, PairedDifference, paired_difference
 from shared.tracking import read_metrics
 
 EVALUATION_FILE = "evaluation.json"
@@ -23,7 +24,7 @@ class RunFigures:
 
     iterations: tuple[int, ...]
     curve: tuple[float, ...]  # gain over iteration 0 on the validation pictures, one value per check
-    gains: Mapping[str, float]  # measure → mean gain over the base policy on the held-out pictures
+    gains: Mapping[str, float]  # measure → mean change from the base policy on the held-out pictures
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,14 @@ class ArmFigures:
 
 def read_run(folder: Path, *, curve: str) -> RunFigures:
     """Returns a finished run's figures. Raises UserError for a run without checks or evaluation."""
-    records = [record for record in read_metrics(folder) if CHECK + curve in record]
+    # By step: a run that was stopped before its first checkpoint has checked its start twice.
+    by_step = {record["step"]: record for record in read_metrics(folder) if CHECK + curve in record}
+    records = [by_step[step] for step in sorted(by_step)]
     if len(records) < 2:
-        raise UserError(f"{folder} has no curve of {CHECK}{curve}: set check_every below its iterations")
+        raise UserError(
+            f"{folder} has no curve of {CHECK}{curve}: name a measure that the checks have, and set check_every below "
+            "its iterations"
+        )
     path = folder / EVALUATION_FILE
     if not path.is_file():
         raise UserError(f"{folder} has no {EVALUATION_FILE}: the run is not finished")
@@ -77,7 +83,12 @@ def difference(arm: ArmFigures, reference: ArmFigures, measure: str) -> PairedDi
 
 
 def iterations_to_reach(arm: ArmFigures, goal: float) -> float:
-    """Returns the iteration at which the arm's mean curve first reaches `goal`, between checks linearly; NaN: never."""
+    """Returns the iteration at which the arm's mean curve first reaches `goal`, between checks linearly.
+
+    NaN: never, or a goal that is no gain, where every curve begins.
+    """
+    if goal <= 0.0:
+        return float("nan")
     xs, ys = np.array(arm.iterations, dtype=float), arm.mean_curve()
     reached = np.flatnonzero(ys >= goal)
     if not reached.size:
@@ -92,13 +103,14 @@ def iterations_to_reach(arm: ArmFigures, goal: float) -> float:
 def tables(figures: Mapping[str, ArmFigures], comparisons: Mapping[str, Sequence[str]], measures: Sequence[str]) -> str:
     """Returns one markdown table per comparison; its first arm is what the others are compared with.
 
-    Gains are over the base policy on the held-out pictures, mean and standard error over seeds.
+    Changes are from the base policy on the held-out pictures, mean and standard error over seeds.
     """
     blocks = []
     for title, members in comparisons.items():
         reference = figures[members[0]]
         goal = float(reference.mean_curve()[-1])
-        head = [f"{name} gain" for name in measures] + [f"{measures[0]} against {members[0]}", "iterations to its gain"]
+        head = [f"{name} {_arrow(name)}" for name in measures]
+        head += [f"{measures[0]} against {members[0]}", "iterations to its gain"]
         lines = [f"**{title}**", "", f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
         for name in members:
             cells = [_mean(figures[name].gains[measure]) for measure in measures]
@@ -106,7 +118,7 @@ def tables(figures: Mapping[str, ArmFigures], comparisons: Mapping[str, Sequence
             reached = iterations_to_reach(figures[name], goal)
             cells += [
                 "" if name == members[0] else f"{against.mean:+.4f} ± {against.standard_error:.4f}",
-                "never" if np.isnan(reached) else f"{reached:.0f}",
+                ("–" if goal <= 0.0 else "never") if np.isnan(reached) else f"{reached:.0f}",
             ]
             lines.append(f"| {name} | {' | '.join(cells)} |")
         blocks.append("\n".join(lines))
@@ -123,6 +135,11 @@ def written_figures(figures: Mapping[str, ArmFigures]) -> dict[str, dict]:
         }
         for name, arm in figures.items()
     }
+
+
+def _arrow(measure: str) -> str:
+    higher_is_better = PANEL[measure].higher_is_better if measure in PANEL else measure != LPIPS
+    return "↑" if higher_is_better else "↓"
 
 
 def _mean(values: np.ndarray) -> str:

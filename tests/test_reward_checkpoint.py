@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from reward_samples import SCALE, tiny_samples
 from safetensors.torch import load_file
 
+import reward_model.model
 import reward_model.stages
 from reward_model.augment import AugmentConfig, Augmenter
 from reward_model.batches import StepBatches, step_indices
@@ -124,6 +125,38 @@ def test_a_killed_run_ends_in_the_same_weights(finished, tmp_path, monkeypatch, 
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert [record["step"] for record in read_metrics(resumed.path)] == list(range(1, 12))
+
+
+def test_stages_that_began_pretrained_are_one_network(tmp_path, monkeypatch):
+    asked, whole = [], reward_model.model.build_network
+
+    def without_download(config):
+        asked.append(config.pretrained)
+        return whole(dataclasses.replace(config, pretrained=False))
+
+    monkeypatch.setattr(reward_model.model, "build_network", without_download)
+    monkeypatch.setattr(
+        reward_model.model, "normalisation", lambda *_, pretrained: ((0.1 + 0.1 * pretrained,) * 3,) * 2
+    )
+    network = dataclasses.replace(NETWORK, pretrained=True)
+    run = run_training(tmp_path / "run", model=network, stage_iterations=(1, 1, 1))
+    assert asked[0]
+    assert not any(asked[1:])  # later stages begin with the weights of the one before
+    assert verify_checkpoint(run.path / "checkpoint") == [0, 1, 2]
+    means = {RewardModel.from_pretrained(run.path / "checkpoint", stage=s).config.mean for s in range(3)}
+    assert means == {(0.2, 0.2, 0.2)}  # as the published weights were trained, at every stage
+
+
+def test_a_loaded_average_stays_on_its_device():
+    model = torch.nn.Linear(2, 2)
+    averaged = reward_model.stages.AveragedWeights(model, 0.9)
+    held = {name: averaged.average[name] for name in averaged.average}
+    state = {"average": {k: v + 1 for k, v in held.items()}, "best": {k: v + 2 for k, v in held.items()}}
+    averaged.load_state_dict({**state, "best_figure": torch.tensor(0.5)})
+    for name, tensor in held.items():
+        assert averaged.average[name] is tensor  # the tensor itself, where it was, with the loaded values
+        torch.testing.assert_close(tensor, state["average"][name])
+        torch.testing.assert_close(averaged.best[name], state["best"][name])
 
 
 def test_a_kill_while_publishing_is_mended(finished, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from safetensors.torch import load_file
 from data.pairs import PairConfig
 from reward_model.model import RewardOutput
 from rl_finetune import train as rl
-from rl_finetune.config import AdvantageConfig, LikelihoodConfig, LossConfig, TrainRlConfig
+from rl_finetune.config import AdvantageConfig, LikelihoodConfig, LossConfig, RewardConfig, RewardPart, TrainRlConfig
 from rl_finetune.curriculum import CurriculumConfig
 from rl_finetune.finish import evaluate_run
 from rl_finetune.iteration import draw, local_positions
+from rl_finetune.rewards.composite import LRPO_FACE
 from rl_finetune.update import UpdatePlan, update
 from shared.diffusion.sampler import SamplerSpec
 from shared.diffusion.transition import transition
@@ -260,3 +262,24 @@ def test_the_rate_warms_up_and_falls(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setattr(rl, "step", step)
     rl.train(session)
     assert rates == pytest.approx([0.5e-3, 1e-3, 1e-3, 0.5e-3])
+
+
+LRPO_FACE_PARTS = [RewardPart(name, weight) for name, weight in LRPO_FACE.items()]
+
+
+def test_the_gauge_reads_no_metric_that_a_substitute_rewards(tiny_run, tmp_path):
+    session = open_session(dataclasses.replace(tiny_run, reward=RewardConfig(parts=LRPO_FACE_PARTS)), tmp_path)
+    assert session.judge.final.replacements["lpips"] == "gradient_similarity"
+    assert "gradient_distance" not in session.gauge.panel
+    assert {"psnr", "ssim", "detail_error"} <= set(session.gauge.panel)
+
+
+def test_a_curriculum_from_stage_0_leaves_a_substitutes_map_out(tiny_run, tmp_path):
+    curriculum = CurriculumConfig(stages=(0, 1), budget_iterations=5)
+    reward = RewardConfig(parts=LRPO_FACE_PARTS)
+    session = open_session(dataclasses.replace(tiny_run, reward=reward, curriculum=curriculum), tmp_path)
+    # face_preference becomes fgr_map, which RM_0 has not; its score and the fidelity parts stay.
+    assert set(session.judge.composites[0].weights) == {"gradient_similarity", "fgr_score", "dwt"}
+    assert set(session.judge.composites[1].weights) == {"fgr_map", "gradient_similarity", "fgr_score", "dwt"}
+    assert session.judge.composites[0].replacements["face_preference"] == "fgr_map"
+    assert math.isfinite(rl.step(session, 0)["reward"])

@@ -16,6 +16,7 @@ from rl_finetune.study_figures import ArmFigures, difference, iterations_to_reac
 from rl_finetune.study_plot import panels_svg
 from shared.config import load_config
 from shared.errors import UserError
+from shared.finished import command_hash
 
 
 def arm(curves: list[list[float]], gains: list[float]) -> ArmFigures:
@@ -26,13 +27,14 @@ SLOW = arm([[0.0, 0.01, 0.04], [0.0, 0.03, 0.04]], [0.02, 0.06])
 FAST = arm([[0.0, 0.05, 0.06], [0.0, 0.05, 0.08]], [0.05, 0.07])
 
 
-def write_run(folder, *, curve: list[float], before: list[float], after: list[float]) -> None:
+def write_run(folder, *, curve: list[float], before: list[float], after: list[float], command: str = "") -> None:
     folder.mkdir(parents=True)
     records = [{"step": 5 * i, "check/reward": value} for i, value in enumerate(curve)]
     records.insert(1, {"step": 1, "loss": 0.5})  # not every line is a check
+    records.insert(0, {"step": 0, "check/reward": curve[0]})  # stopped before its first checkpoint, and begun again
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (folder / "evaluation.json").write_text(json.dumps({"before": {"reward": before}, "after": {"reward": after}}))
-    (folder / "summary.json").write_text("{}")
+    (folder / "summary.json").write_text(json.dumps({"command": command}))
 
 
 def test_a_run_is_read_as_gains_over_its_start(tmp_path):
@@ -53,13 +55,14 @@ def test_means_errors_and_differences_by_hand():
 def test_the_iteration_that_reaches_another_arms_gain():
     assert iterations_to_reach(FAST, 0.04) == pytest.approx(4.0)  # .05 at 5
     assert iterations_to_reach(FAST, 0.06) == pytest.approx(7.5)  # .05 at 5, .07 at 10
-    assert iterations_to_reach(SLOW, 0.0) == 0.0
     assert math.isnan(iterations_to_reach(SLOW, 0.05))
+    assert math.isnan(iterations_to_reach(FAST, -0.01))  # a loss is not a goal, though every curve starts above it
 
 
 def test_tables_compare_with_the_first_arm():
     rows = tables({"slow": SLOW, "fast": FAST}, {"speed": ["slow", "fast"]}, ["reward"]).splitlines()
     assert rows[0] == "**speed**"
+    assert rows[2] == "| | reward ↑ | reward against slow | iterations to its gain |"
     assert rows[4] == "| slow | +0.0400 ± 0.0200 |  | 10 |"
     assert rows[5] == "| fast | +0.0600 ± 0.0100 | +0.0200 ± 0.0100 | 4 |"
     assert tables({"slow": SLOW, "fast": FAST}, {"x": ["fast", "slow"]}, ["reward"]).rstrip().endswith("| never |")
@@ -94,7 +97,8 @@ def test_every_arm_runs_with_every_seed_once(small_study, tmp_path, monkeypatch,
         asked.append((words["seed"], words.get("advantage.credit"), words["iterations"], words["groups"]))
         out = tmp_path / "study" / ("scalar" if "advantage.credit" in words else "mixed") / f"seed_{words['seed']}"
         assert words["out"] == str(out)
-        write_run(out, curve=[0.0, 0.1], before=[0.0, 0.0], after=[0.1, 0.1 * int(words["seed"])])
+        after = [0.1, 0.1 * int(words["seed"])]
+        write_run(out, curve=[0.0, 0.1], before=[0.0, 0.0], after=after, command=command_hash(command[3:]))
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(study.subprocess, "run", run)
@@ -103,6 +107,11 @@ def test_every_arm_runs_with_every_seed_once(small_study, tmp_path, monkeypatch,
     assert asked == [(seed, credit, "2", "2") for seed in "34" for credit in ("scalar", None)]
     study.main(words)  # finished runs are not run again
     assert len(asked) == 4
+    monkeypatch.setattr(study.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 2))
+    with pytest.raises(UserError, match="arm scalar, seed 3 failed"):  # others are given to the stage, which refuses
+        study.main([*words[:2], "also=[groups=4]"])
+    with pytest.raises(UserError, match="report names lpips, but the runs have only reward"):
+        study.main([*words, "report=[lpips]"])
     assert "| mixed | +0.2250 ± 0.0250 | +0.0000 ± 0.0000 | 5 |" in capsys.readouterr().out  # (.2 + .25)/2
     assert {p.name for p in (tmp_path / "study").glob("study.*")} == {"study.json", "study.md", "study.svg"}
 
@@ -120,6 +129,7 @@ def test_a_failing_arm_is_named(small_study, tmp_path, monkeypatch):
         (["seeds=[1,1]"], "at least two different"),
         (["comparisons.credit=[scalar,spatail]"], "names spatail, but arms has only scalar, mixed"),
         (["comparisons.credit=[scalar]"], "at least two arms"),
+        (["report=[]"], "report must not be empty"),
     ],
 )
 def test_refused(small_study, words, message):
