@@ -20,7 +20,7 @@ from shared.command_line import input_pictures, output_names, read_words
 from shared.errors import UserError, run_command
 from shared.images import UnreadableImage, read_image_8bit, write_png
 
-_STRIP_PX = 512  # rows of the overlay made at a time, to bound memory
+_STRIP_PX = 64  # rows of the overlay made at a time, to bound memory
 
 
 @dataclass(frozen=True)

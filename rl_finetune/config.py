@@ -1,4 +1,4 @@
-"""Every setting of the RL stage; configs/train_rl_*.yaml explains and sets them."""
+"""Every setting of the RL stage; configs/train_rl_*.yaml explains those it sets."""
 
 from __future__ import annotations
 

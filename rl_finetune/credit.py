@@ -78,8 +78,9 @@ def combined_temporal_advantages(
 ) -> AdvantageResult:
     """Returns the temporal advantages [B, G, J] of a weighted sum of several rewards [B, G, J + 1].
 
-    The same two orders as `advantages.combined_advantages`, whose result this is for one step from a common start:
-    `sum_first` weighs the raw rewards, `normalise_first` each reward's own advantages.
+    The same two orders as `advantages.combined_advantages`, whose result this is for one step from a common start
+    (but for `std="batch"`, which also sees how the pictures' starts differ): `sum_first` weighs the raw rewards,
+    `normalise_first` each reward's own advantages.
     """
     options = {"trace_decay": trace_decay, "std": std, "std_floor": std_floor}
     if order == "sum_first":

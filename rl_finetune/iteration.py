@@ -42,6 +42,7 @@ def policy_gradient_step(session: Session, iteration: int) -> dict[str, float]:
     times = [time.perf_counter()]
     drawn = draw(session, iteration)
     times.append(time.perf_counter())
+    moves = config.window.kind in ("random", "sliding")  # a window that stays is all that is ever trained
     judgement, session.curriculum = session.judge.judge(drawn, session.curriculum, accelerator.gather)
     credit = assign_credit(
         judgement,
@@ -49,7 +50,7 @@ def policy_gradient_step(session: Session, iteration: int) -> dict[str, float]:
         accelerator,
         advantage=config.advantage,
         order=config.reward.order,
-        mean_std=_mean_std(config.sampler, session.learner.policy.schedule),
+        mean_std=_mean_std(config.sampler, session.learner.policy.schedule) if moves else None,
     )
     times.append(time.perf_counter())
     likelihood = replace(config.likelihood, weight=config.likelihood.weight * session.gauge.gt_weight_factor)

@@ -55,7 +55,10 @@ def read_image_8bit(path: str | Path) -> np.ndarray:
         with Image.open(path) as image:
             ImageOps.exif_transpose(image, in_place=True)
             plain = image.mode in ("RGB", "L", "P", "YCbCr", "CMYK") and "transparency" not in image.info
-            return np.asarray(image.convert("RGB")) if plain else to_uint8(to_rgb(image))
+            if not plain:
+                return to_uint8(to_rgb(image))
+            # Pillow converts RGB to RGB by copying: 400 MB at 100 megapixels.
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except UnreadableImage:
         raise
     except Exception as error:  # Pillow raises a dozen kinds, by format

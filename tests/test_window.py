@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+import rl_finetune.iteration
 from rl_finetune import train as rl
 from rl_finetune.config import AdvantageConfig, TrainRlConfig
 from rl_finetune.iteration import draw, step
@@ -15,6 +16,7 @@ from rl_finetune.trajectory import Rollout
 from rl_finetune.window import WindowConfig, sampler_of_iteration, stochastic_range
 from shared.diffusion.sampler import SamplerSpec
 from shared.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from shared.diffusion.transition import step_std
 from shared.restorers.load import load_policy
 from tests.tiny_rl import open_session, tiny_rl_config
 
@@ -135,3 +137,26 @@ def test_no_slice_of_a_rollout_crosses_the_border_of_two_updates(groups, per_upd
     slices = _slices(groups, per_update, microbatch)
     assert [i for s in slices for i in range(s.start, s.stop)] == list(range(groups))
     assert all(s.start // per_update == (s.stop - 1) // per_update and s.stop - s.start <= microbatch for s in slices)
+
+
+@pytest.mark.parametrize("kind", ["declared", "last", "random"])
+def test_noise_weights_are_against_every_step_that_is_ever_trained(tiny_run, tmp_path, monkeypatch, kind):
+    config = dataclasses.replace(tiny_run, window=WindowConfig(kind, steps=1))
+    session, seen, whole = open_session(config, tmp_path), [], rl_finetune.iteration.assign_credit
+
+    def assign(judgement, rollout, accelerator, *, mean_std, **options):
+        seen.append((mean_std, [step.std for step in rollout.steps]))
+        return whole(judgement, rollout, accelerator, mean_std=mean_std, **options)
+
+    monkeypatch.setattr(rl_finetune.iteration, "assign_credit", assign)
+    step(session, 0)
+    ((mean_std, own),) = seen
+    declared = [
+        step_std(session.learner.policy.schedule, t) for t in config.sampler.plan(session.learner.policy.schedule)
+    ]
+    if kind == "random":  # another step next time: against the three that are declared
+        assert mean_std == pytest.approx(sum(declared) / 3)
+        assert len(own) == 1
+    else:  # the same steps every time: against their own mean
+        assert mean_std is None
+        assert len(own) == (3 if kind == "declared" else 1)
