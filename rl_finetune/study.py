@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rl_finetune.study_figures import ArmFigures, read_run, tables, written_figures
+from rl_finetune.study_figures import ArmFigures, ObjectivePart, read_run, tables, written_figures
 from rl_finetune.study_plot import panels_svg
 from shared.config import load_config
 from shared.errors import UserError, run_command
@@ -36,6 +36,7 @@ class StudyConfig:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     arms: dict[str, list[str]] = field(default_factory=dict)
     comparisons: dict[str, list[str]] = field(default_factory=dict)
+    objective: dict[str, ObjectivePart] = field(default_factory=dict)
     curve: str = "reward"
     report: list[str] = field(default_factory=lambda: ["reward", "psnr", "ssim"])
 
@@ -91,7 +92,7 @@ def run_arm(config: StudyConfig, arm: str, seed: int) -> None:
 
 def require_measures(config: StudyConfig, folder: Path) -> None:
     """Raises UserError, naming those there are, when a finished run has not what the study is to report."""
-    found = read_run(folder, curve=config.curve).gains
+    found = read_run(folder, curve=config.curve, parts=config.objective).gains
     missing = [name for name in config.report if name not in found]
     if missing:
         raise UserError(f"report names {missing[0]}, but the runs have only {', '.join(found)}")
@@ -99,7 +100,10 @@ def require_measures(config: StudyConfig, folder: Path) -> None:
 
 def gather(config: StudyConfig, arm: str) -> ArmFigures:
     """Returns an arm's curves and final gains over all seeds."""
-    return ArmFigures.of([read_run(arm_folder(config, arm, seed), curve=config.curve) for seed in config.seeds])
+    folders = [arm_folder(config, arm, seed) for seed in config.seeds]
+    return ArmFigures.of([read_run(folder, curve=config.curve, parts=config.objective) for folder in folders])
+        [read_run(arm_folder(config, arm, seed), curve=config.curve, parts=config.objective) for seed in config.seeds]
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from shared.metrics import PANEL, PairedDifference, paired_difference
 from shared.tracking import read_metrics
 
 EVALUATION_FILE = "evaluation.json"
-CHECK = "check/"
+CHECK, OBJECTIVE = "check/", "objective"
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,27 @@ class ArmFigures:
         return self.curves.std(axis=0, ddof=1) / np.sqrt(len(self.curves))
 
 
-def read_run(folder: Path, *, curve: str) -> RunFigures:
-    """Returns a finished run's figures. Raises UserError for a run without checks or evaluation."""
+@dataclass(frozen=True)
+class ObjectivePart:
+    """One reward's say in what `normalise_first` maximises."""
+
+    weight: float
+    spread: float  # its standard deviation within the base policy's groups
+
+
+def objective(gains: Mapping[str, float], parts: Mapping[str, ObjectivePart]) -> float:
+    """Returns Σ weight · gain / spread: rewards added as the advantages add them, each in its own spread."""
+    return sum(part.weight * gains[name] / part.spread for name, part in parts.items())
+
+
+def read_run(folder: Path, *, curve: str, parts: Mapping[str, ObjectivePart] | None = None) -> RunFigures:
+    """Returns a finished run's figures; with `parts` the measure `objective` is one of them, for the curve as well.
+
+    Raises UserError for a run without checks or evaluation.
+    """
     # By step: a run that was stopped before its first checkpoint has checked its start twice.
-    by_step = {record["step"]: record for record in read_metrics(folder) if CHECK + curve in record}
+    first = next(iter(parts)) if parts and curve == OBJECTIVE else curve
+    by_step = {record["step"]: record for record in read_metrics(folder) if CHECK + first in record}
     records = [by_step[step] for step in sorted(by_step)]
     if len(records) < 2:
         raise UserError(
@@ -70,10 +87,13 @@ def read_run(folder: Path, *, curve: str) -> RunFigures:
     if not path.is_file():
         raise UserError(f"{folder} has no {EVALUATION_FILE}: the run is not finished")
     found = json.loads(path.read_text())
+    gains = {name: float(np.mean(found["after"][name]) - np.mean(found["before"][name])) for name in found["before"]}
+    names = list(parts) if parts and curve == OBJECTIVE else [curve]
+    curves = [{name: record[CHECK + name] - records[0][CHECK + name] for name in names} for record in records]
     return RunFigures(
         iterations=tuple(int(record["step"]) for record in records),
-        curve=tuple(record[CHECK + curve] - records[0][CHECK + curve] for record in records),
-        gains={name: float(np.mean(found["after"][name]) - np.mean(found["before"][name])) for name in found["before"]},
+        curve=tuple(objective(c, parts) if parts and curve == OBJECTIVE else c[curve] for c in curves),
+        gains={**gains, OBJECTIVE: objective(gains, parts)} if parts else gains,
     )
 
 

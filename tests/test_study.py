@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rl_finetune import study
-from rl_finetune.study_figures import ArmFigures, difference, iterations_to_reach, read_run, tables
+from rl_finetune.study_figures import ArmFigures, ObjectivePart, difference, iterations_to_reach, read_run, tables
 from rl_finetune.study_plot import panels_svg
 from shared.config import load_config
 from shared.errors import UserError
@@ -43,6 +43,20 @@ def test_a_run_is_read_as_gains_over_its_start(tmp_path):
     assert found.iterations == (0, 5, 10)
     assert found.curve == pytest.approx((0.0, 0.05, 0.2))
     assert found.gains == {"reward": pytest.approx(0.2)}
+
+
+def test_the_objective_adds_rewards_in_their_own_spreads(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    checks = [{"step": 0, "check/a": 1.0, "check/b": 5.0}, {"step": 4, "check/a": 1.5, "check/b": 4.0}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(check) + "\n" for check in checks))
+    both = {"before": {"a": [1.0], "b": [2.0]}, "after": {"a": [2.0], "b": [1.0]}}
+    (folder / "evaluation.json").write_text(json.dumps(both))
+    parts = {"a": ObjectivePart(weight=0.5, spread=0.1), "b": ObjectivePart(weight=0.25, spread=2.0)}
+    found = read_run(folder, curve="objective", parts=parts)
+    assert found.curve == pytest.approx((0.0, 0.5 * 0.5 / 0.1 - 0.25 * 1.0 / 2.0))
+    assert found.gains["objective"] == pytest.approx(0.5 * 1.0 / 0.1 - 0.25 * 1.0 / 2.0)
+    assert read_run(folder, curve="b").curve == (0.0, -1.0)
 
 
 def test_means_errors_and_differences_by_hand():
