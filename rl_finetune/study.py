@@ -102,8 +102,6 @@ def gather(config: StudyConfig, arm: str) -> ArmFigures:
     """Returns an arm's curves and final gains over all seeds."""
     folders = [arm_folder(config, arm, seed) for seed in config.seeds]
     return ArmFigures.of([read_run(folder, curve=config.curve, parts=config.objective) for folder in folders])
-        [read_run(arm_folder(config, arm, seed), curve=config.curve, parts=config.objective) for seed in config.seeds]
-    )
 
 
 if __name__ == "__main__":
