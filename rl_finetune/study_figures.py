@@ -103,21 +103,17 @@ def difference(arm: ArmFigures, reference: ArmFigures, measure: str) -> PairedDi
 
 
 def iterations_to_reach(arm: ArmFigures, goal: float) -> float:
-    """Returns the iteration at which the arm's mean curve first reaches `goal`, between checks linearly.
+    """Returns the iteration from which on the arm's mean curve stays at `goal` or above, between checks linearly.
 
-    NaN: never, or a goal that is no gain, where every curve begins.
+    NaN: never, or a goal that is no gain, where every curve begins. Stays: a first crossing may be luck.
     """
-    if goal <= 0.0:
-        return float("nan")
     xs, ys = np.array(arm.iterations, dtype=float), arm.mean_curve()
-    reached = np.flatnonzero(ys >= goal)
-    if not reached.size:
+    below = np.flatnonzero(ys < goal)
+    if goal <= 0.0 or below[-1] == len(ys) - 1:
         return float("nan")
-    at = int(reached[0])
-    if at == 0:
-        return float(xs[0])
-    share = (goal - ys[at - 1]) / (ys[at] - ys[at - 1])
-    return float(xs[at - 1] + share * (xs[at] - xs[at - 1]))
+    at = int(below[-1])  # there is one: every curve begins at 0
+    share = (goal - ys[at]) / (ys[at + 1] - ys[at])
+    return float(xs[at] + share * (xs[at + 1] - xs[at]))
 
 
 def tables(figures: Mapping[str, ArmFigures], comparisons: Mapping[str, Sequence[str]], measures: Sequence[str]) -> str:

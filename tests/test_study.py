@@ -70,6 +70,8 @@ def test_the_iteration_that_reaches_another_arms_gain():
     assert iterations_to_reach(FAST, 0.04) == pytest.approx(4.0)  # .05 at 5
     assert iterations_to_reach(FAST, 0.06) == pytest.approx(7.5)  # .05 at 5, .07 at 10
     assert math.isnan(iterations_to_reach(SLOW, 0.05))
+    dips = arm([[0.0, 0.05, 0.01], [0.0, 0.05, 0.01]], [0.0, 0.0])
+    assert math.isnan(iterations_to_reach(dips, 0.02))  # there once, and lost again
     assert math.isnan(iterations_to_reach(FAST, -0.01))  # a loss is not a goal, though every curve starts above it
 
 
