@@ -21,16 +21,17 @@ def panels_svg(figures: Mapping[str, ArmFigures], comparisons: Mapping[str, Sequ
     span = max(high - low, 1e-9)
     bounds = (low - 0.05 * span, high + 0.05 * span)
     width, height = PANEL_W + LEGEND_W + GAP, PANEL_H + GAP
-    rows = -(-len(comparisons) // COLUMNS)
+    columns = min(COLUMNS, len(comparisons))
+    rows = -(-len(comparisons) // columns)
     body = [
         f'<g transform="translate({GAP + column * width},{GAP * 0.7 + row * height})">'
         + _panel(name, {member: figures[member] for member in members}, bounds, title)
         + "</g>"
         for (row, column), (name, members) in zip(
-            ((i // COLUMNS, i % COLUMNS) for i in range(len(comparisons))), comparisons.items(), strict=True
+            ((i // columns, i % columns) for i in range(len(comparisons))), comparisons.items(), strict=True
         )
     ]
-    size = f"{GAP + COLUMNS * width} {rows * height + GAP}"
+    size = f"{GAP + columns * width} {rows * height + GAP}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" font-family="system-ui, sans-serif" '
         f'font-size="11"><rect width="100%" height="100%" fill="white"/>{"".join(body)}</svg>\n'
