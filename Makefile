@@ -74,7 +74,7 @@ train-rm: dataset ## train the reward model: a score, and a map of where the pic
 train-rl: train-rm $(addprefix rl-,$(TASK)) report ## the main job: everything that is missing, then RL and the report
 
 rl-%: env
-	$(call stage,$(LAUNCH) rl_finetune.train,$(call config,train-rl,configs/train_rl_$*.yaml) out=$(RUN)/rl_$* base=$(RUN)/base_$* reward_model=$(RUN)/reward_model/checkpoint $(SOURCE) $(call args,train-rl))
+	$(call stage,$(LAUNCH) rl_finetune.train,$(call config,train-rl rl-$*,configs/train_rl_$*.yaml) out=$(RUN)/rl_$* base=$(RUN)/base_$* reward_model=$(RUN)/reward_model/checkpoint $(SOURCE) $(call args,train-rl rl-$*))
 
 report: env ## one page with curves, before/after tables and pictures of a run
 	@$(PY) -m rl_finetune.report $(RUN) $(DATASET)
