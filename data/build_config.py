@@ -30,9 +30,7 @@ class BuildConfig:
     device: str = "cpu"  # of the restorers
     seed: int = 0
     source: SourceConfig = field(default_factory=SourceConfig)
-    held_out_source: str = (
-        AUTO  # first folder in the ids that only test_source holds; auto: the smallest | none | a name
-    )
+    held_out_source: str = AUTO  # the first folder that only test_source holds; auto: the smallest | none | a name
     crop_px: int = 96
     sr_degradation: DegradationConfig = field(default_factory=lambda: DegradationConfig(preset="real_sr"))
     face_degradation: DegradationConfig = field(default_factory=lambda: DegradationConfig(preset="face"))

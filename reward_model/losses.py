@@ -66,7 +66,8 @@ def margins(syn_damage: torch.Tensor, sr_damage: torch.Tensor, margin: float) ->
     """Returns (m₁, m₂), both [B] ≥ 0: how far syn must stand above sr, and gt above syn.
 
     Damage is area × severity: the mean of the whole target map. Its square root is used, so that m₂ of a tiny swap is
-    small but can be seen, and m₁ + m₂ is the distance of sr from gt. A control has damage 0 and demands nothing of gt over syn.
+    small but can be seen, and m₁ + m₂ is the distance of sr from gt. A control has damage 0: it
+    demands nothing of gt over syn.
     """
     syn_depth, sr_depth = margin * syn_damage.sqrt(), margin * sr_damage.sqrt()
     return (sr_depth - syn_depth).clamp(min=0.0), syn_depth

@@ -69,14 +69,15 @@ def objective(gains: Mapping[str, float], parts: Mapping[str, ObjectivePart]) ->
     return sum(part.weight * gains[name] / part.spread for name, part in parts.items())
 
 
-def read_run(folder: Path, *, curve: str, parts: Mapping[str, ObjectivePart] | None = None) -> RunFigures:
+def read_run(folder: Path, *, curve: str, parts: Mapping[str, ObjectivePart]) -> RunFigures:
     """Returns a finished run's figures; with `parts` the measure `objective` is one of them, for the curve as well.
 
     Raises UserError for a run without checks or evaluation.
     """
+    of_objective = curve == OBJECTIVE and bool(parts)
+    names = list(parts) if of_objective else [curve]
     # By step: a run that was stopped before its first checkpoint has checked its start twice.
-    first = next(iter(parts)) if parts and curve == OBJECTIVE else curve
-    by_step = {record["step"]: record for record in read_metrics(folder) if CHECK + first in record}
+    by_step = {record["step"]: record for record in read_metrics(folder) if CHECK + names[0] in record}
     records = [by_step[step] for step in sorted(by_step)]
     if len(records) < 2:
         raise UserError(
@@ -88,11 +89,10 @@ def read_run(folder: Path, *, curve: str, parts: Mapping[str, ObjectivePart] | N
         raise UserError(f"{folder} has no {EVALUATION_FILE}: the run is not finished")
     found = json.loads(path.read_text())
     gains = {name: float(np.mean(found["after"][name]) - np.mean(found["before"][name])) for name in found["before"]}
-    names = list(parts) if parts and curve == OBJECTIVE else [curve]
     curves = [{name: record[CHECK + name] - records[0][CHECK + name] for name in names} for record in records]
     return RunFigures(
         iterations=tuple(int(record["step"]) for record in records),
-        curve=tuple(objective(c, parts) if parts and curve == OBJECTIVE else c[curve] for c in curves),
+        curve=tuple(objective(c, parts) if of_objective else c[curve] for c in curves),
         gains={**gains, OBJECTIVE: objective(gains, parts)} if parts else gains,
     )
 

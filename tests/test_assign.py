@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
-from rl_finetune.assign import assign_credit
+from rl_finetune.assign import Judgement, assign_credit
 from rl_finetune.config import AdvantageConfig, RewardConfig, RewardPart, TrainRlConfig
 from rl_finetune.credit import spatial_advantages
 from rl_finetune.curriculum import CurriculumConfig
 from rl_finetune.iteration import draw
+from rl_finetune.session import Session
+from rl_finetune.trajectory import Rollout
 from tests.tiny_rl import open_session, tiny_rl_config
 
 ADVANTAGE = AdvantageConfig(credit="spatial", spatial_weight=1.0, noise_level_weights=False)
@@ -25,10 +28,15 @@ def tiny_run(tmp_path_factory) -> TrainRlConfig:
     return dataclasses.replace(config, advantage=ADVANTAGE, reward=dataclasses.replace(config.reward, maps=MAPS))
 
 
-def test_maps_are_normalised_and_then_weighed(tiny_run, tmp_path):
-    session = open_session(tiny_run, tmp_path)
+def judged(config: TrainRlConfig, folder: Path) -> tuple[Session, Rollout, Judgement]:
+    """Returns a session, its first rollout, and what its rewards say of that."""
+    session = open_session(config, folder)
     drawn = draw(session, 0)
-    judgement, _ = session.judge.judge(drawn, session.curriculum, lambda x: x)
+    return session, drawn, session.judge.judge(drawn, session.curriculum, lambda x: x)[0]
+
+
+def test_maps_are_normalised_and_then_weighed(tiny_run, tmp_path):
+    session, drawn, judgement = judged(tiny_run, tmp_path)
     found = assign_credit(
         judgement, drawn, session.learner.accelerator, advantage=ADVANTAGE, order="normalise_first"
     ).advantages
@@ -45,9 +53,7 @@ def test_maps_are_normalised_and_then_weighed(tiny_run, tmp_path):
 
 
 def test_sum_first_weighs_the_maps_as_they_are(tiny_run, tmp_path):
-    session = open_session(tiny_run, tmp_path)
-    drawn = draw(session, 0)
-    judgement, _ = session.judge.judge(drawn, session.curriculum, lambda x: x)
+    session, drawn, judgement = judged(tiny_run, tmp_path)
     found = assign_credit(
         judgement, drawn, session.learner.accelerator, advantage=ADVANTAGE, order="sum_first"
     ).advantages
@@ -60,9 +66,7 @@ def test_sum_first_weighs_the_maps_as_they_are(tiny_run, tmp_path):
 
 
 def test_a_map_on_another_scale_has_no_more_say(tiny_run, tmp_path):
-    session = open_session(tiny_run, tmp_path)
-    drawn = draw(session, 0)
-    judgement, _ = session.judge.judge(drawn, session.curriculum, lambda x: x)
+    session, drawn, judgement = judged(tiny_run, tmp_path)
     scaled = dataclasses.replace(
         judgement, maps={**judgement.maps, "absolute_error": 100.0 * judgement.maps["absolute_error"]}
     )
@@ -81,9 +85,7 @@ def test_stage_0_leaves_its_own_map_out_and_keeps_the_others(tiny_run, tmp_path)
 
 
 def test_an_absent_maps_share_of_the_credit_is_the_pictures(tiny_run, tmp_path):
-    session = open_session(tiny_run, tmp_path)
-    drawn = draw(session, 0)
-    judgement, _ = session.judge.judge(drawn, session.curriculum, lambda x: x)
+    session, drawn, judgement = judged(tiny_run, tmp_path)
     alone = dataclasses.replace(judgement, maps={"absolute_error": judgement.maps["absolute_error"]})
 
     def credit(j, spatial_weight: float) -> torch.Tensor:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from rl_finetune import study
+from rl_finetune.config import TrainRlConfig
+from rl_finetune.rewards.composite import resolve
 from rl_finetune.study_figures import ArmFigures, ObjectivePart, difference, iterations_to_reach, read_run, tables
 from rl_finetune.study_plot import panels_svg
 from shared.config import load_config
@@ -39,7 +41,7 @@ def write_run(folder, *, curve: list[float], before: list[float], after: list[fl
 
 def test_a_run_is_read_as_gains_over_its_start(tmp_path):
     write_run(tmp_path / "a", curve=[0.5, 0.55, 0.7], before=[0.1, 0.3], after=[0.2, 0.6])
-    found = read_run(tmp_path / "a", curve="reward")
+    found = read_run(tmp_path / "a", curve="reward", parts={})
     assert found.iterations == (0, 5, 10)
     assert found.curve == pytest.approx((0.0, 0.05, 0.2))
     assert found.gains == {"reward": pytest.approx(0.2)}
@@ -56,7 +58,7 @@ def test_the_objective_adds_rewards_in_their_own_spreads(tmp_path):
     found = read_run(folder, curve="objective", parts=parts)
     assert found.curve == pytest.approx((0.0, 0.5 * 0.5 / 0.1 - 0.25 * 1.0 / 2.0))
     assert found.gains["objective"] == pytest.approx(0.5 * 1.0 / 0.1 - 0.25 * 1.0 / 2.0)
-    assert read_run(folder, curve="b").curve == (0.0, -1.0)
+    assert read_run(folder, curve="b", parts={}).curve == (0.0, -1.0)
 
 
 def test_means_errors_and_differences_by_hand():
@@ -87,6 +89,11 @@ def test_tables_compare_with_the_first_arm():
 def test_curves_are_drawn_on_one_scale():
     svg = panels_svg({"slow": SLOW, "fast": FAST}, {"a": ["slow", "fast"], "b": ["slow", "fast"]}, title="reward")
     assert svg.count("<polygon") == 4
+    # The slow arm's band: out along mean + error, back along mean − error; .03 and .01 at iteration 5, .04 at 10.
+    band = re.search(r'<polygon points="([^"]+)"', svg)[1].split()
+    assert [point.split(",")[0] for point in band] == ["0.0", "150.0", "300.0", "300.0", "150.0", "0.0"]
+    heights = [f"{(0.084 - y) / 0.088 * 190:.1f}" for y in (0.0, 0.03, 0.04, 0.04, 0.01, 0.0)]
+    assert [point.split(",")[1] for point in band] == heights
     # From 0 to .08 (the fast arm's last mean and error) and 5 % more: .07 lies at 14/88 of the panel's 190 px.
     fast = re.findall(r'<polyline points="([^"]+)" fill="none" stroke="#b3261e"', svg)
     assert fast[0] == fast[1]
@@ -155,18 +162,19 @@ def test_refused(small_study, words, message):
 
 def test_the_shipped_study_is_sound():
     config = load_config(study.StudyConfig, ["configs/study_face.yaml"])
-    from rl_finetune.config import TrainRlConfig
-
-    for arm_words in config.arms.values():
-        load_config(TrainRlConfig, [config.config, *config.settings, *arm_words])
+    arms = [load_config(TrainRlConfig, [config.config, *config.settings, *words]) for words in config.arms.values()]
+    assert len({repr(arm) for arm in arms}) == len(arms)  # no two arms are one
+    assert len({(arm.iterations, arm.groups, arm.group_size) for arm in arms}) == 1  # and all have one budget
+    shipped = {part.name for part in arms[0].reward.parts}
+    assert set(config.objective) == set(resolve(dict.fromkeys(shipped, 1.0), "embedded")[0])
 
 
 def test_unfinished_runs_are_refused(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "metrics.jsonl").write_text('{"step": 0, "check/reward": 1}\n')
     with pytest.raises(UserError, match="check_every"):
-        read_run(tmp_path / "a", curve="reward")
+        read_run(tmp_path / "a", curve="reward", parts={})
     write_run(tmp_path / "b", curve=[0.0, 0.1], before=[0], after=[0])
     (tmp_path / "b" / "evaluation.json").unlink()
     with pytest.raises(UserError, match="not finished"):
-        read_run(tmp_path / "b", curve="reward")
+        read_run(tmp_path / "b", curve="reward", parts={})
