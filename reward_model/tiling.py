@@ -74,23 +74,24 @@ def score_picture(
 
 
 def _tiles(height: int, width: int, stride: int, *, tile_px: int, halo_px: int) -> list[_Tile]:
-    """Returns tiles whose cores cover the padded picture once, all corners on the deepest stride's grid."""
+    """Returns tiles whose cores cover the padded picture once, all corners on the deepest stride's grid.
+
+    Every window has one shape, those at the border moved inwards: the libraries keep buffers for each shape they meet.
+    """
     halo = -(-halo_px // stride) * stride
     core = tile_px // stride * stride - 2 * halo
     if core < stride:
         raise UserError(f"tile_px must exceed twice the halo of {halo} px by {stride} px, got {tile_px}")
-    bottom, right = -(-height // stride) * stride, -(-width // stride) * stride
-    return [
-        _Tile(
-            (top, min(top + core, bottom), left, min(left + core, right)),
-            (max(top - halo, 0), min(top + core + halo, bottom), max(left - halo, 0), min(left + core + halo, right)),
-        )
-        for top, left in _corners(bottom, right, core)
-    ]
+    rows, columns = (list(_spans(-(-side // stride) * stride, core, halo)) for side in (height, width))
+    return [_Tile(row[:2] + column[:2], row[2:] + column[2:]) for row in rows for column in columns]
 
 
-def _corners(bottom: int, right: int, core: int) -> Iterator[tuple[int, int]]:
-    return ((top, left) for top in range(0, bottom, core) for left in range(0, right, core))
+def _spans(side: int, core: int, halo: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yields (core's start, its end, window's start, its end) along one side."""
+    window = min(core + 2 * halo, side)
+    for start in range(0, side, core):
+        first = min(max(start - halo, 0), side - window)
+        yield start, min(start + core, side), first, first + window
 
 
 def _window(picture: np.ndarray, window: tuple[int, int, int, int]) -> torch.Tensor:
