@@ -17,8 +17,7 @@ READY := $(VENV)/.ready
 SOURCE := source.images=$(IMAGES) source.faces=$(FACES)
 # Not `accelerate launch`: without a GPU it starts one process, whatever it is asked for.
 ON_CPU := $(if $(shell command -v nvidia-smi),,ACCELERATE_USE_CPU=1)
-TORCHRUN := $(PY) -m torch.distributed.run --standalone --nproc_per_node $(PROCESSES)
-LAUNCH := $(if $(filter 1,$(PROCESSES)),$(PY) -m,$(ON_CPU) $(TORCHRUN) -m)
+LAUNCH := $(if $(filter 1,$(PROCESSES)),$(PY) -m,$(ON_CPU) $(PY) -m shared.launch $(PROCESSES))
 # ARGS and CONFIG go to the stage that was asked for by name; BASE_ARGS, POOL_ARGS, DATASET_ARGS, RM_ARGS to the
 # stages before it.
 asked = $(filter $(1),$(MAKECMDGOALS))

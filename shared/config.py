@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,17 +29,13 @@ def load_config(schema: type[Schema], argv: Sequence[str]) -> Schema:
     if not path.is_file():
         raise UserError(f"no config file {path}; the shipped ones are in configs/")
     try:
-        base = _writable(OmegaConf.structured(schema))
-        merged = OmegaConf.merge(base, OmegaConf.load(path), OmegaConf.from_dotlist(overrides))
-        return OmegaConf.to_object(merged)
+        written = _parsed(OmegaConf.load, path, name=str(path))
+        overriding = [_parsed(OmegaConf.from_dotlist, [word], name=word) for word in overrides]
+        return OmegaConf.to_object(OmegaConf.merge(_writable(OmegaConf.structured(schema)), written, *overriding))
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {_one_line(error)}") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-    except Exception as error:  # yaml's own syntax errors
-        if type(error).__module__.startswith("yaml"):
-            raise UserError(f"{path} is not valid yaml: {_one_line(error)}") from None
-        raise
 
 
 def from_dict(schema: type[Schema], values: dict[str, Any]) -> Schema:
@@ -77,6 +73,15 @@ def require_range(**bounds: tuple[float, float, float]) -> None:
     for name, (value, low, high) in bounds.items():
         if not low <= value <= high:
             raise ValueError(f"{name} must lie between {low:g} and {high:g}, got {value:g}")
+
+
+def _parsed(parse: Callable[[Any], Any], what: Any, *, name: str) -> Any:
+    try:
+        return parse(what)
+    except Exception as error:
+        if type(error).__module__.startswith("yaml"):
+            raise UserError(f"{name} is not valid yaml: {_one_line(error)}") from None
+        raise
 
 
 def _writable(node: DictConfig) -> DictConfig:

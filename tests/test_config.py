@@ -74,8 +74,13 @@ def test_a_missing_value_and_a_missing_file_are_named(path):
 
 def test_broken_yaml_is_refused(path):
     path.write_text("out: [1, 2\n")
-    with pytest.raises(UserError, match="not valid yaml"):
+    with pytest.raises(UserError, match=r"c\.yaml is not valid yaml"):
         load_config(Config, [str(path)])
+
+
+def test_an_override_that_is_no_yaml_is_the_one_named(path):
+    with pytest.raises(UserError, match=r"^out=\{runs\}/x is not valid yaml"):
+        load_config(Config, [str(path), "group_size=2", "out={runs}/x"])
 
 
 def test_flatten_names_every_leaf():

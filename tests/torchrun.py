@@ -11,10 +11,10 @@ import psutil
 
 def start(processes: int, module: str, *words: str) -> subprocess.Popen:
     """Returns the running launcher."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    launcher = [sys.executable, "-m", "shared.launch", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.Popen(
-        [*torchrun, "-m", module, *words],
+        [*launcher, module, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,0 +1,30 @@
+"""Several processes: a person's mistake stays a line, a crash keeps its report."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.errors import UserError
+from shared.launch import main
+from tests.torchrun import start
+
+
+def test_a_mistake_ends_with_its_own_line_and_code():
+    launcher = start(2, "data.train_pool", "nowhere.yaml")
+    _, errors = launcher.communicate(timeout=200)
+    assert launcher.returncode == 2
+    lines = set(errors.strip().splitlines())  # one process may be stopped before it says it too
+    assert lines == {"error: no config file nowhere.yaml; the shipped ones are in configs/"}
+
+
+def test_a_crash_is_reported():
+    launcher = start(2, "data.no_such_module")
+    _, errors = launcher.communicate(timeout=200)
+    assert launcher.returncode == 1
+    assert "No module named data.no_such_module" in errors and "ChildFailedError" in errors
+
+
+@pytest.mark.parametrize("words", [[], ["2"], ["two", "data.train_pool"], ["0", "data.train_pool"]])
+def test_what_is_expected_is_said(words):
+    with pytest.raises(UserError, match="expected <processes> <module>"):
+        main(words)
