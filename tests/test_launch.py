@@ -21,7 +21,8 @@ def test_a_crash_is_reported():
     launcher = start(2, "data.no_such_module")
     _, errors = launcher.communicate(timeout=200)
     assert launcher.returncode == 1
-    assert "No module named data.no_such_module" in errors and "ChildFailedError" in errors
+    assert "No module named data.no_such_module" in errors
+    assert "ChildFailedError" in errors
 
 
 @pytest.mark.parametrize("words", [[], ["2"], ["two", "data.train_pool"], ["0", "data.train_pool"]])
