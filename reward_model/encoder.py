@@ -1,4 +1,4 @@
-"""The embedded encoder, registered with smp by name, so that it and any timm encoder are built by the same call."""
+"""The embedded encoders, registered with smp by name, so that they and any timm encoder are built by the same call."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch.nn import functional
 
 from shared.errors import UserError
 
-EMBEDDED_ENCODER = "unshuffle-tiny"
-_EMBEDDED_CHANNELS = (32, 48, 64, 96)
-_EMBEDDED_BLOCKS = (1, 1, 1, 2)
+_EMBEDDED = {
+    "unshuffle-tiny": {"channels": (32, 48, 64, 96), "blocks": (1, 1, 1, 2)},
+    "unshuffle-small": {"channels": (64, 96, 128, 192), "blocks": (1, 2, 1, 2)},
+}
 _LOG_FLOOR = 0.01  # under one 8-bit level of a normalised picture: flat ground reads as flat, not as minus infinity
 # For encoders without published statistics: a photograph's own, in [0, 1], roughly.
 _PLAIN_MEAN, _PLAIN_STD = (0.45, 0.45, 0.45), (0.25, 0.25, 0.25)
@@ -134,13 +135,10 @@ class UnshuffleEncoder(nn.Module, EncoderMixin):
         return features
 
 
-def register_embedded_encoder() -> None:
-    """Makes the embedded encoder known to smp under its name; calling it twice changes nothing."""
-    encoders[EMBEDDED_ENCODER] = {
-        "encoder": UnshuffleEncoder,
-        "pretrained_settings": {},
-        "params": {"channels": _EMBEDDED_CHANNELS, "blocks": _EMBEDDED_BLOCKS},
-    }
+def register_embedded_encoders() -> None:
+    """Makes the embedded encoders known to smp under their names; calling it twice changes nothing."""
+    for name, params in _EMBEDDED.items():
+        encoders[name] = {"encoder": UnshuffleEncoder, "pretrained_settings": {}, "params": params}
 
 
 def normalisation(encoder: str, *, pretrained: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -157,6 +155,6 @@ def normalisation(encoder: str, *, pretrained: bool) -> tuple[tuple[float, ...],
         if settings is None:
             raise UserError(f"timm knows no model {name!r}; timm.list_models(pretrained=True) lists those it does")
         return tuple(settings.mean), tuple(settings.std)
-    if encoder == EMBEDDED_ENCODER or not pretrained:
+    if encoder in _EMBEDDED or not pretrained:
         return _PLAIN_MEAN, _PLAIN_STD
     return _IMAGENET_MEAN, _IMAGENET_STD  # every set of weights in smp's own registry is an ImageNet one

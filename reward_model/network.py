@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from reward_model.encoder import register_embedded_encoder
+from reward_model.encoder import register_embedded_encoders
 from shared.errors import UserError
 
 _CLEAN_BIAS = -2.0  # a fresh map starts at sigmoid(-2) = .12: most pixels of the training set are clean
 
-register_embedded_encoder()
+register_embedded_encoders()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from reward_model.network import upsample
 from reward_model.score_head import map_statistics
 from shared.errors import UserError
 
-TILE_PX, HALO_PX = 1024, 192  # the embedded network sees 182 px far; with the halo above that, tiles are exact
+TILE_PX, HALO_PX = 1024, 192  # the embedded networks see 182 and 190 px far; with the halo above that, tiles are exact
 
 
 @dataclass(frozen=True)

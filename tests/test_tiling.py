@@ -23,9 +23,13 @@ def build(config: RewardModelConfig | None = None, stage: int | None = None) -> 
     return model
 
 
-@pytest.mark.parametrize(("head", "size"), [("paper", (433, 611)), ("penalty", (500, 470))])
-def test_tiles_agree_with_one_pass(head, size):
-    model = build(RewardModelConfig(head=head))
+@pytest.mark.parametrize(
+    ("head", "encoder", "size"),
+    [("paper", "unshuffle-tiny", (433, 611)), ("penalty", "unshuffle-tiny", (500, 470))]
+    + [("penalty", "unshuffle-small", (500, 470))],
+)
+def test_tiles_agree_with_one_pass(head, encoder, size):
+    model = build(RewardModelConfig(head=head, encoder=encoder))
     image = pictures(1, *size)
     # Regions of different contrast, so that the tiles have something to disagree about.
     image[..., :200, 200:] = 0.5 + 0.05 * (image[..., :200, 200:] - 0.5)
@@ -65,13 +69,22 @@ def test_stage_0_scores_in_tiles_without_a_map():
         assert tiled.score == pytest.approx(model(image).score.item(), abs=1e-5)
 
 
-def test_cores_cover_the_picture_once():
-    seen = np.zeros((416, 528), int)  # 401 × 520 on the grid of 16
+def test_cores_cover_the_picture_once_and_windows_have_one_shape():
+    seen, shapes = np.zeros((416, 528), int), set()  # 401 × 520 on the grid of 16
     for tile in _tiles(401, 520, 16, tile_px=200, halo_px=33):
+        window_top, window_bottom, window_left, window_right = tile.window
+        shapes.add((window_bottom - window_top, window_right - window_left))
+        assert 0 <= window_top < window_bottom <= 416
+        assert 0 <= window_left < window_right <= 528
         top, bottom, left, right = tile.core
         seen[top:bottom, left:right] += 1
         assert all(corner % 16 == 0 for corner in (*tile.core, *tile.window))
+        for core, window in ((top - window_top, window_top), (left - window_left, window_left)):
+            assert core >= 48 or window == 0  # the whole halo, but for the picture's own edge
+        for core, window, edge in ((bottom, window_bottom, 416), (right, window_right, 528)):
+            assert window - core >= 48 or window == edge
     assert (seen == 1).all()
+    assert shapes == {(192, 192)}
 
 
 @pytest.mark.parametrize(
