@@ -61,8 +61,9 @@ def main(argv: Sequence[str]) -> None:
         open_restorer(where, sampler) for where in (config.against or rl.base, config.policy or config.run)
     )
     folder = Path(config.out or f"{config.run}/eval")
+    panel = panel_of(rl, judge, open_restorer(rl.base, rl.sampler))
     figures = compare_on_held_out(
-        rl, before, after, judge, panel_of(rl, judge), folder=folder, steps=sampler.steps, split=config.split
+        rl, before, after, judge, panel, folder=folder, steps=sampler.steps, split=config.split
     )
     print(f"{figures['table']}\npictures and values in {folder}")
 

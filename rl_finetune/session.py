@@ -65,7 +65,8 @@ class Session:
         pairs = pairs_for_task(config.source, config.pairs, task=config.task, split="train", seed=config.seed)
         if config.method != "policy_gradient":
             judge.require_gradient(pairs[0].gt[None], pairs[0].lq[None])
-        panel = panel_of(config, judge)
+        base = PixelUNetRestorer(load_policy(config.base)[0].to(accelerator.device), config.sampler)
+        panel = panel_of(config, judge, base)
         gauge = HackingGauge(config.gauge, panel.for_gauge(list(judge.final.weights)))
         average = WeightAverage(learner.policy, config.ema_decay)
         session = cls(config, run, learner, judge, pairs, average, panel, gauge)

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from rl_finetune.evaluate import LPIPS
+from rl_finetune.objective import OBJECTIVE, objective
 from shared.errors import UserError
 from shared.metrics import PANEL, PairedDifference, paired_difference
 from shared.tracking import read_metrics
 
 EVALUATION_FILE = "evaluation.json"
-CHECK, OBJECTIVE = "check/", "objective"
+CHECK = "check/"
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,6 @@ class ObjectivePart:
     spread: float  # its standard deviation within the base policy's groups
 
 
-def objective(gains: Mapping[str, float], parts: Mapping[str, ObjectivePart]) -> float:
-    """Returns Σ weight · gain / spread: rewards added as the advantages add them, each in its own spread."""
-    return sum(part.weight * gains[name] / part.spread for name, part in parts.items())
-
-
 def read_run(folder: Path, *, curve: str, parts: Mapping[str, ObjectivePart]) -> RunFigures:
     """Returns a finished run's figures; with `parts` the measure `objective` is one of them, for the curve as well.
 
@@ -84,6 +80,7 @@ def read_run(folder: Path, *, curve: str, parts: Mapping[str, ObjectivePart]) ->
             f"{folder} has no curve of {CHECK}{curve}: name a measure that the checks have, and set check_every below "
             "its iterations"
         )
+    weights, spreads = ({n: getattr(part, of) for n, part in parts.items()} for of in ("weight", "spread"))
     path = folder / EVALUATION_FILE
     if not path.is_file():
         raise UserError(f"{folder} has no {EVALUATION_FILE}: the run is not finished")
@@ -92,8 +89,8 @@ def read_run(folder: Path, *, curve: str, parts: Mapping[str, ObjectivePart]) ->
     curves = [{name: record[CHECK + name] - records[0][CHECK + name] for name in names} for record in records]
     return RunFigures(
         iterations=tuple(int(record["step"]) for record in records),
-        curve=tuple(objective(c, parts) if of_objective else c[curve] for c in curves),
-        gains={**gains, OBJECTIVE: objective(gains, parts)} if parts else gains,
+        curve=tuple(objective(c, weights, spreads) if of_objective else c[curve] for c in curves),
+        gains={**gains, OBJECTIVE: objective(gains, weights, spreads)} if parts else gains,
     )
 
 

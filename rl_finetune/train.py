@@ -96,7 +96,9 @@ def check(session: Session, loop: TrainingLoop) -> bool:
     )
     values = found.values
     loop.record({f"check/{name}": float(v.mean()) for name, v in values.items()})
-    reading = session.gauge.read(values["reward"].tolist(), {n: values[n].tolist() for n in session.gauge.panel})
+    reading = session.gauge.read(
+        values[session.panel.proxy].tolist(), {n: values[n].tolist() for n in session.gauge.panel}
+    )
     if is_main and reading is not None:
         print(f"\ncheck at {loop.done}: {reading.line()}" + (f": {reading.action}" if reading.action else ""))
     if is_main and (reading is None or reading.verdict in ("learning", "level")):

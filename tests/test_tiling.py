@@ -25,8 +25,11 @@ def build(config: RewardModelConfig | None = None, stage: int | None = None) -> 
 
 @pytest.mark.parametrize(
     ("head", "encoder", "size"),
-    [("paper", "unshuffle-tiny", (433, 611)), ("penalty", "unshuffle-tiny", (500, 470))]
-    + [("penalty", "unshuffle-small", (500, 470))],
+    [
+        ("paper", "unshuffle-tiny", (433, 611)),
+        ("penalty", "unshuffle-tiny", (500, 470)),
+        ("penalty", "unshuffle-small", (500, 470)),
+    ],
 )
 def test_tiles_agree_with_one_pass(head, encoder, size):
     model = build(RewardModelConfig(head=head, encoder=encoder))
