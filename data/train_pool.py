@@ -27,7 +27,7 @@ from shared.errors import run_command
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
 from shared.runs import RunFolder
 from shared.seeds import derive_seed
-from shared.training_loop import TrainingLoop
+from shared.training_loop import TrainingLoop, set_learning_rate
 
 FREE_KEYS = ("out", "workers", "checkpoint_every", "log_every", "cpu_threads")
 L1_FOLDER, GAN_FOLDER, EXEMPLAR_FOLDER = "l1", "gan", "exemplar"
@@ -151,8 +151,7 @@ def train(config: TrainPoolConfig, run: RunFolder, pairs: PairDataset, accelerat
         workers=config.workers,
     )
     for iteration in loop:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, iteration)
+        set_learning_rate(optimizer, learning_rate(config, iteration))
         batch = next(batches)
         seeds = [
             derive_seed(config.seed, "noise", iteration, image_id, n) for n, image_id in enumerate(batch.image_ids)

@@ -21,7 +21,7 @@ from reward_model.model import RewardModel
 from reward_model.predict import predict_samples, selection_figures
 from shared.config import require_range
 from shared.errors import UserError
-from shared.training_loop import TrainingLoop
+from shared.training_loop import TrainingLoop, set_learning_rate
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def train_stage(
         _validate(model, averaged, data.validation, accelerator.device)
     for step in loop:
         wrapped.train()
-        set_learning_rate(optimizer, optim, step / job.iterations)
+        set_learning_rate(optimizer, learning_rate(optim.learning_rate, step / job.iterations, optim.warmup))
         figures = _optimizer_step(
             wrapped, optimizer, loader, loss=loss, optim=optim, accelerator=accelerator, base_score=base_score
         )
@@ -199,12 +199,6 @@ def train_stage(
         named = {f"stage_{model.stage}/{name}": value for name, value in figures.items()}
         loop.record(named, show=[name for name in named if "/val/" in name])
     return averaged.best, loop.seconds
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, optim: OptimConfig, share: float) -> None:
-    """Sets each group's rate for a share of the stage in [0, 1): a function of the step alone."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(optim.learning_rate, share, optim.warmup) * group["lr_scale"]
 
 
 def learning_rate(peak: float, share: float, warmup: float) -> float:

@@ -23,7 +23,7 @@ from shared.restorers.load import save_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig
 from shared.runs import RunFolder
 from shared.seeds import derive_seed, gaussian, numpy_rng
-from shared.training_loop import TrainingLoop, learning_rate_factor
+from shared.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
 
 DECAY = 1 / 3  # share of the iterations over which the learning rate falls at the end
 FREE_KEYS = ("workers", "checkpoint_every", "log_every", "cpu_threads", "source.cache_folder", "source.memory_mb")
@@ -113,10 +113,8 @@ def train(config: PretrainConfig, run: RunFolder, pairs: PairDataset, accelerato
         workers=config.workers,
     )
     for iteration in loop:
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * learning_rate_factor(
-                iteration, config.iterations, warmup=config.warmup_iterations, decay=DECAY
-            )
+        factor = learning_rate_factor(iteration, config.iterations, warmup=config.warmup_iterations, decay=DECAY)
+        set_learning_rate(optimizer, config.learning_rate * factor)
         loss = train_step(config, model, optimizer, next(batches), iteration, accelerator)
         ema.update_parameters(accelerator.unwrap_model(model))
         loop.record({"loss": loss}, show=["loss"])

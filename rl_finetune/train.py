@@ -21,7 +21,7 @@ from shared.config import load_config
 from shared.errors import UserError, run_command
 from shared.restorers.load import load_policy, save_policy
 from shared.runs import RunFolder
-from shared.training_loop import TrainingLoop, learning_rate_factor
+from shared.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
 
 
 def main(argv: Sequence[str]) -> None:
@@ -61,8 +61,7 @@ def train(session: Session) -> float:
         factor = learning_rate_factor(
             iteration, config.iterations, warmup=config.warmup_iterations, decay=config.decay_share
         )
-        for group in session.learner.optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
+        set_learning_rate(session.learner.optimizer, config.learning_rate * factor)
         loop.record(step(session, iteration), show=["reward"])
         if config.check_every and loop.done % config.check_every == 0 and check(session, loop):
             accelerator.wait_for_everyone()

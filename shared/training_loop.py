@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
@@ -82,6 +83,12 @@ class TrainingLoop:
             if show:
                 shown = {name.rpartition("/")[2]: f"{figures[name]:.4f}" for name in show}
                 self._bar.set_postfix(shown, refresh=False)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the rate of every group of parameters, times the group's own `lr_scale` where it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
 def learning_rate_factor(step: int, steps: int, *, warmup: int, decay: float) -> float:

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from shared.runs import replace_folder
 from shared.tracking import read_metrics
-from shared.training_loop import TrainingLoop, learning_rate_factor
+from shared.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
 
 
 class Counter:
@@ -110,3 +110,10 @@ def test_the_rate_rises_stays_and_falls():
     factors = [learning_rate_factor(step, 10, warmup=4, decay=0.3) for step in range(10)]
     assert factors == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 2 / 3, 1 / 3])
     assert [learning_rate_factor(step, 3, warmup=0, decay=0.0) for step in range(3)] == [1, 1, 1]
+
+
+def test_the_rate_reaches_every_group_at_its_own_scale():
+    first, second = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([{"params": [first]}, {"params": [second], "lr_scale": 0.1}], lr=1.0)
+    set_learning_rate(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.05]
