@@ -170,6 +170,11 @@ class TrainRlConfig:
             raise ValueError(
                 f"group_size must be at least 2 (there is nothing to compare in one), got {self.group_size}"
             )
+        if self.advantage.hard_fraction < 1.0 and self.updates_per_rollout > 1:
+            raise ValueError(
+                "the worst-restored groups are chosen from a whole rollout, and an optimizer step may be left without "
+                "any: with advantage.hard_fraction below 1 set updates_per_rollout=1"
+            )
         if self.sampler.eta == 0.0 or self.sampler.window == 0:
             raise ValueError(
                 "a deterministic sampler has no log-prob to train: sampler.eta must be above 0 and sampler.window not "

@@ -217,6 +217,7 @@ def test_bf16_keeps_latents_in_float32_and_the_ratio_at_one(tiny_run, tmp_path):
         ({"sampler": SamplerSpec(steps=1, eta=1.0)}, "the last step is always deterministic"),
         ({"sampler": SamplerSpec(steps=4, eta=0.0)}, "eta must be above 0"),
         ({"groups": 5}, "5 groups and 2 updates"),
+        ({"advantage": AdvantageConfig(hard_fraction=0.5)}, "set updates_per_rollout=1"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_with_the_reason(tiny_run, values, message):
