@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,6 +73,16 @@ class Session:
         session = cls(config, run, learner, judge, pairs, average, panel, gauge)
         accelerator.register_for_checkpointing(average, session)
         return session
+
+    @property
+    def good(self) -> Path:
+        """The folder of the policy at the last check that the gauge did not complain of."""
+        return self.run.path / "good"
+
+    def roll_back(self) -> None:
+        """Puts the last good policy in the tuned one's place, for good: the run is over."""
+        policy, _ = load_policy(self.good)
+        self.rolled_back_to = policy.to(self.learner.accelerator.device)
 
     def tuned(self) -> PixelUNet:
         """Returns the averaged policy, whole: what is evaluated, saved, and loaded again by `load_policy`."""

@@ -19,7 +19,7 @@ from rl_finetune.session import Session
 from rl_finetune.window import sampler_of_iteration
 from shared.config import load_config
 from shared.errors import UserError, run_command
-from shared.restorers.load import load_policy, save_policy
+from shared.restorers.load import read_provenance, save_policy
 from shared.runs import RunFolder
 from shared.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
 
@@ -65,16 +65,18 @@ def train(session: Session) -> float:
         loop.record(step(session, iteration), show=["reward"])
         if config.check_every and loop.done % config.check_every == 0 and check(session, loop):
             accelerator.wait_for_everyone()
-            good, _ = load_policy(session.run.path / "good")
-            session.rolled_back_to = good.to(accelerator.device)
+            session.roll_back()
             break
     if accelerator.is_main_process:
-        save_policy(session.run.path, session.tuned(), config.sampler, provenance=session.provenance(loop.done))
+        provenance = session.provenance(loop.done)
+        if session.rolled_back_to is not None:
+            provenance = read_provenance(session.good)
+        save_policy(session.run.path, session.tuned(), config.sampler, provenance=provenance)
     return loop.seconds
 
 
 def check(session: Session, loop: TrainingLoop) -> bool:
-    """Reads the hacking gauge on validation pictures; returns whether it asks to stop and go back to `out/good`.
+    """Reads the hacking gauge on validation pictures; returns whether it asks to stop and go back to the last good policy.
 
     Every process restores the same pictures, so that all of them come to the same verdict.
     """
@@ -102,7 +104,7 @@ def check(session: Session, loop: TrainingLoop) -> bool:
         print(f"\ncheck at {loop.done}: {reading.line()}" + (f": {reading.action}" if reading.action else ""))
     if is_main and (reading is None or reading.verdict in ("learning", "level")):
         provenance = session.provenance(loop.done)
-        save_policy(session.run.path / "good", restorer.policy, config.sampler, provenance=provenance)
+        save_policy(session.good, restorer.policy, config.sampler, provenance=provenance)
     return reading is not None and reading.action == "rollback"
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+import torch
 
+from rl_finetune import train
 from rl_finetune.hacking_gauge import GaugeConfig, HackingGauge, panel_without
+from shared.restorers.load import load_policy, read_provenance
+from tests.tiny_rl import open_session, tiny_rl_config
 
 DRAW = np.random.default_rng(0)
 PROXY = DRAW.normal(0.5, 0.1, 32)
@@ -114,3 +119,24 @@ def test_config_is_checked():
         GaugeConfig(patience=0)
     with pytest.raises(ValueError, match="gt_weight_factor"):
         GaugeConfig(gt_weight_factor=1.0)
+
+
+def test_a_run_that_is_rolled_back_ends_with_its_last_good_policy(tmp_path, monkeypatch):
+    session = open_session(
+        dataclasses.replace(tiny_rl_config(tmp_path), check_every=1, check_images=2), tmp_path / "out"
+    )
+    plain, actions = session.gauge.read, iter([None, None, "rollback"])  # before RL, after one iteration, after two
+
+    def read(*values):
+        reading, action = plain(*values), next(actions)
+        return reading and dataclasses.replace(reading, verdict="hacking" if action else "learning", action=action)
+
+    monkeypatch.setattr(session.gauge, "read", read)
+    train.train(session)
+    saved, good, average = (
+        *(load_policy(folder)[0].state_dict() for folder in (tmp_path / "out", session.good)),
+        session.average.values,
+    )
+    assert all(torch.equal(saved[name], good[name]) for name in good)
+    assert any(not torch.equal(saved[name], average[name]) for name in average)
+    assert read_provenance(tmp_path / "out")["iterations"] == 1

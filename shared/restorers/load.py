@@ -42,6 +42,11 @@ def load_policy(folder: str | Path) -> tuple[PixelUNet, SamplerSpec]:
     return policy.eval(), from_dict(SamplerSpec, config["sampler"])
 
 
+def read_provenance(folder: str | Path) -> dict[str, Any]:
+    """Returns what the policy saved in `folder` says of where it comes from. Raises UserError when there is none."""
+    return _read_config(Path(folder))["provenance"]
+
+
 def load_restorer(
     where: str,
     *,
