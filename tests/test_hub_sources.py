@@ -99,3 +99,29 @@ def test_a_transfer_that_breaks_off_is_one_line_and_goes_on_where_it_was(hub, tm
     assert len(opened(tmp_path).image_ids) == 5
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.png")}
     assert {name: after[name] for name in kept} == kept
+
+
+@pytest.fixture
+def on_disk(tmp_path) -> Path:
+    """A dataset in the form the Hub serves it, on disk: load_dataset streams both alike."""
+    folder = tmp_path / "owner" / "pictures"
+    folder.mkdir(parents=True)
+    (folder / "train.parquet").write_bytes(pictures(0))
+    return folder
+
+
+def test_a_dataset_on_disk_is_streamed_once(tmp_path, on_disk, monkeypatch):
+    source = opened(tmp_path, images=f"hf:{on_disk}", hub_images=3)
+    assert source.image_ids == ("0000000.png", "0000001.png", "0000002.png")
+    assert source.name == f"hf:{on_disk}"
+    assert source.load("0000001.png").shape == (40, 41, 3)  # row 1 is 40 + 1 pixels wide
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("streamed again"))
+    assert opened(tmp_path, images=f"hf:{on_disk}", hub_images=3).image_ids == source.image_ids
+
+
+def test_mistakes_on_disk_are_answered_in_one_line(tmp_path, on_disk):
+    with pytest.raises(UserError, match=r"no column image; it has photo, label"):
+        opened(tmp_path, images=f"hf:{on_disk}", hub_column="image")
+    with pytest.raises(UserError, match="cannot open hf:") as caught:
+        opened(tmp_path, images=f"hf:{tmp_path}/none")
+    assert "\n" not in str(caught.value)

@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 
 import reward_model.model
 import reward_model.stages
-from reward_model.augment import AugmentConfig, Augmenter
-from reward_model.batches import StepBatches, step_indices
+from reward_model.augment import Augmenter
 from reward_model.checkpoint import read_config, verify_checkpoint
 from reward_model.losses import LossConfig
 from reward_model.model import RewardModel, RewardModelConfig
@@ -213,38 +212,6 @@ def test_a_killed_run_that_accumulates_goes_on_with_the_right_batches(tmp_path, 
     monkeypatch.undo()
     resumed = run_training(tmp_path / "run", optim=accumulating)
     assert all(torch.equal(weights_of(whole)[k], v) for k, v in weights_of(resumed).items())
-
-
-def test_the_batch_of_a_step_depends_on_the_step_alone():
-    samples, augmenter = tiny_samples(6), Augmenter(AugmentConfig(), SCALE, seed=1)
-    whole = StepBatches(samples, augmenter, seed=1, batch_triplets=4, steps=range(6))
-    late = StepBatches(samples, augmenter, seed=1, batch_triplets=4, steps=range(4, 6))
-    assert torch.equal(whole[4].syn, late[0].syn)
-    assert torch.equal(whole[5].degradation_map, late[1].degradation_map)
-    # Two processes hold the halves of the batch that one holds.
-    halves = [
-        StepBatches(samples, augmenter, seed=1, batch_triplets=4, steps=range(6), process=p, processes=2)
-        for p in range(2)
-    ]
-    assert torch.equal(torch.cat([half[3].gt for half in halves]), whole[3].gt)
-    with pytest.raises(UserError, match="cannot be shared by 3 processes"):
-        StepBatches(samples, augmenter, seed=1, batch_triplets=4, steps=range(6), processes=3)
-
-
-def test_every_epoch_holds_every_sample_once():
-    drawn = [index for step in range(9) for index in step_indices(6, seed=3, step=step, batch_triplets=4)]
-    for epoch in range(6):
-        assert sorted(drawn[6 * epoch : 6 * epoch + 6]) == list(range(6))
-    assert drawn[:6] != drawn[6:12]
-
-
-def test_pictures_of_several_sizes_need_a_crop():
-    samples = [*tiny_samples(2), *tiny_samples(2, side_px=64)]
-    plain = Augmenter(AugmentConfig(), SCALE, seed=0)
-    with pytest.raises(UserError, match=r"several sizes .* set augment.crop_px"):
-        StepBatches(samples, plain, seed=0, batch_triplets=4, steps=range(1))[0]
-    cropping = Augmenter(AugmentConfig(crop_px=40), SCALE, seed=0)
-    assert StepBatches(samples, cropping, seed=0, batch_triplets=4, steps=range(1))[0].gt.shape == (4, 3, 40, 40)
 
 
 @pytest.fixture
