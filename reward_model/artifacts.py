@@ -84,6 +84,16 @@ def kuwahara(picture: Picture, rng: Rng) -> Picture:
     return np.take_along_axis(means, flattest, axis=0)[0]
 
 
+def paint(picture: Picture, rng: Rng) -> Picture:
+    """Returns the picture under an edge-preserving smoother of 3 to 30 px: flat strokes between crisp borders."""
+    reach_px = float(np.exp(rng.uniform(np.log(3.0), np.log(30.0))))
+    levels = np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    painted = cv2.edgePreservingFilter(
+        levels, flags=cv2.RECURS_FILTER, sigma_s=reach_px, sigma_r=rng.uniform(0.15, 0.6)
+    )
+    return painted.astype(np.float32) / np.float32(255.0)
+
+
 def noise_texture(picture: Picture, rng: Rng) -> Picture:
     """Returns the picture with band-passed noise where it has contrast: invented grain, hair, weave."""
     height, width = picture.shape[:2]
@@ -190,24 +200,28 @@ def posterise(picture: Picture, rng: Rng) -> Picture:
 
 
 LOSING: tuple[Callable[[Picture, Rng], Picture], ...] = (resample, resample, blur, ringing, jpeg)
-REPAINTING = (median, bilateral, bilateral, kuwahara, wobble, posterise)
+REPAINTING = (median, bilateral, paint, paint, kuwahara, wobble, posterise)
 SHARPENING = (sharpen, shock, shock)
 INVENTING = (noise_texture, foreign_detail, random_network, checkerboard, grid, speckle)
+LOSING_SHARE = 0.35
 
 
-def made_up_restoration(picture: Picture, rng: Rng) -> Picture:
+def made_up_restoration(picture: Picture, rng: Rng, *, restored: Picture | None = None) -> Picture:
     """Returns `picture` as a restorer that was never trained might give it back, on 8-bit levels.
 
     Three families: one loses detail, one repaints it crisply, one invents it. Some end with the truth's own amount of
     fine detail, give or take a factor of two: how much there is then says nothing, and what it looks like has to. Not
     most of them: real restorers rarely bring the grain back, and a detector that may not use that does worse on them.
+    restored: what a real restorer made of the picture. The last two families then go on from that, from real losses in
+    place of made-up ones: painted edges where the truth had texture, as published networks draw them.
     """
-    family, result = rng.uniform(), picture
-    if family < 0.35:
+    losing = restored is None
+    family, result = rng.uniform(0.0 if losing else LOSING_SHARE, 1.0), picture if losing else restored
+    if family < LOSING_SHARE:
         result = _pick(LOSING, rng)(result, rng)
         result = _pick(SHARPENING, rng)(result, rng) if rng.uniform() < 0.4 else result
     else:
-        result = _pick(LOSING, rng)(result, rng) if rng.uniform() < 0.6 else result
+        result = _pick(LOSING, rng)(result, rng) if losing and rng.uniform() < 0.6 else result
         result = _pick(REPAINTING if family < 0.8 else INVENTING, rng)(result, rng)
         for kinds, chance in ((REPAINTING, 0.25), (SHARPENING, 0.5), (INVENTING, 0.2)):
             result = _pick(kinds, rng)(result, rng) if rng.uniform() < chance else result

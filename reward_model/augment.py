@@ -70,7 +70,7 @@ class Augmenter:
             change = recolour(rng)
             gt, sr = change(gt), change(sr)
         if made_up:
-            sr = made_up_restoration(gt, rng)
+            sr = made_up_restoration(gt, rng, restored=sr if rng.uniform() < 0.5 else None)
         elif mixed:
             side = draw_mask(gt, MaskConfig(kinds=("blobs",), area_min=0.3, area_max=0.7, feather_max_px=6.0), rng)
             sr = sr + side.values[..., None] * (made_up_restoration(gt, rng) - sr)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from data.pairs import collate_pairs, pairs_for_task
 from data.records import PairBatch
 from data.sources import Split
 from rl_finetune.config import TrainRlConfig
@@ -26,7 +27,7 @@ from rl_finetune.evaluate import (
 )
 from rl_finetune.hacking_gauge import panel_without
 from rl_finetune.judge import Judge
-from rl_finetune.objective import OBJECTIVE, measure_spreads, objective
+from rl_finetune.objective import OBJECTIVE, RewardScale, measure_scales, objective
 from rl_finetune.rewards.faces import identity, load_identity
 from shared.images import paint_map, picture_grid, save_image
 from shared.lpips import load_lpips, lpips_weights_path
@@ -36,7 +37,7 @@ from shared.restorers.protocol import Restorer
 from shared.runs import RunFolder
 
 GRID_ROWS = 12
-SPREAD_GROUPS, SPREAD_MEMBERS = 4, 8
+SCALE_GROUPS, SCALE_MEMBERS = 8, 8
 IDENTITY = "identity_check"  # by a recogniser of its own: a reward's cannot testify about itself
 
 
@@ -129,26 +130,20 @@ def held_out(config: TrainRlConfig, *, split: Split, count: int) -> PairBatch:
 def panel_of(config: TrainRlConfig, judge: Judge, base: Restorer) -> Panel:
     """Returns the last stage's reward and its parts, the metrics, LPIPS and identity where their weights are.
 
-    Where rewards are normalised before they are weighed, `objective` is their sum as training adds them, in units of
-    their spread within groups of `base`, the policy before RL.
+    Where rewards are normalised before they are weighed, `objective` is their sum as training adds them: each from its
+    mean, in units of its spread within groups of `base`, the policy before RL.
     Raises UserError when the face recogniser that the config names cannot be loaded.
     """
-    spreads: dict[str, float] = {}
+    scales: dict[str, RewardScale] = {}
     if config.method == "policy_gradient" and config.reward.order == "normalise_first":
-        pairs = held_out_pairs(
-            config.source,
-            config.pairs,
-            task=config.task,
-            split="train",
-            count=SPREAD_GROUPS,
-            crop_px=config.pairs.crop_px,
-            seed=config.seed,
-        )
-        spreads = measure_spreads(base, pairs, judge.final, members=SPREAD_MEMBERS, seed=config.seed)
+        asked = dataclasses.replace(config.pairs, pairs=SCALE_GROUPS, cache=False)
+        pairs = pairs_for_task(config.source, asked, task=config.task, split="train", seed=config.seed)
+        groups = collate_pairs([pairs[i] for i in range(SCALE_GROUPS)])
+        scales = measure_scales(base, groups, judge.final, members=SCALE_MEMBERS, seed=config.seed)
 
     def rewards(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor) -> Mapping[str, torch.Tensor]:
         judged = judge.final(sr, gt, lq)
-        normalised = {OBJECTIVE: objective(judged.values, judge.final.weights, spreads)} if spreads else {}
+        normalised = {OBJECTIVE: objective(judged.values, judge.final.weights, scales)} if scales else {}
         # A reward and a panel metric of one name are the same function: one row is enough.
         return {**normalised, "reward": judged.total, **judged.values}
 
@@ -165,7 +160,7 @@ def panel_of(config: TrainRlConfig, judge: Judge, base: Restorer) -> Panel:
         measures.append(lambda sr, gt, lq: {IDENTITY: identity(sr, gt, lq, identity_network=network)})
     elif config.task == "face":
         absent[IDENTITY] = "identity_weights names no face recogniser"
-    return Panel(measures, OBJECTIVE if spreads else "reward", bool(config.identity_weights), absent)
+    return Panel(measures, OBJECTIVE if scales else "reward", bool(config.identity_weights), absent)
 
 
 def before_after_grid(pairs: PairBatch, before: Evaluation, after: Evaluation, judge: Judge) -> torch.Tensor:

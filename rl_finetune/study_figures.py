@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rl_finetune.evaluate import LPIPS
-from rl_finetune.objective import OBJECTIVE, objective
+from rl_finetune.objective import OBJECTIVE, RewardScale, objective
 from shared.errors import UserError
 from shared.metrics import PANEL, PairedDifference, paired_difference
 from shared.tracking import read_metrics
@@ -80,7 +80,8 @@ def read_run(folder: Path, *, curve: str, parts: Mapping[str, ObjectivePart]) ->
             f"{folder} has no curve of {CHECK}{curve}: name a measure that the checks have, and set check_every below "
             "its iterations"
         )
-    weights, spreads = ({n: getattr(part, of) for n, part in parts.items()} for of in ("weight", "spread"))
+    weights = {name: part.weight for name, part in parts.items()}
+    scales = {name: RewardScale(0.0, part.spread) for name, part in parts.items()}  # of gains, which have no mean
     path = folder / EVALUATION_FILE
     if not path.is_file():
         raise UserError(f"{folder} has no {EVALUATION_FILE}: the run is not finished")
@@ -89,8 +90,8 @@ def read_run(folder: Path, *, curve: str, parts: Mapping[str, ObjectivePart]) ->
     curves = [{name: record[CHECK + name] - records[0][CHECK + name] for name in names} for record in records]
     return RunFigures(
         iterations=tuple(int(record["step"]) for record in records),
-        curve=tuple(objective(c, weights, spreads) if of_objective else c[curve] for c in curves),
-        gains={**gains, OBJECTIVE: objective(gains, weights, spreads)} if parts else gains,
+        curve=tuple(objective(c, weights, scales) if of_objective else c[curve] for c in curves),
+        gains={**gains, OBJECTIVE: objective(gains, weights, scales)} if parts else gains,
     )
 
 

@@ -40,6 +40,13 @@ def test_a_made_up_restoration_is_a_function_of_its_generator_and_on_8_bit_level
     np.testing.assert_array_equal(once, artifacts.on_8_bits(once))
 
 
+def test_a_real_restoration_is_gone_on_from_and_not_from_the_truth(picture):
+    restored = np.full_like(picture, 0.3)  # far from the truth, and nothing that any kind would make of it
+    made = [artifacts.made_up_restoration(picture, numpy_rng(seed, "m"), restored=restored) for seed in range(30)]
+    nearer = [np.abs(m - restored).mean() < np.abs(m - picture).mean() for m in made]
+    assert sum(nearer) >= 20  # the subtle ones are mixed with the truth
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_grid_repeats_one_tile_over_flat_ground_too(seed):
     flat = np.full((SIDE, SIDE, 3), 0.5, np.float32)

@@ -11,7 +11,7 @@ from data.records import PairBatch
 from rl_finetune import train
 from rl_finetune.advantages import combined_advantages
 from rl_finetune.config import RewardConfig, RewardPart
-from rl_finetune.objective import measure_spreads, objective, within_group_spread
+from rl_finetune.objective import RewardScale, measure_scales, objective
 from rl_finetune.rewards.composite import Composite
 from rl_finetune.rewards.registry import Toolbox
 from shared.seeds import derive_seed
@@ -26,7 +26,14 @@ def tiny_run(tmp_path_factory):
 
 def test_the_spread_is_that_within_groups():
     # Deviations ±1 and ±3 from means that lie far apart: √((1 + 1 + 9 + 9) / 4).
-    assert within_group_spread(torch.tensor([[4.0, 6.0], [97.0, 103.0]])) == pytest.approx(5**0.5)
+    scale = RewardScale.of(torch.tensor([[4.0, 6.0], [97.0, 103.0]]))
+    assert (scale.mean, scale.spread) == pytest.approx((52.5, 5**0.5))
+
+
+def test_it_is_the_weighted_sum_of_distances_from_the_mean_in_spreads():
+    scales = {"psnr": RewardScale(20.0, 2.0), "dwt": RewardScale(0.5, 0.1)}
+    found = objective({"psnr": 23.0, "dwt": 0.4, "silent": 7.0}, {"psnr": 0.6, "dwt": 0.4, "silent": 1.0}, scales)
+    assert found == pytest.approx(0.6 * 1.5 - 0.4)
 
 
 def test_its_differences_within_a_group_are_proportional_to_the_advantages():
@@ -36,8 +43,8 @@ def test_its_differences_within_a_group_are_proportional_to_the_advantages():
         "narrow": 0.01 * torch.randn(3, 4, generator=generator),
     }
     weights = {"wide": 0.3, "narrow": 0.7}
-    spreads = {name: within_group_spread(values) for name, values in rewards.items()}
-    whole = objective({n: v.double() for n, v in rewards.items()}, weights, spreads)
+    scales = {name: RewardScale.of(values) for name, values in rewards.items()}
+    whole = objective({n: v.double() for n, v in rewards.items()}, weights, scales)
     centred = whole - whole.mean(1, keepdim=True)
     advantages = combined_advantages(rewards, weights, clip=100.0).values
     torch.testing.assert_close((centred / centred.std()).float(), (advantages / advantages.std()).float())
@@ -55,15 +62,15 @@ def test_members_are_drawn_apart_and_a_silent_reward_has_no_say():
     gt = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     pairs = PairBatch(gt=gt, lq=gt, image_ids=("a", "b"), indices=(0, 1))
     composite = Composite.build({"psnr": 1.0, "dwt": 1.0}, Toolbox())
-    spreads = measure_spreads(Dimmed(), pairs, composite, members=5, seed=0)
-    assert set(spreads) == {"psnr", "dwt"}
-    assert spreads == measure_spreads(Dimmed(), pairs, composite, members=5, seed=0)
+    scales = measure_scales(Dimmed(), pairs, composite, members=5, seed=0)
+    assert set(scales) == {"psnr", "dwt"}
+    assert scales == measure_scales(Dimmed(), pairs, composite, members=5, seed=0)
 
     class Same(Dimmed):
         def restore(self, lq, *, sample_seeds):
             return lq * 0.5
 
-    assert measure_spreads(Same(), pairs, composite, members=5, seed=0) == {}
+    assert measure_scales(Same(), pairs, composite, members=5, seed=0) == {}
 
 
 @pytest.mark.parametrize("order", ["normalise_first", "sum_first"])
