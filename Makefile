@@ -26,6 +26,9 @@ args = $(if $(call asked,$(1)),$(ARGS))
 # A finished stage is known by its command's words alone: seconds of imports less for each one.
 stage = @$(PY) -m shared.finished $(2) || $(1) $(2)
 
+# A reward model that was downloaded, not trained here: it has a checkpoint, and no config of a training.
+DOWNLOADED = $(and $(wildcard $(RUN)/reward_model/checkpoint/config.json),$(if $(wildcard $(RUN)/reward_model/config.yaml),,yes))
+
 .DEFAULT_GOAL := help
 .PHONY: help env base-policies pool dataset browse bench bench-dataset bench-rm bench-rl train-rm train-rl report eval restore score eval-rm download-rm test lint
 .NOTPARALLEL:
@@ -70,7 +73,7 @@ bench-rl: env
 train-rm: dataset ## train the reward model: a score, and a map of where the picture is broken
 	$(call stage,$(LAUNCH) reward_model.train,$(call config,train-rm,configs/train_rm.yaml) out=$(RUN)/reward_model dataset=$(DATASET) $(RM_ARGS) $(call args,train-rm))
 
-train-rl: train-rm $(addprefix rl-,$(TASK)) report ## the main job: everything that is missing, then RL and the report
+train-rl: $(if $(DOWNLOADED),base-policies,train-rm) $(addprefix rl-,$(TASK)) report ## the main job: everything that is missing, then RL and the report
 
 rl-%: env
 	$(call stage,$(LAUNCH) rl_finetune.train,$(call config,train-rl rl-$*,configs/train_rl_$*.yaml) out=$(RUN)/rl_$* base=$(RUN)/base_$* reward_model=$(RUN)/reward_model/checkpoint $(SOURCE) $(call args,train-rl rl-$*))
@@ -95,7 +98,7 @@ restore: env ## restore a picture or a folder: IN= OUT=, with POLICY= (an RL run
 eval-rm: env ## measure the reward model: TRIPLES=folder of real triples, RESTORERS='[a.pth,b.pth]' it never met
 	@$(PY) -m reward_model.evaluate configs/eval_rm.yaml checkpoint=$(RUN)/reward_model/checkpoint dataset=$(DATASET) $(if $(TRIPLES),triples=$(TRIPLES)) $(if $(RESTORERS),restorers=$(RESTORERS)) $(ARGS)
 
-download-rm: env ## fetch a reward model from the Hugging Face Hub: REPO=user/name, REVISION=
+download-rm: env ## fetch a reward model from the Hugging Face Hub, for train-rl to use: REPO=user/name, REVISION=
 	@$(PY) -m reward_model.download repo=$(REPO) revision=$(REVISION) out=$(or $(OUT),$(RUN)/reward_model/checkpoint)
 
 score: env ## score pictures and paint where they are broken: IN= OUT=

@@ -12,6 +12,7 @@ import torch
 from data.pairs import SCALES
 from data.records import Task
 from shared.config import require_range
+from shared.devices import open_device
 from shared.errors import UserError
 from shared.restorers.interpolation import BicubicRestorer, SharpenedLanczosRestorer
 from shared.restorers.protocol import HUB_PREFIX, Restorer, names_pipeline
@@ -53,7 +54,7 @@ class RestorerPool:
     def __init__(self, entries: dict[str, RestorerEntry], *, runs: str = "", device: str = "cpu") -> None:
         self.entries = entries
         self.runs = runs
-        self.device = device
+        self.device = open_device(device)
         self._loaded: dict[tuple[str, Task], Restorer] = {}
 
     def names(self, task: Task, *, held_out: bool) -> list[str]:
@@ -117,7 +118,7 @@ class RestorerPool:
         entry, scale = self.entries[name], SCALES[task]
         if entry.path in BUILT_IN:
             return BUILT_IN[entry.path](scale)
-        from shared.restorers.load import load_restorer  # brings diffusers, which the built-ins do without
+        from shared.restorers.load import load_restorer, on_device  # brings diffusers, which the built-ins do without
 
         try:
             restorer = load_restorer(
@@ -133,7 +134,4 @@ class RestorerPool:
             raise UserError(f"restorers.{name}: {error}") from None
         if restorer.scale != scale:
             raise UserError(f"restorers.{name} enlarges {restorer.scale} times, but task {task} needs {scale}")
-        for part in [restorer] if hasattr(restorer, "to") else vars(restorer).values():
-            if hasattr(part, "to"):  # the network inside, whatever it is called
-                part.to(self.device)
-        return restorer
+        return on_device(restorer, self.device)

@@ -27,8 +27,8 @@ class AugmentConfig:
     flip: float = 0.5  # mirror, and with the same chance a quarter turn
     rescale: float = 0.15  # enlarge or shrink the whole triple
     rescale_max: float = 1.6  # by at most this factor, either way
-    made_up: float = 0.3  # sr comes from a made-up restorer in place of the pool's
-    mixed: float = 0.15  # sr is the pool's in one half and a made-up one in the other
+    made_up: float = 0.15  # sr comes from a made-up restorer, from gt or, as often, going on from the pool's
+    mixed: float = 0.1  # sr is the pool's in one half and a made-up one in the other
     new_mask: float = 0.3  # the region is drawn anew
     colour: float = 0.15  # the whole triple gets another white balance and tone
     crop_px: int = 0  # side of a random crop; 0 keeps the stored size

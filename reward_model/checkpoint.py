@@ -110,7 +110,7 @@ def locate_checkpoint(folder_or_repo: str | Path, *, revision: str | None = None
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(f"expected a checkpoint folder or a Hub repository user/name, but there is no folder {name}")
     return fetch_snapshot(
-        name, revision=revision, patterns=[CONFIG_FILE, "stage_*/model.safetensors", "*.json", "*.md"]
+        name, revision=revision, patterns=[CONFIG_FILE, "stage_*/model.safetensors", "*.json", "*.yaml", "*.md"]
     )
 
 

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from data.dataset import load_samples
 from data.records import Sample
 from reward_model import evaluation_table as tables
@@ -25,6 +23,7 @@ from reward_model.predict import Predictions, Scorer, model_scorer, predict
 from reward_model.sample_sets import read_triples, swapped_by_restorer
 from reward_model.swaps import SwapMaker, TargetScale
 from shared.config import load_config, require_range
+from shared.devices import open_device
 from shared.errors import UserError, run_command
 from shared.files import write_bytes
 from shared.tracking import progress
@@ -76,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
 def open_methods(config: EvaluateConfig, folder: Path) -> dict[str, Scorer]:
     """Returns every stage of the model, the baselines and the bounds as scorers, by the name they have in the table."""
     swaps = SwapMaker(TargetScale.of(_dataset(config)))
-    device = torch.device(config.device)
+    device = open_device(config.device)
     held = verify_checkpoint(folder)
     methods: dict[str, Scorer] = {}
     for stage in config.stages or held:

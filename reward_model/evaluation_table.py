@@ -53,7 +53,7 @@ def figures(p: Predictions, threshold: float | None, *, rounds: int, seed: int) 
     by_area = {}
     for low, high in pairwise(AREA_EDGES):
         rows = real[(p.area[real] > low) & (p.area[real] <= high)]
-        chosen = {k: f for k, f in {**maps, **orders}.items() if k in ("AUROC", "SR<syn", "syn<GT", "triplet")}
+        chosen = {k: f for k, f in {**maps, **orders}.items() if k in ("AUROC", "SR<syn", "syn<GT", "SR<GT", "triplet")}
         by_area[f"{low:.0%}–{high:.0%} ({len(rows)})"] = {name: on(rows, figure) for name, figure in chosen.items()}
     return Row(overall, by_area, len(p.sr))
 

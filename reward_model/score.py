@@ -7,6 +7,7 @@ python -m reward_model.score in=folder json=true checkpoint=user/name revision=v
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from reward_model.model import RewardModel
 from reward_model.tiling import HALO_PX, TILE_PX, TiledOutput, score_picture
 from shared.command_line import input_pictures, output_names, read_words
+from shared.devices import open_device
 from shared.errors import UserError, run_command
 from shared.images import UnreadableImage, read_image_8bit, write_png
 
@@ -54,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     config = read_words(ScoreConfig, argv, expected="in=<picture or folder>")
     paths = input_pictures(config.inputs)
     model = RewardModel.from_pretrained(config.checkpoint, stage=config.stage, revision=config.revision)
-    model.to(config.device)
+    model.to(open_device(config.device))
     if config.out and model.stage == 0:
         raise UserError("stage 0 has no degradation map to write into out=; name stage=1 or later, or leave it out")
     names = output_names(paths)
@@ -74,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
     if not rows:
         raise UserError(f"none of {len(paths)} pictures could be read: {skipped[0]}")
     for line in skipped:
-        print(f"skipped {line}")
+        print(f"skipped {line}", file=sys.stderr)  # the table, or the JSON, has stdout to itself
 
 
 def score_one(model: RewardModel, picture: np.ndarray, path: Path, config: ScoreConfig) -> TiledOutput:

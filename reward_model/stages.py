@@ -16,11 +16,13 @@ from reward_model import losses
 from reward_model.augment import Augmenter
 from reward_model.base_score import BaseScore
 from reward_model.batches import StepBatches, TripletBatch
+from reward_model.disguise import DisguiseConfig, disguised
 from reward_model.losses import LossConfig
 from reward_model.model import RewardModel
 from reward_model.predict import predict_samples, selection_figures
 from shared.config import require_range
 from shared.errors import UserError
+from shared.seeds import derive_seed
 from shared.training_loop import TrainingLoop, set_learning_rate
 
 
@@ -146,6 +148,7 @@ class StageJob:
     workers: int
     compile: bool
     channels_last: bool
+    disguise: DisguiseConfig
 
 
 def train_stage(
@@ -187,11 +190,12 @@ def train_stage(
     loader = iter(batches.loader(workers=job.workers))
     if loop.done == 0 and model.stage > 1:  # a short stage may fall behind what it started from: then that is kept
         _validate(model, averaged, data.validation, accelerator.device)
+    prepared = _prepared(model, loader, job, accelerator, first=loop.done * optim.accumulate)
     for step in loop:
         wrapped.train()
         set_learning_rate(optimizer, learning_rate(optim.learning_rate, step / job.iterations, optim.warmup))
         figures = _optimizer_step(
-            wrapped, optimizer, loader, loss=loss, optim=optim, accelerator=accelerator, base_score=base_score
+            wrapped, optimizer, prepared, loss=loss, optim=optim, accelerator=accelerator, base_score=base_score
         )
         averaged.update(model, step)
         if loop.done % optim.validate_every == 0 or loop.done == job.iterations:
@@ -208,10 +212,19 @@ def learning_rate(peak: float, share: float, warmup: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (share - warmup) / max(1 - warmup, 1e-9)))
 
 
+def _prepared(
+    model: RewardModel, loader: Iterator[TripletBatch], job: StageJob, accelerator: Accelerator, *, first: int
+) -> Iterator[TripletBatch]:
+    """Yields the batches on the device, some of their restorations disguised from the model as it then is."""
+    for number, batch in enumerate(loader, start=first):
+        seed = derive_seed(job.seed, "disguise", number, accelerator.process_index)
+        yield disguised(model, batch.to(accelerator.device), job.disguise, seed=seed)
+
+
 def _optimizer_step(
     wrapped: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    loader: Iterator[TripletBatch],
+    batches: Iterator[TripletBatch],
     *,
     loss: LossConfig,
     optim: OptimConfig,
@@ -221,7 +234,7 @@ def _optimizer_step(
     """Returns the mean terms of one step of `accumulate` batches, their sum, and the gradient's norm."""
     sums: dict[str, float] = {}
     for micro in range(optim.accumulate):
-        batch = next(loader).to(accelerator.device)
+        batch = next(batches)
         synced = micro + 1 == optim.accumulate
         with accelerator.autocast(), nullcontext() if synced else accelerator.no_sync(wrapped):
             total, terms = stage_loss(wrapped, batch, loss, base_score)

@@ -14,6 +14,7 @@ from reward_model.network import upsample
 from reward_model.score_head import map_statistics
 from shared.errors import UserError
 
+GLOBAL_DECODERS = ("upernet", "pspnet", "pan", "manet", "deeplabv3", "deeplabv3plus", "dpt")  # they pool all of it
 TILE_PX, HALO_PX = 1024, 192  # the embedded networks see 182 and 190 px far; with the halo above that, tiles are exact
 
 
@@ -47,6 +48,11 @@ def score_picture(
     stride = model.deep_stride
     require_pictures(_window(picture, (0, min(height, 64), 0, min(width, 64))))
     tiles = _tiles(height, width, stride, tile_px=tile_px, halo_px=halo_px)
+    if len(tiles) > 1 and model.config.decoder in GLOBAL_DECODERS:
+        raise UserError(
+            f"the decoder {model.config.decoder} looks at the whole picture, so tiles cannot agree with one pass; give "
+            f"tile_px={-(-max(height, width) // stride) * stride} and the memory that needs, or a smaller picture"
+        )
     levels = np.empty((height, width), np.uint16) if model.stage else None
     native = None
     pooled = gated = weights = 0.0
@@ -78,6 +84,8 @@ def _tiles(height: int, width: int, stride: int, *, tile_px: int, halo_px: int) 
 
     Every window has one shape, those at the border moved inwards: the libraries keep buffers for each shape they meet.
     """
+    if halo_px < 0:
+        raise UserError(f"halo_px must not be negative, got {halo_px}")
     halo = -(-halo_px // stride) * stride
     core = tile_px // stride * stride - 2 * halo
     if core < stride:
@@ -89,9 +97,14 @@ def _tiles(height: int, width: int, stride: int, *, tile_px: int, halo_px: int) 
 def _spans(side: int, core: int, halo: int) -> Iterator[tuple[int, int, int, int]]:
     """Yields (core's start, its end, window's start, its end) along one side."""
     window = min(core + 2 * halo, side)
-    for start in range(0, side, core):
-        first = min(max(start - halo, 0), side - window)
-        yield start, min(start + core, side), first, first + window
+    start = 0
+    while True:  # a window at the picture's edge needs no halo there: its core reaches that far
+        first = max(start - halo, 0)
+        if first + window >= side:
+            yield start, side, side - window, side
+            return
+        yield start, first + window - halo, first, first + window
+        start = first + window - halo
 
 
 def _window(picture: np.ndarray, window: tuple[int, int, int, int]) -> torch.Tensor:

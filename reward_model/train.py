@@ -20,6 +20,7 @@ from reward_model.augment import AugmentConfig, Augmenter
 from reward_model.base_score import EMBEDDED, BaseScore, open_base_score
 from reward_model.card import write_card
 from reward_model.checkpoint import CONFIG_FILE, METRICS_FILE, TRAINING_FILE, read_config, write_stage
+from reward_model.disguise import DisguiseConfig
 from reward_model.losses import LossConfig
 from reward_model.metrics import MAX_CLEAN_AREA, best_threshold
 from reward_model.model import RewardModel, RewardModelConfig
@@ -55,6 +56,7 @@ class TrainConfig:
     model: RewardModelConfig = field(default_factory=RewardModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    disguise: DisguiseConfig = field(default_factory=DisguiseConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
@@ -109,6 +111,7 @@ def train(config: TrainConfig, run: RunFolder, data: TrainingData) -> None:
                 workers=config.workers,
                 compile=config.compile,
                 channels_last=config.channels_last,
+                disguise=config.disguise,
             )
             base_score = stage_base_score(config, run, stage, accelerator.device)
             weights, seconds = train_stage(

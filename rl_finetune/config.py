@@ -67,6 +67,7 @@ class AdvantageConfig:
 
     def __post_init__(self) -> None:
         require_range(spatial_weight=(self.spatial_weight, 0, 1), trace_decay=(self.trace_decay, 0, 1))
+        require_range(clip=(self.clip, 1e-3, 1e9), cell_clip=(self.cell_clip, 1e-3, 1e9))
         require_range(hard_fraction=(self.hard_fraction, 0.01, 1), radius=(self.radius, 0, 64))
 
 
@@ -78,6 +79,13 @@ class LossConfig:
     clip_range_per_element: float = 0.0128  # PPO: divided by √(elements of a cell); LRPO's 1e-4 at 4×64×64
     max_kl: float = 1e-3  # trust region: nats per latent element and step
     reference_kl: float = 0.0  # weight of the KL to the frozen base policy
+
+    def __post_init__(self) -> None:
+        require_range(
+            clip_range_per_element=(self.clip_range_per_element, 1e-9, 1e9),
+            max_kl=(self.max_kl, 1e-12, 1e9),
+            reference_kl=(self.reference_kl, 0, 1e9),
+        )
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,7 @@ class LikelihoodConfig:
     easy_db: float = 30.0  # and as near
 
     def __post_init__(self) -> None:
+        require_range(weight=(self.weight, 0, 1e9), last_steps=(self.last_steps, 1, 1e6))
         if not self.hard_db < self.easy_db:
             raise ValueError(f"likelihood.hard_db must lie below easy_db, got {self.hard_db:g} and {self.easy_db:g}")
         if self.difficulty and self.form == "none":
@@ -135,7 +144,7 @@ class TrainRlConfig:
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     ema_decay: float = 0.9
-    mixed_precision: str = "no"
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     eval_images: int = 32  # distinct held-out pictures of the final table
     eval_crop_px: int = 64
     eval_batch: int = 16
@@ -151,6 +160,13 @@ class TrainRlConfig:
         require_range(eval_images=(self.eval_images, 2, 1e6), ema_decay=(self.ema_decay, 0, 1))
         require_range(group_size=(self.group_size, 1, 1e6), steps_per_pass=(self.steps_per_pass, 1, 1000))
         require_range(warmup_iterations=(self.warmup_iterations, 0, 1e9), decay_share=(self.decay_share, 0, 1))
+        require_range(learning_rate=(self.learning_rate, 1e-12, 10), weight_decay=(self.weight_decay, 0, 10))
+        require_range(gradient_clip=(self.gradient_clip, 1e-9, 1e12), cpu_threads=(self.cpu_threads, 1, 1024))
+        require_range(updates_per_rollout=(self.updates_per_rollout, 1, 1e6), eval_batch=(self.eval_batch, 1, 1e6))
+        require_range(check_every=(self.check_every, 0, 1e9), check_images=(self.check_images, 2, 1e6))
+        require_range(
+            checkpoint_every=(self.checkpoint_every, 1, 1e9), microbatch_groups=(self.microbatch_groups, 0, 1e6)
+        )
         if self.groups % self.updates_per_rollout:
             raise ValueError(
                 f"groups must divide into updates_per_rollout equal shares, got {self.groups} groups and "
@@ -158,6 +174,10 @@ class TrainRlConfig:
             )
         if self.identity_weights and self.task != "face":
             raise ValueError(f"identity_weights is for task face, got task {self.task}")
+        if self.gauge.action == "rollback" and not self.check_every:
+            raise ValueError("gauge.action is rollback, but check_every is 0: the gauge is never read")
+        if self.gauge.action == "raise_gt_weight" and not (self.likelihood.form != "none" and self.likelihood.weight):
+            raise ValueError("gauge.action is raise_gt_weight, but likelihood.form is none or its weight 0")
         if self.method == "policy_gradient":
             self._require_something_to_train()
         elif self.feedback.last_steps > self.sampler.steps:

@@ -28,7 +28,16 @@ STAGES = {  # folder → what a person calls it, in the order they run
     "rl_sr": "RL, ×4 super-resolution",
     "rl_face": "RL, faces",
 }
-CURVES = ("reward", "approx_kl", "gradient_norm", "curriculum_stage", "check/reward", "check/psnr", "check/ssim")
+CURVES = (
+    "reward",
+    "approx_kl",
+    "gradient_norm",
+    "curriculum_stage",
+    "check/objective",
+    "check/reward",
+    "check/psnr",
+    "check/ssim",
+)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ import torch
 
 from shared.command_line import input_pictures, output_names, read_words
 from shared.config import require_range
+from shared.devices import open_device
 from shared.errors import UserError, run_command
 from shared.images import UnreadableImage, read_image, save_image, to_tensor
-from shared.restorers.load import load_restorer
+from shared.restorers.load import load_restorer, on_device
 from shared.restorers.protocol import Restorer
 from shared.seeds import derive_seed
 
@@ -44,7 +45,8 @@ class RestoreConfig:
 def main(argv: Sequence[str]) -> None:
     config = read_words(RestoreConfig, argv, expected="in=<picture or folder>")
     paths = input_pictures(config.inputs)
-    restorer = load_restorer(config.policy, steps=config.steps, eta=config.eta)
+    device = open_device(config.device)
+    restorer = on_device(load_restorer(config.policy, steps=config.steps, eta=config.eta), device)
     names, skipped, done = output_names(paths), [], 0
     for path in paths:
         try:
@@ -53,9 +55,9 @@ def main(argv: Sequence[str]) -> None:
             skipped.append(str(error))
             continue
         began = time.perf_counter()
-        sr = restore_tiled(restorer, lq, tile_px=config.tile_px, seed=config.seed)
+        sr = restore_tiled(restorer, lq.to(device), tile_px=config.tile_px, seed=config.seed)
         target = Path(config.out) / f"{names[path]}.png"
-        save_image(target, sr[0])
+        save_image(target, sr[0].cpu())
         done += 1
         size = f"{lq.shape[-1]}×{lq.shape[-2]} → {sr.shape[-1]}×{sr.shape[-2]}"
         print(f"{path} {size} in {time.perf_counter() - began:.1f} s: {target}", flush=True)
@@ -80,7 +82,7 @@ def restore_tiled(restorer: Restorer, lq: torch.Tensor, *, tile_px: int, seed: i
         for left in _starts(width, tile_px):
             tile = lq[..., top : top + tile_px, left : left + tile_px]
             sr = restorer.restore(tile, sample_seeds=[derive_seed(seed, "restore", top, left)])
-            fade = _fade(sr.shape[-2], scale)[:, None] * _fade(sr.shape[-1], scale)[None, :]
+            fade = (_fade(sr.shape[-2], scale)[:, None] * _fade(sr.shape[-1], scale)[None, :]).to(sr.device)
             place = (
                 ...,
                 slice(top * scale, top * scale + sr.shape[-2]),

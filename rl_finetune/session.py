@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from data.pairs import PairDataset, pairs_for_task
+from data.pairs import SCALES, PairDataset, pairs_for_task
 from rl_finetune.config import TrainRlConfig
 from rl_finetune.curriculum import CurriculumState, from_plain, to_plain
 from rl_finetune.finish import Panel, held_out, panel_of
@@ -108,6 +108,11 @@ class Session:
 
 
 def _require_fitting_sizes(config: TrainRlConfig, policy: PixelUNet) -> None:
+    if policy.scale != SCALES[config.task]:
+        raise UserError(
+            f"task {config.task} enlarges {SCALES[config.task]} times, but the policy in {config.base} {policy.scale} "
+            "times: name the other task, or another base"
+        )
     cell_px = policy.multiple * policy.scale
     if config.pairs.crop_px % cell_px or config.eval_crop_px % policy.scale:
         raise UserError(

@@ -73,20 +73,27 @@ def read_run(folder: Path, *, curve: str, parts: Mapping[str, ObjectivePart]) ->
     of_objective = curve == OBJECTIVE and bool(parts)
     names = list(parts) if of_objective else [curve]
     # By step: a run that was stopped before its first checkpoint has checked its start twice.
-    by_step = {record["step"]: record for record in read_metrics(folder) if CHECK + names[0] in record}
+    wanted = {CHECK + name for name in names}
+    by_step = {record["step"]: record for record in read_metrics(folder) if wanted <= record.keys()}
     records = [by_step[step] for step in sorted(by_step)]
     if len(records) < 2:
         raise UserError(
-            f"{folder} has no curve of {CHECK}{curve}: name a measure that the checks have, and set check_every below "
-            "its iterations"
+            f"{folder} has no curve of {CHECK}{f' and {CHECK}'.join(names)}: name measures that the checks have, and set "
+            "check_every below its iterations"
         )
-    weights = {name: part.weight for name, part in parts.items()}
-    scales = {name: RewardScale(0.0, part.spread) for name, part in parts.items()}  # of gains, which have no mean
     path = folder / EVALUATION_FILE
     if not path.is_file():
         raise UserError(f"{folder} has no {EVALUATION_FILE}: the run is not finished")
     found = json.loads(path.read_text())
-    gains = {name: float(np.mean(found["after"][name]) - np.mean(found["before"][name])) for name in found["before"]}
+    before, after = found["before"], found["after"]
+    missing = [name for name in parts if name not in before]
+    if missing:
+        raise UserError(
+            f"objective names {', '.join(missing)}, which {folder} did not measure: every arm must reward it"
+        )
+    weights = {name: part.weight for name, part in parts.items()}
+    scales = {name: RewardScale(0.0, part.spread) for name, part in parts.items()}  # of gains, which have no mean
+    gains = {name: float(np.mean(after[name]) - np.mean(before[name])) for name in before}
     curves = [{name: record[CHECK + name] - records[0][CHECK + name] for name in names} for record in records]
     return RunFigures(
         iterations=tuple(int(record["step"]) for record in records),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 
 from rl_finetune.config import FREE_KEYS, TrainRlConfig
 from rl_finetune.evaluate import evaluate
@@ -83,6 +84,7 @@ def check(session: Session, loop: TrainingLoop) -> bool:
     config, is_main = session.config, session.learner.accelerator.is_main_process
     if not config.check_every:
         return False
+    device = session.learner.accelerator.device
     pairs = held_out(config, split="val", count=config.check_images)
     restorer = session.restorer()
     found = evaluate(
@@ -93,9 +95,10 @@ def check(session: Session, loop: TrainingLoop) -> bool:
         seed=config.seed,
         title="check",
         quiet=True,
-        device=session.learner.accelerator.device,
+        device=device,
     )
-    values = found.values
+    # The main process's figures count everywhere: the last bits may differ, and a verdict must not.
+    values = {n: v.cpu() for n, v in broadcast({n: v.to(device) for n, v in found.values.items()}).items()}
     loop.record({f"check/{name}": float(v.mean()) for name, v in values.items()})
     reading = session.gauge.read(
         values[session.panel.proxy].tolist(), {n: values[n].tolist() for n in session.gauge.panel}

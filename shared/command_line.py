@@ -23,6 +23,8 @@ def read_words(schema: type[Schema], argv: Sequence[str], *, expected: str) -> S
     """
     values: dict[str, str] = {}
     for word in argv:
+        if word.startswith("--") and "=" not in word:  # --json says json=true
+            word = f"{word[2:].replace('-', '_')}=true"
         key, separator, value = word.partition("=")
         if not separator:
             raise UserError(f"expected key=value words such as in=picture.png, got {word}")

@@ -36,6 +36,11 @@ def load_config(schema: type[Schema], argv: Sequence[str]) -> Schema:
         raise UserError(f"{path}: {_one_line(error)}") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+    except (TypeError, IndexError):  # OmegaConf's own, of words that are no dotted key of this config
+        raise UserError(
+            f"{path}: expected keys and values, and overrides key=value with dotted keys; a list is given whole: "
+            "key='[{name: psnr, weight: 1}]'"
+        ) from None
 
 
 def from_dict(schema: type[Schema], values: dict[str, Any]) -> Schema:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
+
+LOST_PEER = 3  # exit code of a process that others have left alone
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 
 
 class UserError(Exception):
@@ -20,6 +24,11 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
         _stop(str(error), code=2)
     except KeyboardInterrupt:
         _stop("interrupted; run the same command again to go on from the last checkpoint", code=130)
+    except RuntimeError as error:
+        # One process of several has stopped with a line of its own; the others find out in the middle of an exchange.
+        if "RANK" in os.environ and any(said in str(error) for said in _LOST_PEER):
+            _stop("another process stopped; what it said is why", code=LOST_PEER)
+        raise
     except OSError as error:
         # Libraries wrap ENOSPC in their own exceptions; the message is then all that is left of it.
         if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):

@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import get_args_parser, run
 
@@ -25,6 +26,8 @@ def main(argv: Sequence[str]) -> None:
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").disabled = True  # says what follows twice
     try:
         run(get_args_parser().parse_args(options))
+    except SignalException:
+        raise KeyboardInterrupt from None
     except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}
         if codes & set(MISTAKES):

@@ -83,6 +83,20 @@ def test_an_override_that_is_no_yaml_is_the_one_named(path):
         load_config(Config, [str(path), "group_size=2", "out={runs}/x"])
 
 
+@pytest.mark.parametrize("words", [["widths.0=3"], ["widths[0]=3"], ["[=3"]])
+def test_a_word_that_is_no_dotted_key_is_one_line(path, words):
+    with pytest.raises(UserError) as error:
+        load_config(Config, [str(path), *words])
+    assert "\n" not in str(error.value)
+    assert "c.yaml: " in str(error.value)
+
+
+def test_a_list_for_a_config_is_refused(path):
+    path.write_text("- out\n")
+    with pytest.raises(UserError, match=r"c\.yaml: expected keys and values"):
+        load_config(Config, [str(path)])
+
+
 def test_flatten_names_every_leaf():
     flat = flatten(Config(out="x"))
     assert flat == {"out": "x", "group_size": 4, "inner.size_px": 8, "inner.kind": "a", "widths.0": 1, "widths.1": 2}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from shared.errors import UserError
@@ -29,3 +31,22 @@ def test_a_crash_is_reported():
 def test_what_is_expected_is_said(words):
     with pytest.raises(UserError, match="expected <processes> <module>"):
         main(words)
+
+
+def test_ctrl_c_is_one_line():
+    launcher = start(2, "tests.stopping_worker", "wait")
+    said = launcher.stdout.readline()
+    assert said == "waiting\n"
+    launcher.send_signal(signal.SIGINT)
+    _, errors = launcher.communicate(timeout=100)
+    assert launcher.returncode == 130
+    assert "Traceback" not in errors
+    assert "interrupted; run the same command again" in errors
+
+
+def test_a_mistake_of_one_process_alone_is_told_by_it_alone():
+    launcher = start(2, "tests.stopping_worker", "one mistake")
+    _, errors = launcher.communicate(timeout=200)
+    assert launcher.returncode == 2
+    assert "Traceback" not in errors
+    assert "error: a mistake that the second process alone makes" in errors

@@ -13,6 +13,7 @@ from reward_model.evaluate import EvaluateConfig
 from reward_model.train import TrainConfig
 from rl_finetune.config import TrainRlConfig
 from rl_finetune.pretrain import PretrainConfig
+from rl_finetune.rewards.composite import LRPO_FACE
 from rl_finetune.study import StudyConfig
 from shared.config import load_config
 
@@ -32,6 +33,12 @@ SCHEMAS = {
 def test_a_shipped_config_loads(path):
     (schema,) = [schema for name, schema in SCHEMAS.items() if path.stem.startswith(name)]
     assert isinstance(load_config(schema, [str(path)]), schema)
+
+
+@pytest.mark.parametrize("name", ["train_rl_face.yaml", "gpu/train_rl_face.yaml"])
+def test_the_faces_reward_is_lrpos(name):
+    reward = load_config(TrainRlConfig, [str(CONFIGS / name)]).reward
+    assert {part.name: part.weight for part in reward.parts} == LRPO_FACE
 
 
 def test_the_real_scale_dataset_is_real_scale():

@@ -178,3 +178,9 @@ def test_unfinished_runs_are_refused(tmp_path):
     (tmp_path / "b" / "evaluation.json").unlink()
     with pytest.raises(UserError, match="not finished"):
         read_run(tmp_path / "b", curve="reward", parts={})
+    write_run(tmp_path / "c", curve=[0.0, 0.1], before=[0], after=[0])
+    parts = {"reward": ObjectivePart(1.0, 1.0), "dwt": ObjectivePart(1.0, 1.0)}
+    with pytest.raises(UserError, match=r"objective names dwt, which .*c did not measure"):
+        read_run(tmp_path / "c", curve="reward", parts=parts)
+    with pytest.raises(UserError, match="no curve of check/reward and check/dwt"):
+        read_run(tmp_path / "c", curve="objective", parts=parts)

@@ -26,9 +26,9 @@ def build(config: RewardModelConfig | None = None, stage: int | None = None) -> 
 @pytest.mark.parametrize(
     ("head", "encoder", "size"),
     [
-        ("paper", "unshuffle-tiny", (433, 611)),
-        ("penalty", "unshuffle-tiny", (500, 470)),
-        ("penalty", "unshuffle-small", (500, 470)),
+        ("paper", "unshuffle-tiny", (533, 811)),
+        ("penalty", "unshuffle-tiny", (700, 570)),
+        ("penalty", "unshuffle-small", (700, 570)),
     ],
 )
 def test_tiles_agree_with_one_pass(head, encoder, size):
@@ -39,7 +39,7 @@ def test_tiles_agree_with_one_pass(head, encoder, size):
     with torch.no_grad():
         whole = model(image)
     tiled = score_picture(model, image[0].permute(1, 2, 0).numpy(), tile_px=512, halo_px=192)
-    assert len(_tiles(*size, 16, tile_px=512, halo_px=192)) > 4
+    assert len(_tiles(*size, 16, tile_px=512, halo_px=192)) >= 4
     assert whole.degradation_map.std() > 0.005
     assert tiled.score == pytest.approx(whole.score.item(), abs=1e-5)
     difference = np.abs(tiled.degradation_map / 65535.0 - whole.degradation_map[0, 0].numpy())
@@ -54,6 +54,9 @@ def test_too_small_a_halo_is_seen_and_only_near_borders():
     tiled = score_picture(model, image[0].permute(1, 2, 0).numpy(), tile_px=224, halo_px=16)
     difference = np.abs(tiled.degradation_map / 65535.0 - whole)
     assert difference.max() > 1e-4
+    near = np.zeros_like(difference, bool)
+    near[208 - 120 : 208 + 120] = near[:, 208 - 120 : 208 + 120] = True  # where one window ends its core of 208 px
+    assert difference[~near].max() < 0.1 * difference.max()
 
 
 def test_eight_bits_and_floats_give_the_same():
@@ -88,6 +91,26 @@ def test_cores_cover_the_picture_once_and_windows_have_one_shape():
             assert window - core >= 48 or window == edge
     assert (seen == 1).all()
     assert shapes == {(192, 192)}
+
+
+@pytest.mark.parametrize("size", [(1000, 1000), (1024, 641), (1500, 2000), (16, 3000)])
+def test_no_window_is_run_twice(size):
+    windows = [tile.window for tile in _tiles(*size, 16, tile_px=1024, halo_px=192)]
+    assert len(set(windows)) == len(windows)
+    assert (len(windows) == 1) == (max(size) <= 1024)
+
+
+def test_a_decoder_that_sees_the_whole_picture_is_not_tiled():
+    config = RewardModelConfig(encoder="tu-resnet18", encoder_depth=5, decoder="upernet", decoder_channels=())
+    model, picture = build_model(config, 1).eval(), np.zeros((160, 100, 3), np.uint8)
+    with pytest.raises(UserError, match=r"upernet looks at the whole picture.*tile_px=160"):
+        score_picture(model, picture, tile_px=96, halo_px=0)
+    assert score_picture(model, picture, tile_px=160, halo_px=0).degradation_map.shape == (160, 100)
+
+
+def test_a_negative_halo_is_refused():
+    with pytest.raises(UserError, match="halo_px must not be negative, got -5"):
+        score_picture(build(), np.zeros((40, 40, 3), np.uint8), halo_px=-5)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save
 
 from shared.config import from_dict
@@ -88,6 +89,14 @@ def load_restorer(
     if steps is not None or eta is not None:
         spec = SamplerSpec(steps=steps or spec.steps, eta=spec.eta if eta is None else eta)
     return PixelUNetRestorer(policy, spec)
+
+
+def on_device(restorer: Restorer, device: torch.device) -> Restorer:
+    """Returns the restorer with its networks, whatever they are called, on `device`; it restores pictures that are there."""
+    for part in [restorer] if hasattr(restorer, "to") else vars(restorer).values():
+        if hasattr(part, "to"):
+            part.to(device)
+    return restorer
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

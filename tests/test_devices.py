@@ -1,0 +1,41 @@
+"""A device by name, and the commands that take one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from data.pool import RestorerPool
+from reward_model import score
+from rl_finetune import restore
+from shared.devices import open_device
+from shared.errors import UserError
+from tests.tiny import save_pictures, save_tiny_policy, save_tiny_reward_model
+
+
+def test_a_device_is_opened_by_name():
+    assert open_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "privateuseone"])
+def test_a_device_that_is_not_there_is_one_line(name):
+    with pytest.raises(UserError, match=f"no device '{name}' on this machine; expected cpu, or cuda"):
+        open_device(name)
+
+
+def test_every_command_that_takes_a_device_opens_it(tmp_path):
+    pictures, model = save_pictures(tmp_path / "in", 1), save_tiny_reward_model(tmp_path / "rm")
+    with pytest.raises(UserError, match="no device 'gpu'"):
+        score.main([f"in={pictures}", f"checkpoint={model}", "device=gpu"])
+    with pytest.raises(UserError, match="no device 'gpu'"):
+        restore.main([f"in={pictures}", f"policy={save_tiny_policy(tmp_path / 'policy')}", "device=gpu"])
+    with pytest.raises(UserError, match="no device 'gpu'"):
+        RestorerPool({}, device="gpu")
+
+
+def test_a_restorer_works_on_the_device_it_was_put_on(tmp_path, monkeypatch):
+    pictures, policy = save_pictures(tmp_path / "in", 1), save_tiny_policy(tmp_path / "policy")
+    moved = []
+    monkeypatch.setattr(restore, "on_device", lambda restorer, device: moved.append(device) or restorer)
+    restore.main([f"in={pictures}", f"policy={policy}", f"out={tmp_path / 'out'}", "device=cpu"])
+    assert moved == [torch.device("cpu")]
