@@ -9,7 +9,9 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 SOURCE = "source.embedded_images=12 source.val_fraction=0.25"
@@ -61,13 +63,19 @@ def test_the_main_job_ends_with_tables_pictures_and_a_page(run):
     for task in ("sr", "face"):
         summary = json.loads((run / "run" / f"rl_{task}" / "summary.json").read_text())
         names = [row["name"] for row in summary["rows"]]
-        assert {"reward", "psnr", "ssim", "gradient_distance"} <= set(names)
+        assert {"objective", "reward", "psnr", "ssim", "gradient_distance"} <= set(names)
         assert all(row["change"]["n"] == 3 for row in summary["rows"])
         assert (run / "run" / f"rl_{task}" / "before_after.png").stat().st_size > 1000
         assert not (run / "run" / f"rl_{task}" / "state").exists()
     page = (run / "run" / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= 2
     assert "http" not in page  # self-contained
+    for asked, stands_in in (
+        ("face_preference", "fgr_map"),
+        ("lpips", "gradient_similarity"),
+        ("clipiqa", "fgr_score"),
+    ):
+        assert f"<code>{asked}</code> needs weights from the Hub; <code>{stands_in}</code> stood in for it." in page
 
 
 def test_running_it_again_says_what_is_finished_and_changes_nothing(run):
@@ -98,6 +106,33 @@ def test_a_run_killed_in_the_middle_is_finished_by_the_same_command(run):
     assert not (run / "run" / "rl_face" / "summary.json").exists()
     finish(make("rl-face", run=run))
     assert (run / "run" / "rl_face" / "summary.json").exists()
+
+
+def test_its_results_serve_the_commands_that_use_them(run, tmp_path):
+    rows, columns = np.mgrid[:40, :56]
+    picture = np.stack([rows * 4, columns * 4, rows + columns], axis=2).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "small.png")
+    output = finish(
+        make("restore", "score", f"IN={tmp_path / 'small.png'}", f"OUT={tmp_path / 'out'}", "ARGS=", run=run)
+    )
+    assert "56×40 → 224×160" in output
+    assert Image.open(tmp_path / "out" / "small.png").size == (224, 160)
+    assert Image.open(tmp_path / "out" / "small_map.png").mode == "I;16"
+    assert Image.open(tmp_path / "out" / "small_overlay.png").size == (56, 40)
+    assert "face: 2 held-out pictures, 3 steps" in finish(make("eval", "TASK=face", "ARGS=images=2", run=run))
+    output = finish(make("eval-rm", "ARGS=samples_per_set=4 bootstrap_rounds=2", run=run))
+    assert all(f"RM_{stage}" in output for stage in range(4))
+    assert (run / "run" / "reward_model" / "evaluation" / "evaluation.json").exists()
+
+
+def test_a_downloaded_reward_model_is_used_and_not_trained_again(tmp_path):
+    checkpoint = tmp_path / "run" / "reward_model" / "checkpoint"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "config.json").write_text("{}")
+    planned = finish(make("--dry-run", "train-rl", run=tmp_path))
+    assert "rl_finetune.train" in planned
+    assert "reward_model.train" not in planned
+    assert "data.build" not in planned
 
 
 @pytest.mark.parametrize(
