@@ -57,6 +57,9 @@ def main(argv: Sequence[str]) -> None:
         f"  samples a second: {figures['rollout_per_second']:.1f} drawn, {figures['update_per_second']:.1f} learnt from"
     )
     print(f"the whole iteration over the bare passes of its networks: {figures['times_networks']:.3f}")
+    figures["update_by_steps_per_pass"] = measure_rescoring(session)
+    for steps, seconds in figures["update_by_steps_per_pass"].items():
+        print(f"  update with {steps} trained steps re-scored in one pass: {1000 * seconds:.0f} ms")
     figures["memory"] = []
     for shape in memory_shapes(Shape.of(config)):
         figures["memory"].append(measure_memory(session, shape))
@@ -100,6 +103,19 @@ def measure_time(session: Session) -> dict[str, object]:
         "update_per_second": samples / seconds["update"],
         "times_networks": whole / sum(seconds[f"bare {part}"] for part in BARE),
     }
+
+
+def measure_rescoring(session: Session) -> dict[int, float]:
+    """Returns {steps_per_pass: median seconds of an update}: one trained step in a forward pass, and all of them."""
+    trained = Shape.of(session.config).trained_steps
+    taken: dict[int, list[float]] = {1: [], trained: []}
+    for iteration in range(ITERATIONS + 1):
+        for steps, seconds in taken.items():
+            config = replace(session.config, steps_per_pass=steps)
+            figures = step(replace(session, config=config), iteration)
+            if iteration:
+                seconds.append(figures["seconds/update"])
+    return {steps: median(seconds) for steps, seconds in taken.items()}
 
 
 def bare_passes(session: Session, drawn: Rollout) -> dict[str, Callable[[], None]]:

@@ -91,6 +91,10 @@ def test_the_rl_bench_says_where_the_time_goes(monkeypatch, tmp_path, capsys):
     bare = sum(seconds[f"bare {part}"] for part in ("rollout", "judge", "update"))
     assert figures["times_networks"] == pytest.approx((seconds["data"] + seconds["whole"]) / bare)
     assert [m["trained_steps"] for m in figures["memory"]] == [3, 3, 2, 2, 7]
+    assert {steps: seconds > 0 for steps, seconds in figures["update_by_steps_per_pass"].items()} == {
+        "1": True,
+        "3": True,
+    }
 
 
 def test_memory_grows_with_groups_and_trained_steps_not_with_steps(tmp_path):

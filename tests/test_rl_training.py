@@ -9,13 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.pairs import PairConfig
 from reward_model.model import RewardOutput
 from rl_finetune import train as rl
 from rl_finetune.config import AdvantageConfig, LikelihoodConfig, LossConfig, RewardConfig, RewardPart, TrainRlConfig
 from rl_finetune.curriculum import CurriculumConfig
 from rl_finetune.finish import evaluate_run
-from rl_finetune.hacking_gauge import GaugeConfig
 from rl_finetune.iteration import draw, local_positions
 from rl_finetune.rewards.composite import LRPO_FACE
 from rl_finetune.update import UpdatePlan, update
@@ -209,60 +207,6 @@ def test_bf16_keeps_latents_in_float32_and_the_ratio_at_one(tiny_run, tmp_path):
     figures = rl.step(session, 0)  # asserts the ratio
     assert torch.isfinite(torch.tensor(figures["reward"]))
     assert all(step.x_t.dtype == torch.float32 for step in draw(session, 1).steps)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"group_size": 1}, "group_size must be at least 2"),
-        ({"sampler": SamplerSpec(steps=1, eta=1.0)}, "the last step is always deterministic"),
-        ({"sampler": SamplerSpec(steps=4, eta=0.0)}, "eta must be above 0"),
-        ({"groups": 5}, "5 groups and 2 updates"),
-        ({"advantage": AdvantageConfig(hard_fraction=0.5)}, "set updates_per_rollout=1"),
-        ({"updates_per_rollout": 0}, "updates_per_rollout must lie between 1"),
-        ({"checkpoint_every": 0}, "checkpoint_every must lie between 1"),
-        ({"microbatch_groups": -1}, "microbatch_groups must lie between 0"),
-        ({"eval_batch": 0}, "eval_batch must lie between 1"),
-        ({"cpu_threads": 0}, "cpu_threads must lie between 1"),
-        ({"learning_rate": -1.0}, "learning_rate must lie between"),
-        ({"gradient_clip": -1.0}, "gradient_clip must lie between"),
-        ({"check_images": 1}, "check_images must lie between 2"),
-        ({"gauge": GaugeConfig(action="rollback")}, "check_every is 0"),
-        (
-            {"gauge": GaugeConfig(action="raise_gt_weight"), "likelihood": LikelihoodConfig(form="none")},
-            "likelihood.form is none",
-        ),
-    ],
-)
-def test_what_cannot_be_trained_is_refused_with_the_reason(tiny_run, values, message):
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(tiny_run, **values)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: AdvantageConfig(clip=-5.0),
-        lambda: AdvantageConfig(cell_clip=0.0),
-        lambda: LossConfig(max_kl=-1e-3),
-        lambda: LossConfig(clip_range_per_element=-0.1),
-        lambda: LikelihoodConfig(weight=-0.1),
-    ],
-)
-def test_a_sign_that_would_turn_the_training_round_is_refused(make):
-    with pytest.raises(ValueError, match="must lie between"):
-        make()
-
-
-def test_a_base_of_the_other_task_is_refused(tiny_run, tmp_path):
-    with pytest.raises(UserError, match=r"task sr enlarges 4 times, but the policy in .*base 1 times"):
-        open_session(dataclasses.replace(tiny_run, task="sr"), tmp_path)
-
-
-def test_pictures_that_do_not_fit_the_latent_grid_are_refused(tiny_run, tmp_path):
-    config = dataclasses.replace(tiny_run, pairs=PairConfig(crop_px=36, pairs=16))
-    with pytest.raises(UserError, match=r"crop_px must be a multiple of 8.*got 36"):
-        open_session(config, tmp_path)
 
 
 def test_held_out_pictures_need_not_fit_the_latent_grid(tiny_run, tmp_path):
