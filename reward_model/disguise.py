@@ -22,7 +22,7 @@ _STEP = 1.25  # of the reach: from a random start a full step would seldom use a
 class DisguiseConfig:
     """How many restorations are disguised, and how far."""
 
-    share: float = 0.25  # of the triplets; 0 leaves them alone
+    share: float = 0.0  # of the triplets; 0 leaves them alone
     max_levels: float = 4.0  # of 255; each triplet draws its own reach from 0 to this
 
     def __post_init__(self) -> None:
