@@ -17,6 +17,7 @@ import reward_model.model
 import reward_model.stages
 from reward_model.augment import Augmenter
 from reward_model.checkpoint import read_config, verify_checkpoint
+from reward_model.disguise import DisguiseConfig
 from reward_model.losses import LossConfig
 from reward_model.model import RewardModel, RewardModelConfig
 from reward_model.stages import OptimConfig, TrainingData
@@ -31,7 +32,8 @@ NETWORK = RewardModelConfig(decoder_channels=(16, 8))
 def tiny_config(folder: Path, **changes) -> TrainConfig:
     optim = OptimConfig(batch_triplets=4, validate_every=3, save_every=2)
     made = TrainConfig(out=str(folder), stage_iterations=(4, 3, 4), workers=0, device="cpu", model=NETWORK, optim=optim)
-    return dataclasses.replace(made, **changes)
+    # Not the shipped setting: what is drawn at every step must not keep a resumed run from the same weights.
+    return dataclasses.replace(made, **{"disguise": DisguiseConfig(share=0.5), **changes})
 
 
 def tiny_data(config: TrainConfig) -> TrainingData:
