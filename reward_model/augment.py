@@ -95,7 +95,7 @@ _PICTURES = ("gt", "sr", "syn", "mask", "degradation_map", "sr_degradation_map")
 
 def _cropped(sample: Sample, crop_px: int, rng: np.random.Generator) -> Sample:
     height, width = sample.gt.shape[-2:]
-    if not crop_px or min(height, width) <= crop_px:
+    if not crop_px or min(height, width) < crop_px:
         return sample
     # Around a point of the mask: a crop without any defect teaches little, and half the crops would have none.
     inside = np.flatnonzero(sample.mask.numpy().ravel() > 0.5)

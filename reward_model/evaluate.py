@@ -96,11 +96,17 @@ def open_sets(config: EvaluateConfig) -> tuple[dict[str, Sequence[Sample]], list
         except UserError as error:
             notes.append(str(error))  # a dataset may have been built without a held-out source
     if not sets and not config.triples:
-        raise UserError(f"{dataset} holds none of {', '.join(config.splits)}: nothing to measure on; {notes[0]}")
+        asked = ", ".join(config.splits) or "no split"
+        raise UserError(
+            "; ".join([f"nothing to measure on: asked for {asked} of {dataset} and no triples", *notes[:1]])
+        )
     for checkpoint in config.restorers:
         if "test" not in sets:
             raise UserError(f"restorers need the split test of {dataset} to restore; it holds none")
-        sets[f"never met: {Path(checkpoint).stem}"] = swapped_by_restorer(sets["test"], checkpoint, swaps)
+        name = Path(checkpoint).stem
+        if [Path(other).stem for other in config.restorers].count(name) > 1:
+            name = checkpoint  # two folders of one name
+        sets[f"never met: {name}"] = swapped_by_restorer(sets["test"], checkpoint, swaps)
     if config.triples:
         crops = {"crop_px": config.crop_px, "crops_per_picture": config.crops_per_picture, "seed": config.seed}
         triples, skipped = read_triples(config.triples, swaps, **crops)

@@ -49,16 +49,15 @@ def read_triples(
     `<scene>_syn`; without those two, regions are drawn here and swapped. `<scene>_lq` is not needed. Raises UserError
     when no pair of gt and restoration is found.
     """
-    scenes: dict[Path, dict[str, Path]] = {}
-    for path in find_images(folder):
-        scene, _, kind = path.stem.rpartition("_")
-        scenes.setdefault(path.parent / scene, {})[kind] = path
+    scenes = _scenes(find_images(folder))
     samples: list[Sample] = []
     skipped: list[str] = []
     for scene, files in sorted(scenes.items()):
-        for kind in sorted(files.keys() - set(_NOT_RESTORED)) if "gt" in files else ():
+        for kind in sorted(files.keys() - set(_NOT_RESTORED)):
             try:
                 pictures = _aligned(files, kind)
+                if min(pictures["gt"].shape[:2]) < crop_px:
+                    raise UnreadableImage(f"{files['gt'].name}: smaller than crop_px = {crop_px}")
             except UnreadableImage as error:
                 skipped.append(str(error))
                 continue
@@ -71,6 +70,18 @@ def read_triples(
             f"{crop_px} px, and <scene>_mask with <scene>_syn where known"
         )
     return samples, skipped
+
+
+def _scenes(paths: Sequence[Path]) -> dict[Path, dict[str, Path]]:
+    """Returns {scene: {gt, a restorer's name, mask …: file}}; a restorer's name may have underscores in it, as scenes."""
+    scenes = {path.parent / path.stem.removesuffix("_gt"): {"gt": path} for path in paths if path.stem.endswith("_gt")}
+    for path in paths:
+        stem = path.parent / path.stem
+        owners = [scene for scene in scenes if str(stem).startswith(f"{scene}_")]
+        if owners:
+            scene = max(owners, key=lambda owner: len(str(owner)))
+            scenes[scene][str(stem)[len(str(scene)) + 1 :]] = path
+    return scenes
 
 
 def _aligned(files: dict[str, Path], kind: str) -> dict[str, np.ndarray]:
@@ -89,6 +100,9 @@ def _crops(
     """Returns up to `count` crops on a grid, spread evenly over the picture."""
     height, width = pictures["gt"].shape[:2]
     corners = [(y, x) for y in range(0, height - crop_px + 1, crop_px) for x in range(0, width - crop_px + 1, crop_px)]
+    if "mask" in pictures:  # where the defect is known, a crop beside it has nothing to be found
+        mask = pictures["mask"] > 0.5
+        corners = [(y, x) for y, x in corners if mask[y : y + crop_px, x : x + crop_px].any()]
     chosen = [corners[i * len(corners) // min(count, len(corners))] for i in range(min(count, len(corners)))]
     made = []
     for index, (top, left) in enumerate(chosen):

@@ -115,9 +115,9 @@ def stage_loss(
     }
     if output.degradation_map is None:
         pictures, reference = torch.cat([batch.syn, batch.sr, batch.gt]), batch.gt.repeat(3, 1, 1, 1)
-        terms["quality"] = config.quality * losses.quality_loss(
-            output.score, losses.full_reference_quality(pictures, reference)
-        )
+        with torch.autocast(pictures.device.type, enabled=False):  # in bfloat16 .9987 is 1
+            quality = losses.full_reference_quality(pictures, reference)
+        terms["quality"] = config.quality * losses.quality_loss(output.score, quality)
     else:
         clean = torch.zeros_like(batch.degradation_map)
         target = torch.cat([batch.degradation_map, batch.sr_degradation_map, clean])

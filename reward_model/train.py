@@ -28,13 +28,13 @@ from reward_model.predict import predict_samples, selection_figures
 from reward_model.stages import OptimConfig, StageJob, TrainingData, train_stage
 from reward_model.swaps import TargetScale
 from shared.config import load_config, require_range, to_yaml
-from shared.errors import run_command
+from shared.errors import UserError, run_command
 from shared.files import write_bytes
 from shared.runs import RunFolder, replace_folder
 from shared.seeds import derive_seed
 
 CHECKPOINT_FOLDER, STAGES_FOLDER = "checkpoint", "stages"
-FREE_KEYS = ("workers", "device", "compile")  # speed, not results
+FREE_KEYS = ("workers", "device")  # speed, not results; a compiled network's state has other names
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,10 @@ def train(config: TrainConfig, run: RunFolder, data: TrainingData) -> None:
 def open_accelerator(config: TrainConfig) -> Accelerator:
     """Returns what owns device, precision and processes."""
     precision = "no" if config.precision == "fp32" else config.precision
-    return Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
+    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
+    if precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in fp32 and say nothing
+        raise UserError("precision=fp16 needs a GPU; on a CPU take bf16 or fp32")
+    return accelerator
 
 
 def build_stage(config: TrainConfig, run: RunFolder, stage: int) -> RewardModel:
