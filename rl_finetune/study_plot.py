@@ -14,18 +14,13 @@ COLOURS = ("#1b6ca8", "#b3261e", "#187a2f", "#8a5cb8", "#c77700", "#444444")  # 
 
 
 def panels_svg(figures: Mapping[str, ArmFigures], comparisons: Mapping[str, Sequence[str]], *, title: str) -> str:
-    """Returns the picture as text. All panels share one vertical scale, so that they can be compared."""
-    shown = [figures[name] for members in comparisons.values() for name in members]
-    low = min(float((arm.mean_curve() - arm.curve_error()).min()) for arm in shown)
-    high = max(float((arm.mean_curve() + arm.curve_error()).max()) for arm in shown)
-    span = max(high - low, 1e-9)
-    bounds = (low - 0.05 * span, high + 0.05 * span)
+    """Returns the picture as text. Every panel has a scale of its own: one arm that falls would flatten all the others."""
     width, height = PANEL_W + LEGEND_W + GAP, PANEL_H + GAP
     columns = min(COLUMNS, len(comparisons))
     rows = -(-len(comparisons) // columns)
     body = [
         f'<g transform="translate({GAP + column * width},{GAP * 0.7 + row * height})">'
-        + _panel(name, {member: figures[member] for member in members}, bounds, title)
+        + _panel(name, {member: figures[member] for member in members}, title)
         + "</g>"
         for (row, column), (name, members) in zip(
             ((i // columns, i % columns) for i in range(len(comparisons))), comparisons.items(), strict=True
@@ -38,9 +33,9 @@ def panels_svg(figures: Mapping[str, ArmFigures], comparisons: Mapping[str, Sequ
     )
 
 
-def _panel(name: str, arms: Mapping[str, ArmFigures], bounds: tuple[float, float], title: str) -> str:
+def _panel(name: str, arms: Mapping[str, ArmFigures], title: str) -> str:
     last = max(arm.iterations[-1] for arm in arms.values())
-    low, high = bounds
+    low, high = _bounds(list(arms.values()))
 
     def path(xs: Sequence[float], ys: Sequence[float]) -> str:
         points = zip(xs, ys, strict=True)
@@ -65,3 +60,11 @@ def _panel(name: str, arms: Mapping[str, ArmFigures], bounds: tuple[float, float
             f'<text x="{PANEL_W + 10}" y="{14 + 15 * number}" fill="{colour}">{html.escape(arm_name)}</text>',
         ]
     return "".join(parts)
+
+
+def _bounds(arms: Sequence[ArmFigures]) -> tuple[float, float]:
+    """Returns the lowest and highest value to be drawn, with a margin."""
+    low = min(float((arm.mean_curve() - arm.curve_error()).min()) for arm in arms)
+    high = max(float((arm.mean_curve() + arm.curve_error()).max()) for arm in arms)
+    margin = 0.05 * max(high - low, 1e-9)
+    return low - margin, high + margin

@@ -86,7 +86,7 @@ def test_tables_compare_with_the_first_arm():
     assert tables({"slow": SLOW, "fast": FAST}, {"x": ["fast", "slow"]}, ["reward"]).rstrip().endswith("| never |")
 
 
-def test_curves_are_drawn_on_one_scale():
+def test_curves_are_drawn_on_their_panels_scale():
     svg = panels_svg({"slow": SLOW, "fast": FAST}, {"a": ["slow", "fast"], "b": ["slow", "fast"]}, title="reward")
     assert svg.count("<polygon") == 4
     # The slow arm's band: out along mean + error, back along mean − error; .03 and .01 at iteration 5, .04 at 10.
@@ -99,6 +99,9 @@ def test_curves_are_drawn_on_one_scale():
     assert fast[0] == fast[1]
     assert fast[0].split()[0] == "0.0,181.4"
     assert fast[0].split()[-1] == f"300.0,{(0.084 - 0.07) / 0.088 * 190:.1f}"
+    alone = panels_svg({"slow": SLOW, "fast": FAST}, {"a": ["slow", "fast"], "b": ["slow"]}, title="reward")
+    first, second = re.findall(r'<polyline points="([^"]+)" fill="none" stroke="#1b6ca8"', alone)
+    assert first != second
 
 
 @pytest.fixture
