@@ -23,6 +23,7 @@ from data.pairs import SCALES, PairConfig, PairDataset, pair_batches, pairs_for_
 from data.records import PairBatch, Task
 from data.sources import SourceConfig
 from shared.config import load_config, require_range
+from shared.devices import open_accelerator
 from shared.errors import run_command
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
 from shared.runs import RunFolder
@@ -91,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
     if run is None:
         return
     torch.set_num_threads(config.cpu_threads)
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    accelerator = open_accelerator(config.mixed_precision)
     set_seed(config.seed)
     pairs = pairs_for_task(config.source, config.pairs, task=config.task, split="train", seed=config.seed)
     run.make(config)

@@ -27,8 +27,9 @@ from reward_model.model import RewardModel, RewardModelConfig
 from reward_model.predict import predict_samples, selection_figures
 from reward_model.stages import OptimConfig, StageJob, TrainingData, train_stage
 from reward_model.swaps import TargetScale
+from shared import devices
 from shared.config import load_config, require_range, to_yaml
-from shared.errors import UserError, run_command
+from shared.errors import run_command
 from shared.files import write_bytes
 from shared.runs import RunFolder, replace_folder
 from shared.seeds import derive_seed
@@ -131,10 +132,7 @@ def train(config: TrainConfig, run: RunFolder, data: TrainingData) -> None:
 def open_accelerator(config: TrainConfig) -> Accelerator:
     """Returns what owns device, precision and processes."""
     precision = "no" if config.precision == "fp32" else config.precision
-    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
-    if precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in fp32 and say nothing
-        raise UserError("precision=fp16 needs a GPU; on a CPU take bf16 or fp32")
-    return accelerator
+    return devices.open_accelerator(precision, cpu=config.device == "cpu")
 
 
 def build_stage(config: TrainConfig, run: RunFolder, stage: int) -> RewardModel:

@@ -17,6 +17,7 @@ from data.pairs import SCALES, PairConfig, PairDataset, collate_pairs, pair_batc
 from data.records import PairBatch, Task
 from data.sources import SourceConfig, open_source
 from shared.config import load_config, require_range
+from shared.devices import open_accelerator
 from shared.diffusion.sampler import SamplerSpec
 from shared.errors import run_command
 from shared.restorers.load import save_policy
@@ -71,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     if run is None:
         return
     torch.set_num_threads(config.cpu_threads)
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    accelerator = open_accelerator(config.mixed_precision)
     set_seed(config.seed)
     pairs = pairs_for_task(config.source, config.pairs, task=config.task, split="train", seed=config.seed)
     # The other task's pictures are needed later in the same run: a mistake in their name is found now.

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast
 
 from rl_finetune.config import FREE_KEYS, TrainRlConfig
@@ -19,6 +18,7 @@ from rl_finetune.iteration import step
 from rl_finetune.session import Session
 from rl_finetune.window import sampler_of_iteration
 from shared.config import load_config
+from shared.devices import open_accelerator
 from shared.errors import UserError, run_command
 from shared.restorers.load import read_provenance, save_policy
 from shared.runs import RunFolder
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     if run is None:
         return
     torch.set_num_threads(config.cpu_threads)
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    accelerator = open_accelerator(config.mixed_precision)
     require_divisible(config, accelerator.num_processes)
     session = Session.open(config, run, accelerator)
     run.make(config)

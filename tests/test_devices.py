@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from data.pool import RestorerPool
 from reward_model import score
 from rl_finetune import restore
-from shared.devices import open_device
+from shared.devices import open_accelerator, open_device
 from shared.errors import UserError
 from tests.tiny import save_pictures, save_tiny_policy, save_tiny_reward_model
 
@@ -39,3 +40,13 @@ def test_a_restorer_works_on_the_device_it_was_put_on(tmp_path, monkeypatch):
     monkeypatch.setattr(restore, "on_device", lambda restorer, device: moved.append(device) or restorer)
     restore.main([f"in={pictures}", f"policy={policy}", f"out={tmp_path / 'out'}", "device=cpu"])
     assert moved == [torch.device("cpu")]
+
+
+def test_a_precision_that_this_machine_would_ignore_is_refused():
+    with pytest.raises(UserError, match="expected mixed precision no, bf16 or fp16, got half"):
+        open_accelerator("half")
+    assert open_accelerator("no").mixed_precision == "no"
+    AcceleratorState._reset_state(reset_partial_state=True)  # Accelerate holds one precision for a process
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="fp16 needs a GPU"):
+            open_accelerator("fp16")

@@ -99,5 +99,5 @@ def test_a_compiled_network_trains_to_the_same_weights(plain, tmp_path, monkeypa
 def test_half_precision_without_a_gpu_is_refused(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(UserError, match="precision=fp16 needs a GPU"):
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
         open_accelerator(TrainConfig(out=str(tmp_path), device="cpu", precision="fp16"))
