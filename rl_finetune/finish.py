@@ -31,6 +31,7 @@ from rl_finetune.objective import OBJECTIVE, RewardScale, measure_scales, object
 from rl_finetune.rewards.faces import identity, load_identity
 from shared.images import paint_map, picture_grid, save_image
 from shared.lpips import load_lpips, lpips_weights_path
+from shared.metrics import hatch
 from shared.restorers.load import load_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetRestorer
 from shared.restorers.protocol import Restorer
@@ -98,8 +99,14 @@ def compare_on_held_out(
     rows = compare(*found)
     seconds = tuple(each.seconds_per_picture for each in found)
     title = f"{config.task}: {len(pairs.indices)} held-out pictures, {steps} steps"
+    shared_pattern = {
+        name: hatch(sr) for name, sr in (("before", found[0].sr), ("after", found[1].sr), ("truth", pairs.gt))
+    }
+    line = ", ".join(f"{value:.2f} {name}" for name, value in shared_pattern.items())
     figures = {
-        "table": format_table(rows, title=title, seconds=seconds),
+        "table": format_table(rows, title=title, seconds=seconds)
+        + f"\nhatch on every picture, grey levels: {line}; far above the truth's, it is a pattern of the latent grid",
+        "hatch": shared_pattern,
         "rows": [{**dataclasses.asdict(row), "z": row.change.z, "verdict": row.verdict} for row in rows],
         "replacements": dict(judge.final.replacements),
         "absent": dict(panel.absent),

@@ -140,6 +140,18 @@ PANEL: Mapping[str, Metric] = {
 }
 
 
+def hatch(pictures: torch.Tensor, *, period_px: int = 8) -> float:
+    """Returns how strong a pattern all of [N, 3, H, W] in [0, 1] share, in grey levels of 255; sides of a period or more.
+
+    The root mean square of the mean tile of `period_px` pixels, over every place and picture. Contents average out; what
+    a latent grid leaves at every cell, as policies do that cheat a reward model, stays, whichever divides the period.
+    """
+    grey = pictures.float().mean(dim=1) * 255.0
+    cells = grey.unfold(1, period_px, period_px).unfold(2, period_px, period_px)  # [N, rows, columns, period, period]
+    tile = (cells - cells.mean(dim=(3, 4), keepdim=True)).mean(dim=(0, 1, 2))
+    return float(tile.square().mean().sqrt())
+
+
 def paired_difference(before: Sequence[float], after: Sequence[float]) -> PairedDifference:
     """Returns the mean of after − before over the same n ≥ 2 pictures, with its standard error."""
     change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)

@@ -25,6 +25,7 @@ from shared.metrics import (
     detail_error,
     gradient_distance,
     gradient_distance_map,
+    hatch,
     ms_ssim,
     paired_difference,
     psnr,
@@ -221,3 +222,17 @@ def test_bootstrap_interval_covers_and_repeats():
     assert high == pytest.approx(reference.high, abs=0.02)
     assert bootstrap_interval(values, seed=3) == (low, high)
     assert bootstrap_interval(values, seed=4) != (low, high)
+
+
+def test_the_hatch_is_what_all_pictures_share():
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.nn.functional.interpolate(
+        torch.rand(24, 3, 8, 8, generator=generator) * 0.6 + 0.2, size=(66, 64), mode="bicubic"
+    )
+    assert hatch(pictures) < 0.5
+    # ±2 levels in diagonal stripes of period 4, the same on every picture: a root mean square of 2.
+    rows, columns = torch.meshgrid(torch.arange(66), torch.arange(64), indexing="ij")
+    stripes = torch.where((rows + columns) % 4 < 2, 2.0, -2.0) / 255
+    assert hatch(pictures + stripes) == pytest.approx(2.0, abs=0.3)
+    assert hatch(0.5 + 0 * pictures + stripes) == pytest.approx(2.0, abs=1e-3)
+    assert hatch(pictures * 0 + torch.rand(24, 1, 1, 1, generator=generator)) == pytest.approx(0.0, abs=1e-3)
