@@ -18,7 +18,7 @@ from reward_model.base_score import open_base_score
 from reward_model.batches import StepBatches
 from reward_model.model import RewardModel
 from reward_model.stages import AveragedWeights, TrainingData, stage_loss
-from reward_model.train import TrainConfig, open_data
+from reward_model.train import TrainConfig, open_accelerator, open_data
 from shared.config import load_config
 from shared.errors import run_command
 from shared.seeds import gaussian
@@ -54,9 +54,7 @@ VARIANTS = (Variant(False, False), Variant(True, False), Variant(True, True))
 def main(argv: Sequence[str]) -> None:
     config = load_config(TrainConfig, argv)
     data = open_data(config)
-    accelerator = Accelerator(
-        cpu=config.device == "cpu", mixed_precision="no" if config.precision == "fp32" else config.precision
-    )
+    accelerator = open_accelerator(config)
     figures: dict[str, object] = {"device": str(accelerator.device), "threads": torch.get_num_threads()}
     print(f"{config.model.encoder} + {config.model.decoder}, RM_{config.model.stages}, on {figures['device']}:")
     figures |= {"side_px": SIDE_PX, "pictures": PICTURES, "scoring": {}, "training": {}}

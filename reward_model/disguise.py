@@ -1,8 +1,9 @@
 """Adversarial training: what RL would draw over a restoration to make its defects look clean is drawn here first.
 
 A policy that follows a reward model finds the faintest pattern that darkens its map, and models of the same settings
-share it. Here restorations move a few 8-bit levels up the model's own gradient, while their targets stay: a map that
-still lights up cannot be had that cheaply. One step of signs from a random start (Wong et al., arXiv 2001.03994).
+share it. Here restorations move a few 8-bit levels up the model's own gradient, while their targets stay. One step of
+signs from a random start (Wong et al., arXiv 2001.03994): grain is a disguise no longer, an attack of several steps or a
+policy that follows the gradient for a whole training still is (docs/decisions.md). Off by default.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from statistics import median
 
 import torch
-from accelerate import Accelerator
 
 from rl_finetune.config import TrainRlConfig
 from rl_finetune.iteration import draw, groups_of, step
@@ -19,6 +18,7 @@ from rl_finetune.session import Session
 from rl_finetune.trajectory import Rollout
 from rl_finetune.window import WindowConfig, stochastic_range
 from shared.config import load_config
+from shared.devices import open_accelerator
 from shared.errors import UserError, run_command
 from shared.runs import RunFolder
 from shared.timing import Clock, peak_memory_mb
@@ -46,7 +46,7 @@ class Shape:
 def main(argv: Sequence[str]) -> None:
     config = at_last_stage(load_config(TrainRlConfig, argv))
     torch.set_num_threads(config.cpu_threads)
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    accelerator = open_accelerator(config.mixed_precision)
     session = Session.open(config, RunFolder(config.out), accelerator)
     figures = {"device": str(accelerator.device), "threads": torch.get_num_threads(), **asdict(Shape.of(config))}
     print(f"RL {config.task}, {config.groups} groups of {config.group_size}, on {figures['device']}:")

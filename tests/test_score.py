@@ -103,6 +103,14 @@ def test_unreadable_pictures_are_skipped_and_named(checkpoint, photos, capsys):
         score.main([f"in={photos / 'broken.png'}", f"checkpoint={checkpoint}"])
 
 
+def test_the_flag_json_is_the_word_json(checkpoint, photos, capsys):
+    score.main([f"in={photos}", f"checkpoint={checkpoint}", "json=true"])
+    by_word = capsys.readouterr().out
+    score.main([f"in={photos}", f"checkpoint={checkpoint}", "--json"])
+    assert capsys.readouterr().out == by_word
+    assert all(json.loads(line)["path"] for line in by_word.splitlines())
+
+
 def test_tiny_pictures_are_refused_by_name(checkpoint, tmp_path):
     Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
     with pytest.raises(UserError, match=r"dot.png: expected pictures of at least 16×16 px, got 1×1"):
