@@ -17,14 +17,14 @@ READY := $(VENV)/.ready
 SOURCE := source.images=$(IMAGES) source.faces=$(FACES)
 # Not `accelerate launch`: without a GPU it starts one process, whatever it is asked for.
 ON_CPU := $(if $(shell command -v nvidia-smi),,ACCELERATE_USE_CPU=1)
-LAUNCH := $(if $(filter 1,$(PROCESSES)),$(PY) -m,$(ON_CPU) $(PY) -m shared.launch $(PROCESSES))
+LAUNCH := $(if $(filter 1,$(PROCESSES)),$(PY) -m,$(ON_CPU) $(PY) -m shared.app.launch $(PROCESSES))
 # ARGS and CONFIG go to the stage that was asked for by name; BASE_ARGS, POOL_ARGS, DATASET_ARGS, RM_ARGS to the
 # stages before it.
 asked = $(filter $(1),$(MAKECMDGOALS))
 config = $(if $(and $(call asked,$(1)),$(CONFIG)),$(CONFIG),$(2))
 args = $(if $(call asked,$(1)),$(ARGS))
 # A finished stage is known by its command's words alone: seconds of imports less for each one.
-stage = @$(PY) -m shared.finished $(2) || $(1) $(2)
+stage = @$(PY) -m shared.runs.finished $(2) || $(1) $(2)
 
 # A reward model that was downloaded, not trained here: it has a checkpoint, and no config of a training.
 DOWNLOADED = $(and $(wildcard $(RUN)/reward_model/checkpoint/config.json),$(if $(wildcard $(RUN)/reward_model/config.yaml),,yes))
@@ -84,7 +84,7 @@ report: env ## one page with curves, before/after tables and pictures of a run
 eval: $(addprefix eval-,$(TASK)) ## measure tuned policies again on held-out pictures: ARGS='images=100 seed=1 steps=20'
 
 eval-%: env
-	@$(PY) -m rl_finetune.compare run=$(RUN)/rl_$* $(call args,eval)
+	@$(PY) -m rl_finetune.evaluate run=$(RUN)/rl_$* $(call args,eval)
 
 test: env ## run every test
 	@$(PY) -m pytest $(ARGS)

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 
 import albumentations as A
 
-from data.build_config import BuildConfig
-from data.build_processes import make_row_maker
-from data.degrade_presets import operators_for
-from data.make_rows import RowMaker, to_float
-from data.pairs import SCALES
-from data.plan import Chunk, pair_counter
-from data.targets import fit_normaliser
-from shared.config import load_config
-from shared.errors import run_command
+from data.degradation.pairs import SCALES
+from data.degradation.presets import operators_for
+from data.regions.targets import fit_normaliser
+from data.store.config import BuildConfig
+from data.store.plan import Chunk, pair_counter
+from data.store.processes import make_row_maker
+from data.store.rows import RowMaker, to_float
+from shared.app.config import load_config
+from shared.app.errors import run_command
 
 PAIRS = 64
 OURS = ("masks", "swap", "targets", "encode")  # what the builder adds to operators and pool

@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from data.dataset import SampleDataset, load_samples
-from data.plan import SPLITS
-from data.records import Sample
-from shared.config import from_dict, require_range
-from shared.errors import UserError, run_command
+from data.store.plan import SPLITS
+from data.store.reader import SampleDataset, load_samples
+from data.store.sample import Sample
+from shared.app.config import from_dict, require_range
+from shared.app.errors import UserError, run_command
 from shared.files import write_bytes
-from shared.images import encode_png, paint_map, to_array
 from shared.seeds import numpy_rng
+from shared.vision.images import encode_png, paint_map, to_array
 
 USAGE = "expected a dataset folder and key=value settings: python -m data.browse datasets/default out=page.html rows=40"
 STYLE = """

@@ -17,18 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
-from data.build_config import FREE_KEYS, BuildConfig, shard_of
-from data.build_processes import Each, fit_chunk, make_row_maker, processes, write_chunk
-from data.card import write_card
-from data.make_rows import RowMaker
-from data.merge import check_shards, take_over
-from data.plan import Chunk, make_chunks
-from data.shards import DATA_FOLDER, INPUTS_FILE, LOG_FOLDER, NORMALISER_FILE, log_name
-from data.targets import Distances, Normaliser, fit_normaliser
-from shared.config import from_dict, load_config
-from shared.errors import UserError, run_command
-from shared.runs import RunFolder, require_free_space
-from shared.tracking import progress
+from data.regions.targets import Distances, Normaliser, fit_normaliser
+from data.store.card import write_card
+from data.store.config import FREE_KEYS, BuildConfig, shard_of
+from data.store.merge import check_shards, take_over
+from data.store.parquet import DATA_FOLDER, INPUTS_FILE, LOG_FOLDER, NORMALISER_FILE, log_name
+from data.store.plan import Chunk, make_chunks
+from data.store.processes import Each, fit_chunk, make_row_maker, processes, write_chunk
+from data.store.rows import RowMaker
+from shared.app.config import from_dict, load_config
+from shared.app.errors import UserError, run_command
+from shared.runs.folder import RunFolder, require_free_space
+from shared.runs.tracking import progress
 
 FIT_PAIRS_PER_TASK = 8
 
@@ -156,7 +156,7 @@ def seconds_by_part(run: RunFolder, chunks: list[Chunk]) -> dict[str, float]:
 def push(config: BuildConfig) -> None:
     """Pushes the finished dataset to the Hub when the config says so."""
     if config.push:
-        from data.dataset import push_dataset  # imports datasets, which a build otherwise does without
+        from data.store.reader import push_dataset  # imports datasets, which a build otherwise does without
 
         push_dataset(config.out, config.push)
 

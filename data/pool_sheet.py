@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from data.build_config import BuildConfig
-from data.make_rows import RowMaker, to_float
-from data.plan import pair_counter
-from data.records import Task
-from shared.config import load_config
-from shared.errors import run_command
-from shared.images import picture_grid, save_image, to_tensor
+from data.degradation.records import Task
+from data.store.config import BuildConfig
+from data.store.plan import pair_counter
+from data.store.rows import RowMaker, to_float
+from shared.app.config import load_config
+from shared.app.errors import run_command
 from shared.seeds import derive_seed
+from shared.vision.images import picture_grid, save_image, to_tensor
 
 PICTURES = 6
 

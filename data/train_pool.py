@@ -17,18 +17,18 @@ from accelerate.utils import set_seed
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from data.degrade import DegradationConfig
-from data.exemplars import gather_exemplars
-from data.pairs import SCALES, PairConfig, PairDataset, pair_batches, pairs_for_task
-from data.records import PairBatch, Task
-from data.sources import SourceConfig
-from shared.config import load_config, require_range
-from shared.devices import open_accelerator
-from shared.errors import run_command
+from data.degradation.degrade import DegradationConfig
+from data.degradation.pairs import SCALES, PairConfig, PairDataset, pair_batches, pairs_for_task
+from data.degradation.records import PairBatch, Task
+from data.pool.exemplars import gather_exemplars
+from data.sources.open_source import SourceConfig
+from shared.app.config import load_config, require_range
+from shared.app.devices import open_accelerator
+from shared.app.errors import run_command
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
-from shared.runs import RunFolder
+from shared.runs.folder import RunFolder
+from shared.runs.training_loop import TrainingLoop, set_learning_rate
 from shared.seeds import derive_seed
-from shared.training_loop import TrainingLoop, set_learning_rate
 
 FREE_KEYS = ("out", "workers", "checkpoint_every", "log_every", "cpu_threads")
 L1_FOLDER, GAN_FOLDER, EXEMPLAR_FOLDER = "l1", "gan", "exemplar"

@@ -14,15 +14,15 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from reward_model.base_score import open_base_score
-from reward_model.batches import StepBatches
-from reward_model.model import RewardModel
-from reward_model.stages import AveragedWeights, TrainingData, stage_loss
+from reward_model.learning.anchor import open_base_score
+from reward_model.learning.batches import StepBatches
+from reward_model.learning.stages import AveragedWeights, TrainingData, stage_loss
+from reward_model.network.model import RewardModel
 from reward_model.train import TrainConfig, open_accelerator, open_data
-from shared.config import load_config
-from shared.errors import run_command
+from shared.app.config import load_config
+from shared.app.errors import run_command
+from shared.app.timing import Clock, interleaved_seconds, peak_memory_mb
 from shared.seeds import gaussian
-from shared.timing import Clock, interleaved_seconds, peak_memory_mb
 
 SIDE_PX, PICTURES, REPEATS = 256, 8, 7
 STEPS = 6  # timed training steps; one more goes before

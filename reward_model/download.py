@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reward_model.checkpoint import locate_checkpoint, verify_checkpoint
-from shared.command_line import read_words
-from shared.errors import UserError, run_command
-from shared.runs import replace_folder
+from reward_model.network.checkpoint import locate_checkpoint, verify_checkpoint
+from shared.app.errors import UserError, run_command
+from shared.app.words import read_words
+from shared.runs.folder import replace_folder
 
 
 @dataclass(frozen=True)

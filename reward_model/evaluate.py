@@ -11,22 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.dataset import load_samples
-from data.records import Sample
-from reward_model import evaluation_table as tables
-from reward_model.baselines import no_reference_baselines, upper_bounds
-from reward_model.card import add_tables
-from reward_model.checkpoint import locate_checkpoint, verify_checkpoint
-from reward_model.metrics import MAX_CLEAN_AREA, best_threshold
-from reward_model.model import RewardModel
-from reward_model.predict import Predictions, Scorer, model_scorer, predict
-from reward_model.sample_sets import read_triples, swapped_by_restorer
-from reward_model.swaps import SwapMaker, TargetScale
-from shared.config import load_config, require_range
-from shared.devices import open_device
-from shared.errors import UserError, run_command
+from data.store.reader import load_samples
+from data.store.sample import Sample
+from data.store.sample_maker import SwapMaker, TargetScale
+from reward_model.measuring import tables
+from reward_model.measuring.baselines import no_reference_baselines, upper_bounds
+from reward_model.measuring.card import add_tables
+from reward_model.measuring.metrics import MAX_CLEAN_AREA, best_threshold
+from reward_model.measuring.predict import Predictions, Scorer, model_scorer, predict
+from reward_model.measuring.sample_sets import read_triples, swapped_by_restorer
+from reward_model.network.checkpoint import locate_checkpoint, verify_checkpoint
+from reward_model.network.model import RewardModel
+from shared.app.config import load_config, require_range
+from shared.app.devices import open_device
+from shared.app.errors import UserError, run_command
 from shared.files import write_bytes
-from shared.tracking import progress
+from shared.runs.tracking import progress
 
 SPLITS = ("test", "test_restorer", "test_source")
 

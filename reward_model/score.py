@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from reward_model.model import RewardModel
-from reward_model.tiling import HALO_PX, TILE_PX, TiledOutput, score_picture
-from shared.command_line import input_pictures, output_names, read_words
-from shared.devices import open_device
-from shared.errors import UserError, run_command
-from shared.images import UnreadableImage, read_image_8bit, write_png
+from reward_model.network.model import RewardModel
+from reward_model.network.tiling import HALO_PX, TILE_PX, TiledOutput, score_picture
+from shared.app.devices import open_device
+from shared.app.errors import UserError, run_command
+from shared.app.words import read_words
+from shared.vision.images import UnreadableImage, read_image_8bit, write_png
+from shared.vision.inputs import input_pictures, output_names
 
 _STRIP_PX = 64  # rows of the overlay made at a time, to bound memory
 

@@ -15,23 +15,23 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 
-from data.dataset import load_samples
-from reward_model.augment import AugmentConfig, Augmenter
-from reward_model.base_score import EMBEDDED, BaseScore, open_base_score
-from reward_model.card import write_card
-from reward_model.checkpoint import CONFIG_FILE, METRICS_FILE, TRAINING_FILE, read_config, write_stage
-from reward_model.disguise import DisguiseConfig
-from reward_model.losses import LossConfig
-from reward_model.metrics import MAX_CLEAN_AREA, best_threshold
-from reward_model.model import RewardModel, RewardModelConfig
-from reward_model.predict import predict_samples, selection_figures
-from reward_model.stages import OptimConfig, StageJob, TrainingData, train_stage
-from reward_model.swaps import TargetScale
-from shared import devices
-from shared.config import load_config, require_range, to_yaml
-from shared.errors import run_command
+from data.store.reader import load_samples
+from data.store.sample_maker import TargetScale
+from reward_model.learning.adversarial import DisguiseConfig
+from reward_model.learning.anchor import EMBEDDED, BaseScore, open_base_score
+from reward_model.learning.augment import AugmentConfig, Augmenter
+from reward_model.learning.losses import LossConfig
+from reward_model.learning.stages import OptimConfig, StageJob, TrainingData, train_stage
+from reward_model.measuring.card import write_card
+from reward_model.measuring.metrics import MAX_CLEAN_AREA, best_threshold
+from reward_model.measuring.predict import predict_samples, selection_figures
+from reward_model.network.checkpoint import CONFIG_FILE, METRICS_FILE, TRAINING_FILE, read_config, write_stage
+from reward_model.network.model import RewardModel, RewardModelConfig
+from shared.app import devices
+from shared.app.config import load_config, require_range, to_yaml
+from shared.app.errors import run_command
 from shared.files import write_bytes
-from shared.runs import RunFolder, replace_folder
+from shared.runs.folder import RunFolder, replace_folder
 from shared.seeds import derive_seed
 
 CHECKPOINT_FOLDER, STAGES_FOLDER = "checkpoint", "stages"

@@ -12,16 +12,16 @@ from statistics import median
 
 import torch
 
-from rl_finetune.config import TrainRlConfig
-from rl_finetune.iteration import draw, groups_of, step
-from rl_finetune.session import Session
-from rl_finetune.trajectory import Rollout
-from rl_finetune.window import WindowConfig, stochastic_range
-from shared.config import load_config
-from shared.devices import open_accelerator
-from shared.errors import UserError, run_command
-from shared.runs import RunFolder
-from shared.timing import Clock, peak_memory_mb
+from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.loop.iteration import draw, groups_of, step
+from rl_finetune.loop.session import Session
+from rl_finetune.methods.trajectory import Rollout
+from rl_finetune.methods.window import WindowConfig, stochastic_range
+from shared.app.config import load_config
+from shared.app.devices import open_accelerator
+from shared.app.errors import UserError, run_command
+from shared.app.timing import Clock, peak_memory_mb
+from shared.runs.folder import RunFolder
 
 ITERATIONS = 5  # timed; one more goes before
 PARTS = ("data", "rollout", "judge", "update")

@@ -1,127 +1,95 @@
-"""Restores held-out pictures with a policy's own sampler, measures them, and compares two policies picture by picture."""
+"""Measures a tuned policy again, against the one it came from: more held-out pictures, another seed, other steps.
+
+python -m rl_finetune.evaluate run=runs/default/rl_sr images=100 seed=1 steps=20
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from data.pairs import PairConfig, PairDataset, collate_pairs, pairs_for_task
-from data.records import PairBatch, Task
-from data.sources import SourceConfig, Split
-from shared.errors import UserError
-from shared.metrics import PANEL, PairedDifference, paired_difference
+from data.sources.open_source import Split
+from rl_finetune.evidence.held_out import compare_on_held_out, panel_of
+from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.rewards.judge import Judge
+from shared.app.config import load_config
+from shared.app.errors import UserError, run_command
+from shared.app.words import read_words
+from shared.diffusion.sampler import SamplerSpec
+from shared.restorers.load import load_restorer
+from shared.restorers.pixel_unet import PixelUNetRestorer
 from shared.restorers.protocol import Restorer
-from shared.seeds import derive_seed
-from shared.tracking import progress
-
-# measure(sr, gt, lq) → {name: [B]}: rewards and metrics alike
-Measure = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Mapping[str, torch.Tensor]]
-LPIPS = "lpips_distance"  # the reward of that name is 1 − it
+from shared.runs.folder import CONFIG_FILE
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """One restorer on N held-out pictures."""
+class CompareConfig:
+    """What is measured against what; whatever is not said is as it was at the end of the run."""
 
-    sr: torch.Tensor  # [N, 3, H, W]
-    values: dict[str, torch.Tensor]  # name → [N]
-    seconds_per_picture: float
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a before/after table."""
-
-    name: str
-    before: float
-    after: float
-    change: PairedDifference
-    higher_is_better: bool
-
-    @property
-    def verdict(self) -> str:
-        """better, worse, or level: within two standard errors of no change."""
-        if abs(self.change.z) < 2.0:
-            return "level"
-        return "better" if (self.change.mean > 0) == self.higher_is_better else "worse"
+    run: str  # an RL run's folder: its pictures, degradation and reward
+    policy: str | None = None  # what is measured: the run's own policy, or any other restorer
+    against: str | None = None  # and against what: the policy that RL started from, or any other restorer
+    out: str | None = None  # run/eval by default
+    split: Split = "test"
+    images: int | None = None
+    crop_px: int | None = None
+    steps: int | None = None  # with other steps or eta every step is stochastic, not only those that RL trained
+    eta: float | None = None
+    seed: int | None = None  # of crops, degradation and the sampler's noise; the split stays
 
 
-def held_out_pairs(
-    source: SourceConfig, pairs: PairConfig, *, task: Task, split: Split, count: int, crop_px: int, seed: int
-) -> PairBatch:
-    """Returns one pair from each of `count` distinct pictures of a split. Raises UserError when it holds fewer."""
-    dataset: PairDataset = pairs_for_task(
-        source, replace(pairs, crop_px=crop_px, pairs=count, cache=False), task=task, split=split, seed=seed
+def main(argv: Sequence[str]) -> None:
+    config = read_words(CompareConfig, argv, expected="run=<an RL run's folder>")
+    try:
+        rl, sampler = settings_of(config)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    torch.set_num_threads(rl.cpu_threads)
+    judge = Judge(
+        rl.reward,
+        rl.curriculum,
+        checkpoint=rl.reward_model,
+        revision=rl.reward_revision,
+        device=torch.device("cpu"),
+        with_maps=False,
     )
-    available = len(dataset.image_ids)
-    if available < count:
-        raise UserError(
-            f"{count} {split} pictures are wanted, but the source has {available} in that split; give more pictures, "
-            f"raise source.{split}_fraction, or ask for fewer (eval_images, check_images)"
-        )
-    return collate_pairs([dataset[i] for i in range(count)])
+    before, after = (
+        open_restorer(where, sampler) for where in (config.against or rl.base, config.policy or config.run)
+    )
+    folder = Path(config.out or f"{config.run}/eval")
+    panel = panel_of(rl, judge, open_restorer(rl.base, rl.sampler))
+    figures = compare_on_held_out(
+        rl, before, after, judge, panel, folder=folder, steps=sampler.steps, split=config.split
+    )
+    print(f"{figures['table']}\npictures and values in {folder}")
 
 
-def evaluate(
-    restorer: Restorer,
-    pairs: PairBatch,
-    measures: Sequence[Measure],
-    *,
-    batch: int,
-    seed: int,
-    title: str,
-    quiet: bool,
-    device: torch.device | str = "cpu",
-) -> Evaluation:
-    """Returns pictures and measures; picture i's noise depends on (seed, pair i) alone, so policies are paired in it.
+def settings_of(config: CompareConfig) -> tuple[TrainRlConfig, SamplerSpec]:
+    """Returns the run's settings and sampler with what was asked for in their place.
 
-    `device`: where the restorer and the measures' networks are; what is returned is on the CPU.
+    Raises UserError when there is no run, ValueError for a value out of range.
     """
-    restored, values, seconds = [], [], 0.0
-    starts = range(0, len(pairs.indices), batch)
-    for start in progress(starts, title=title, unit="batch", quiet=quiet):
-        window = slice(start, start + batch)
-        gt, lq = pairs.gt[window].to(device), pairs.lq[window].to(device)
-        seeds = [derive_seed(seed, "evaluate", index) for index in pairs.indices[window]]
-        began = time.perf_counter()
-        sr = restorer.restore(lq, sample_seeds=seeds)
-        seconds += time.perf_counter() - began
-        restored.append(sr.cpu())
-        with torch.no_grad():
-            values.append({name: v.cpu() for measure in measures for name, v in measure(sr, gt, lq).items()})
-    names = values[0].keys()
-    return Evaluation(
-        sr=torch.cat(restored),
-        values={name: torch.cat([part[name] for part in values]) for name in names},
-        seconds_per_picture=seconds / len(pairs.indices),
-    )
+    path = Path(config.run) / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"expected an RL run's folder, but {config.run} has no {CONFIG_FILE}; make train-rl makes one")
+    rl = load_config(TrainRlConfig, [str(path)])
+    asked = {"eval_images": config.images, "eval_crop_px": config.crop_px, "seed": config.seed}
+    sampler = rl.sampler
+    if config.steps is not None or config.eta is not None:
+        eta = sampler.eta if config.eta is None else config.eta
+        sampler = SamplerSpec(steps=sampler.steps if config.steps is None else config.steps, eta=eta)
+    return dataclasses.replace(rl, **{name: value for name, value in asked.items() if value is not None}), sampler
 
 
-def panel_measure(names: Sequence[str] = tuple(PANEL)) -> Measure:
-    """Returns a measure of the full-reference metrics in `names`."""
-    return lambda sr, gt, lq: {name: PANEL[name].function(sr, gt) for name in names}
+def open_restorer(where: str, sampler: SamplerSpec) -> Restorer:
+    """Returns the restorer in `where`; a diffusion policy restores with `sampler`, whatever it was saved with."""
+    restorer = load_restorer(where)
+    return PixelUNetRestorer(restorer.policy, sampler) if isinstance(restorer, PixelUNetRestorer) else restorer
 
 
-def compare(before: Evaluation, after: Evaluation) -> list[Row]:
-    """Returns the table's rows, in the order of the measures."""
-    rows = []
-    for name, first in before.values.items():
-        second = after.values[name]
-        higher = PANEL[name].higher_is_better if name in PANEL else name != LPIPS
-        change = paired_difference(first.tolist(), second.tolist())
-        rows.append(Row(name, float(first.mean()), float(second.mean()), change, higher))
-    return rows
-
-
-def format_table(rows: Sequence[Row], *, title: str, seconds: tuple[float, float]) -> str:
-    """Returns the table as text, with seconds per picture before and after."""
-    lines = [title, f"{'':22}{'before':>9}{'after':>9}{'change ± s.e.':>20}   (n = {rows[0].change.n})"]
-    for row in rows:
-        change = f"{row.change.mean:+.4f} ± {row.change.standard_error:.4f}"
-        arrow = "↑" if row.higher_is_better else "↓"
-        lines.append(f"{row.name + ' ' + arrow:22}{row.before:9.4f}{row.after:9.4f}{change:>20}   {row.verdict}")
-    lines.append(f"{'seconds per picture':22}{seconds[0]:9.3f}{seconds[1]:9.3f}")
-    return "\n".join(lines)
+if __name__ == "__main__":
+    run_command(main)

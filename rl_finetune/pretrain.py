@@ -13,18 +13,18 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from data.pairs import SCALES, PairConfig, PairDataset, collate_pairs, pair_batches, pairs_for_task
-from data.records import PairBatch, Task
-from data.sources import SourceConfig, open_source
-from shared.config import load_config, require_range
-from shared.devices import open_accelerator
+from data.degradation.pairs import SCALES, PairConfig, PairDataset, collate_pairs, pair_batches, pairs_for_task
+from data.degradation.records import PairBatch, Task
+from data.sources.open_source import SourceConfig, open_source
+from shared.app.config import load_config, require_range
+from shared.app.devices import open_accelerator
+from shared.app.errors import run_command
 from shared.diffusion.sampler import SamplerSpec
-from shared.errors import run_command
 from shared.restorers.load import save_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig
-from shared.runs import RunFolder
+from shared.runs.folder import RunFolder
+from shared.runs.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
 from shared.seeds import derive_seed, gaussian, numpy_rng
-from shared.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
 
 DECAY = 1 / 3  # share of the iterations over which the learning rate falls at the end
 FREE_KEYS = ("workers", "checkpoint_every", "log_every", "cpu_threads", "source.cache_folder", "source.memory_mb")

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.errors import UserError, run_command
+from shared.app.errors import UserError, run_command
 from shared.files import write_bytes
-from shared.runs import SUMMARY_FILE
-from shared.tracking import read_metrics
+from shared.runs.folder import SUMMARY_FILE
+from shared.runs.tracking import read_metrics
 
 STAGES = {  # folder → what a person calls it, in the order they run
     "base_sr": "supervised ×4 super-resolution policy",

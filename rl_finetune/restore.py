@@ -12,14 +12,15 @@ from pathlib import Path
 
 import torch
 
-from shared.command_line import input_pictures, output_names, read_words
-from shared.config import require_range
-from shared.devices import open_device
-from shared.errors import UserError, run_command
-from shared.images import UnreadableImage, read_image, save_image, to_tensor
+from shared.app.config import require_range
+from shared.app.devices import open_device
+from shared.app.errors import UserError, run_command
+from shared.app.words import read_words
 from shared.restorers.load import load_restorer, on_device
 from shared.restorers.protocol import Restorer
 from shared.seeds import derive_seed
+from shared.vision.images import UnreadableImage, read_image, save_image, to_tensor
+from shared.vision.inputs import input_pictures, output_names
 
 # Beyond the reach of the network: what lies further away cannot change a pixel by more than rounding.
 OVERLAP_PX = 32

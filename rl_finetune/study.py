@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rl_finetune.study_figures import ArmFigures, ObjectivePart, read_run, tables, written_figures
-from rl_finetune.study_plot import panels_svg
-from shared.config import load_config
-from shared.errors import UserError, run_command
+from rl_finetune.evidence.study_figures import ArmFigures, ObjectivePart, read_run, tables, written_figures
+from rl_finetune.evidence.study_plot import panels_svg
+from shared.app.config import load_config
+from shared.app.errors import UserError, run_command
 from shared.files import write_bytes
-from shared.finished import command_hash
-from shared.runs import RunFolder
+from shared.runs.finished import command_hash
+from shared.runs.folder import RunFolder
 
 FIGURES_FILE, TABLE_FILE, CURVES_FILE = "study.json", "study.md", "study.svg"
 

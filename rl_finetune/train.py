@@ -11,18 +11,18 @@ from collections.abc import Sequence
 import torch
 from accelerate.utils import broadcast
 
-from rl_finetune.config import FREE_KEYS, TrainRlConfig
-from rl_finetune.evaluate import evaluate
-from rl_finetune.finish import evaluate_run, held_out
-from rl_finetune.iteration import step
-from rl_finetune.session import Session
-from rl_finetune.window import sampler_of_iteration
-from shared.config import load_config
-from shared.devices import open_accelerator
-from shared.errors import UserError, run_command
+from rl_finetune.evidence.held_out import evaluate_run, held_out
+from rl_finetune.evidence.measure import evaluate
+from rl_finetune.loop.config import FREE_KEYS, TrainRlConfig
+from rl_finetune.loop.iteration import step
+from rl_finetune.loop.session import Session
+from rl_finetune.methods.window import sampler_of_iteration
+from shared.app.config import load_config
+from shared.app.devices import open_accelerator
+from shared.app.errors import UserError, run_command
 from shared.restorers.load import read_provenance, save_policy
-from shared.runs import RunFolder
-from shared.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
+from shared.runs.folder import RunFolder
+from shared.runs.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
 
 
 def main(argv: Sequence[str]) -> None:

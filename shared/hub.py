@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from shared.errors import UserError
+from shared.app.errors import UserError
 
 # The HTTPError of whichever httpx this huggingface_hub is built on: dropped connections, time-outs, cut bodies.
 _TransportError: type[Exception] = HfHubHTTPError.__bases__[0]

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from reward_model.train import TrainConfig
-from rl_finetune.config import TrainRlConfig
+from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.loop.trainable import make_trainable, matching_layers
 from rl_finetune.pretrain import PretrainConfig
 from rl_finetune.rewards.registry import find_map, find_reward
 from rl_finetune.train import require_divisible
-from rl_finetune.trainable import make_trainable, matching_layers
-from shared.config import load_config
+from shared.app.config import load_config
 from shared.restorers.pixel_unet import PixelUNet
 
 GPU = Path(__file__).parents[1] / "configs" / "gpu"

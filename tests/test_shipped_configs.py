@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from data.build_config import BuildConfig
-from data.degrade_presets import PUBLISHED, resolve
+from data.degradation.presets import PUBLISHED, resolve
+from data.store.config import BuildConfig
 from data.train_pool import TrainPoolConfig
 from reward_model.evaluate import EvaluateConfig
 from reward_model.train import TrainConfig
-from rl_finetune.config import TrainRlConfig
+from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.pretrain import PretrainConfig
 from rl_finetune.rewards.composite import LRPO_FACE
 from rl_finetune.study import StudyConfig
-from shared.config import load_config
+from shared.app.config import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SCHEMAS = {

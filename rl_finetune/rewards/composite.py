@@ -11,7 +11,7 @@ import torch
 from rl_finetune.rewards import faces, fidelity  # noqa: F401  importing them registers their rewards
 from rl_finetune.rewards.learned import JudgedOnce
 from rl_finetune.rewards.registry import Reward, Toolbox, bind, find_map, find_reward
-from shared.errors import UserError
+from shared.app.errors import UserError
 
 Parts = Literal["embedded", "hub"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from shared.errors import UserError
+from shared.app.errors import UserError
 
 # (expansion, channels, repeats, stride) of each run of bottlenecks: the paper's table 1.
 _BOTTLENECKS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))

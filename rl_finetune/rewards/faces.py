@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from rl_finetune.rewards.face_network import MobileFaceNet
 from rl_finetune.rewards.registry import ToolSettings, reward, tool
-from shared.clip import ClipSimilarity, load_clip_similarity
-from shared.errors import UserError
+from shared.app.errors import UserError
+from shared.vision.clip import ClipSimilarity, load_clip_similarity
 
 # Eyes, nose, corners of the mouth (x, y): of FFHQ's crops at 512 px, and of recognisers' crops at 112×112 px.
 _FFHQ_512 = ((192.98, 239.95), (318.90, 240.19), (256.63, 314.01), (201.26, 371.41), (313.08, 371.15))

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from rl_finetune.rewards.registry import ToolSettings, reward, reward_map, tool
-from shared import metrics
-from shared.lpips import load_lpips
+from shared.vision import metrics
+from shared.vision.lpips import load_lpips
 
 # Kingsbury's near-symmetric 5-tap filter (level 1) and 10-tap q-shift filter (levels 2 and up), low-pass, sum 1.
 _NEAR_SYM_A = (-0.05, 0.25, 0.6, 0.25, -0.05)
@@ -54,7 +54,7 @@ def dwt(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
 
 @reward("gradient_similarity", value_range=(0.0, 1.0))
 def gradient_similarity(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
-    """Returns 1 − `shared.metrics.gradient_distance`, [B]: stands in for 1 − LPIPS without its weights."""
+    """Returns 1 − `shared.vision.metrics.gradient_distance`, [B]: stands in for 1 − LPIPS without its weights."""
     return 1.0 - metrics.gradient_distance(sr, gt)
 
 
@@ -78,7 +78,7 @@ def absolute_error(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor) -> torc
 
 @reward_map("gradient_distance")
 def gradient_distance(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
-    """Returns `shared.metrics.gradient_distance_map`, [B, 1, H, W]."""
+    """Returns `shared.vision.metrics.gradient_distance_map`, [B, 1, H, W]."""
     return metrics.gradient_distance_map(sr, gt)
 
 

@@ -9,15 +9,15 @@ from typing import Any, Protocol
 import torch
 
 from rl_finetune.rewards.registry import PYIQA, ToolSettings, reward, reward_map, tool
-from shared.clip import QUALITY_PROMPTS, ClipSimilarity, clip_iqa, load_clip_similarity
-from shared.errors import UserError
+from shared.app.errors import UserError
+from shared.vision.clip import QUALITY_PROMPTS, ClipSimilarity, clip_iqa, load_clip_similarity
 
 ANY = (-math.inf, math.inf)
 WORST_SHARE = 0.01
 
 
 class Judgement(Protocol):
-    """What the reward model answers (reward_model.model.RewardOutput)."""
+    """What the reward model answers (reward_model.network.model.RewardOutput)."""
 
     score: torch.Tensor  # [B], higher is better
 

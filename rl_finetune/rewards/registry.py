@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from shared.errors import UserError
+from shared.app.errors import UserError
 
 RewardFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # (sr, gt, lq) → [B] or a map
 PYIQA = "pyiqa:"  # rewards named pyiqa:musiq and so on come from that package, when it is installed

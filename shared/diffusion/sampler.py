@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import torch
 
-from shared.config import require_range
+from shared.app.config import require_range
 from shared.diffusion.schedule import NoiseSchedule
 from shared.diffusion.transition import ScoredStep, StepTimes, step_std, take_step, transition
 from shared.seeds import derive_seed, gaussian

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from shared.config import require_range
+from shared.app.config import require_range
 
 Prediction = Literal["epsilon", "v", "x0", "flow"]
 Betas = Literal["cosine", "linear", "scaled_linear", "rectified_flow"]

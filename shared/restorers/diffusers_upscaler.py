@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler
 
-from shared.errors import UserError
+from shared.app.errors import UserError
 from shared.hub import fetch_snapshot
-from shared.images import pad_to_multiple
 from shared.restorers.protocol import HUB_PREFIX, PIPELINE_INDEX
+from shared.vision.images import pad_to_multiple
 
 LATENT_DIFFUSION, STABLE_DIFFUSION = "LDMSuperResolutionPipeline", "StableDiffusionUpscalePipeline"
 DEFAULT_STEPS = 50

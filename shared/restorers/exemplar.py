@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from shared.config import from_dict, require_range
-from shared.errors import UserError
+from shared.app.config import from_dict, require_range
+from shared.app.errors import UserError
 from shared.files import write_bytes
 
 CONFIG_FILE, TENSORS_FILE = "config.json", "model.safetensors"

@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from shared.config import from_dict, require_range
-from shared.errors import UserError
+from shared.app.config import from_dict, require_range
+from shared.app.errors import UserError
 from shared.files import write_bytes
-from shared.images import pad_to_multiple
 from shared.seeds import gaussian
+from shared.vision.images import pad_to_multiple
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from shared.images import to_array, to_tensor
+from shared.vision.images import to_array, to_tensor
 
 
 class BicubicRestorer:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from shared.config import from_dict
+from shared.app.config import from_dict
+from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
-from shared.errors import UserError
 from shared.files import write_bytes
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig, PixelUNetRestorer
 from shared.restorers.protocol import Restorer, names_pipeline

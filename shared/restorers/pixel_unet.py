@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from diffusers import UNet2DModel
 from torch import nn
 
-from shared.config import require_range
+from shared.app.config import require_range
 from shared.diffusion.sampler import SamplerSpec, sample
 from shared.diffusion.schedule import NoiseSchedule, ScheduleConfig
-from shared.images import pad_to_multiple
+from shared.vision.images import pad_to_multiple
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,59 @@
+"""gt → lq by a published preset: what is drawn for a picture, as JSON, and the same bytes again from that JSON."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+
+from data.degradation.operators import OPERATORS, A
+from data.degradation.presets import DegradationConfig, operators_for
+from shared.seeds import derive_seed, numpy_rng
+from shared.vision.images import to_uint8
+
+__all__ = ["Degradation", "DegradationConfig"]
+
+REPLAYED = {operator.__name__: operator() for operator in OPERATORS}
+
+
+class Degradation:
+    """One preset at one scale: a picture and a seed in, the degraded picture and what was drawn out."""
+
+    def __init__(self, config: DegradationConfig, *, scale: int) -> None:
+        self.config, self.scale = config, scale
+        self._composed: dict[tuple[int, int], A.Compose] = {}
+
+    def __call__(self, gt: np.ndarray, *, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """Returns lq [H/scale, W/scale, 3] on 8-bit levels, and the drawn parameters, JSON-able.
+
+        gt is [H, W, 3] float32 in [0, 1], its sides divisible by the scale. A function of (config, gt, seed) alone.
+        """
+        gt_px = gt.shape[:2]
+        if gt_px[0] % self.scale or gt_px[1] % self.scale:
+            raise ValueError(f"sides must be divisible by {self.scale}, got {gt_px[0]}x{gt_px[1]}")
+        if gt_px not in self._composed:
+            self._composed[gt_px] = A.Compose(
+                operators_for(self.config, gt_px, scale=self.scale), save_applied_params=True
+            )
+        compose = self._composed[gt_px]
+        # albumentations draws from both kinds of generator; neither is ever the global one.
+        compose.set_random_state(numpy_rng(seed, "degrade"), random.Random(derive_seed(seed, "degrade")))
+        result = compose(image=gt)
+        drawn = [
+            {"operator": name, **{k: v for k, v in params.items() if k != "shape"}}
+            for name, params in result["applied_transforms"]
+        ]
+        return _eight_bits(result["image"]), {"preset": self.config.preset, "operators": drawn}
+
+    def replay(self, gt: np.ndarray, parameters: dict[str, Any]) -> np.ndarray:
+        """Returns the lq that `parameters` were drawn for, to the byte; they alone decide, not the config."""
+        image = gt
+        for drawn in parameters["operators"]:
+            numbers = {key: value for key, value in drawn.items() if key != "operator"}
+            image = np.ascontiguousarray(REPLAYED[drawn["operator"]].apply(image, **numbers))
+        return _eight_bits(image)
+
+
+def _eight_bits(image: np.ndarray) -> np.ndarray:
+    return to_uint8(image).astype(np.float32) / np.float32(255.0)

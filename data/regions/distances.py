@@ -1,0 +1,119 @@
+"""How unlike two pictures are, as maps: pixel distance, and a feature distance that sees lost and invented texture."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from shared.app.errors import UserError
+
+GRADIENTS = "gradients"
+
+
+class FeatureDistance(Protocol):
+    """Compares two pictures in feature space; describing a picture once serves every comparison with it."""
+
+    peak: float  # the largest distance possible: raw maps are stored as fractions of it
+
+    def describe(self, picture: np.ndarray) -> list[np.ndarray]:
+        """Returns the features of an [H, W, 3] float32 picture in [0, 1], one array per scale."""
+        ...
+
+    def distance(self, first: list[np.ndarray], second: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+        """Returns the [H, W] float32 distance in [0, peak] between two descriptions of pictures of `shape`."""
+        ...
+
+
+def pixel_distance(first: np.ndarray, second: np.ndarray, *, blur_px: float) -> np.ndarray:
+    """Returns |first − second| averaged over RGB and over a Gaussian window of `blur_px`, [H, W] float32 in [0, 1].
+
+    The bare difference changes sign many times across one defect, and is zero wherever it does; its local mean is not.
+    """
+    difference = np.abs(first - second).mean(axis=2, dtype=np.float32)
+    return cv2.GaussianBlur(difference, (0, 0), blur_px) if blur_px > 0 else difference
+
+
+class OrientedGradients:
+    """Gradient energy in four directions at three scales: unlike where texture was lost, invented, or turned.
+
+    Per scale and pixel the features are the window means of |∇·u| over four directions u; their distance is
+    ‖a − b‖ / (‖a‖ + ‖b‖ + floor), so that it compares contrast with contrast and stays near zero on flat ground.
+    """
+
+    peak = 1.0
+
+    def __init__(self, *, scales: tuple[int, ...] = (1, 2, 4), window_px: float = 1.5, floor: float = 0.04) -> None:
+        self.scales = scales
+        self.window_px = window_px
+        self.floor = floor
+
+    def describe(self, picture: np.ndarray) -> list[np.ndarray]:
+        grey = picture @ np.array([0.299, 0.587, 0.114], np.float32)
+        described = []
+        for scale in self.scales:
+            size = (max(1, grey.shape[1] // scale), max(1, grey.shape[0] // scale))
+            level = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if scale > 1 else grey
+            dx = cv2.Scharr(level, cv2.CV_32F, 1, 0, scale=1 / 32)
+            dy = cv2.Scharr(level, cv2.CV_32F, 0, 1, scale=1 / 32)
+            half = np.float32(np.sqrt(0.5))
+            energy = np.abs(np.stack([dx, half * (dx + dy), dy, half * (dx - dy)], axis=-1))
+            described.append(cv2.GaussianBlur(energy, (0, 0), self.window_px))
+        return described
+
+    def distance(self, first: list[np.ndarray], second: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+        total = np.zeros(shape, np.float32)
+        for a, b in zip(first, second, strict=True):
+            unlike = _norm(a - b) / (_norm(a) + _norm(b) + np.float32(self.floor))
+            total += cv2.resize(unlike, shape[::-1], interpolation=cv2.INTER_LINEAR)
+        return total / np.float32(len(self.scales))
+
+
+class BackboneFeatures:
+    """Cosine distance between the feature maps of a timm backbone, e.g. DINOv3, averaged over its levels."""
+
+    peak = 2.0
+
+    def __init__(self, name: str, *, pretrained: bool, input_scale: float = 1.0, device: str = "cpu") -> None:
+        import timm  # only this backend needs it
+
+        try:
+            self.net = timm.create_model(name, pretrained=pretrained, features_only=True).eval()
+        except Exception as error:  # unknown names, missing networks and gated weights each raise their own kind
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"targets.features: timm gives no backbone {name!r} ({reason[:200]})") from None
+        self.net.requires_grad_(False).to(device)
+        self.input_scale, self.device = input_scale, device
+        self.stride = max(self.net.feature_info.reduction())
+        settings = self.net.pretrained_cfg
+        self.mean = torch.tensor(settings["mean"], device=device).view(1, 3, 1, 1)
+        self.std = torch.tensor(settings["std"], device=device).view(1, 3, 1, 1)
+
+    @torch.no_grad()
+    def describe(self, picture: np.ndarray) -> list[np.ndarray]:
+        image = torch.from_numpy(picture).to(self.device).permute(2, 0, 1)[None]
+        # Resized to whole strides, so that every feature cell covers the same share of the picture.
+        sides = [max(1, round(side * self.input_scale / self.stride)) * self.stride for side in image.shape[-2:]]
+        image = F.interpolate(image, size=sides, mode="bilinear", align_corners=False, antialias=True)
+        return [level[0].cpu().numpy() for level in self.net((image - self.mean) / self.std)]
+
+    def distance(self, first: list[np.ndarray], second: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+        total = torch.zeros(1, 1, *shape)
+        for a, b in zip(first, second, strict=True):
+            unlike = 1 - F.cosine_similarity(torch.from_numpy(a), torch.from_numpy(b), dim=0)
+            total += F.interpolate(unlike[None, None], size=shape, mode="bilinear", align_corners=False)
+        return (total[0, 0] / len(first)).clamp(0, self.peak).numpy()
+
+
+def open_features(name: str, *, pretrained: bool, input_scale: float, device: str = "cpu") -> FeatureDistance:
+    """Returns the built-in oriented gradients, or a timm backbone by name. Raises UserError for an unknown one."""
+    if name == GRADIENTS:
+        return OrientedGradients()
+    return BackboneFeatures(name, pretrained=pretrained, input_scale=input_scale, device=device)
+
+
+def _norm(features: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.square(features).sum(axis=-1))

@@ -1,0 +1,126 @@
+"""A folder of anybody's pictures, decoded once up front; what was found is remembered, so a second start is quick."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.sources.image_source import ImageSource, Kind
+from shared.app.errors import UserError
+from shared.files import write_bytes
+from shared.runs.tracking import progress
+from shared.vision.images import UnreadableImage, find_images, read_image, read_image_8bit
+
+LICENCE_FILES = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENCE.txt", "LICENSE.md", "LICENCE.md")
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What decoding one file showed; the size in bytes and the time tell whether it still holds."""
+
+    size_bytes: int
+    modified_ns: int
+    height: int = 0
+    width: int = 0
+    failure: str = ""
+
+
+class FolderSource(ImageSource):
+    """The readable, large enough pictures below a folder; ids are paths relative to it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        kind: Kind,
+        licence: str | None,
+        min_side_px: int,
+        cache: Path,
+        memory_mb: int,
+    ) -> None:
+        super().__init__(name=name, kind=kind, licence=licence or _licence_beside(folder), memory_mb=memory_mb)
+        self.folder = folder
+        scan = scan_folder(folder, cache=cache)
+        reasons = {path: _reason(found, min_side_px) for path, found in scan.items()}
+        self.image_ids = tuple(path for path, reason in reasons.items() if not reason)
+        self.skipped = tuple((path, reason) for path, reason in reasons.items() if reason)
+        if not self.image_ids:
+            small = sum(1 for found in scan.values() if not found.failure)
+            path, reason = self.skipped[0]
+            raise UserError(
+                f"none of the {len(scan)} pictures in {folder} can be used: {len(scan) - small} do not decode, {small} "
+                f"are smaller than {min_side_px} pixels on a side ({path}: {reason}); add larger pictures"
+            )
+
+    def decode(self, image_id: str) -> np.ndarray:
+        try:
+            return read_image(self.folder / image_id)
+        except UnreadableImage as error:
+            raise UserError(
+                f"{error}; it was readable when the run started: put it back and run the same command again"
+            ) from None
+
+
+def scan_folder(folder: Path, *, cache: Path) -> dict[str, Scanned]:
+    """Returns what every picture below the folder is, by relative path in sorted order, decoding only what is new."""
+    paths = find_images(folder)
+    stats = {path.relative_to(folder).as_posix(): path.stat() for path in paths}
+    record = cache / f"{hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest()}.json"
+    known = _read_record(record)
+    new = [
+        path
+        for path, stat in stats.items()
+        if path not in known or (known[path].size_bytes, known[path].modified_ns) != (stat.st_size, stat.st_mtime_ns)
+    ]
+    found = {path: known[path] for path in stats if path in known}
+    try:
+        # Threads do: the decoders let go of the interpreter's lock. Few, since each holds a whole picture.
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            results = pool.map(lambda path: _scan(folder, path, stats[path]), new)
+            for path, result in zip(
+                new, progress(results, title="reading", unit="image", total=len(new), quiet=len(new) < 200), strict=True
+            ):
+                found[path] = result
+    finally:  # a scan cut short is not lost
+        if new:
+            write_bytes(record, json.dumps({path: asdict(result) for path, result in found.items()}).encode())
+    return {path: found[path] for path in stats}
+
+
+def _scan(folder: Path, path: str, stat: os.stat_result) -> Scanned:
+    try:
+        height, width = read_image_8bit(folder / path).shape[:2]
+    except UnreadableImage as error:
+        reason = str(error).removeprefix(f"{folder / path}: ")
+        return Scanned(stat.st_size, stat.st_mtime_ns, failure=reason)
+    return Scanned(stat.st_size, stat.st_mtime_ns, height, width)
+
+
+def _read_record(record: Path) -> dict[str, Scanned]:
+    try:
+        return {path: Scanned(**found) for path, found in json.loads(record.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}  # missing, or written by another version: the scan is simply made again
+
+
+def _reason(found: Scanned, min_side_px: int) -> str:
+    if found.failure:
+        return found.failure
+    if min(found.height, found.width) < min_side_px:
+        return f"{found.width}x{found.height}, smaller than {min_side_px} pixels"
+    return ""
+
+
+def _licence_beside(folder: Path) -> str:
+    for name in LICENCE_FILES:
+        if (folder / name).is_file():
+            first = (folder / name).read_text(errors="replace").strip().splitlines()
+            return first[0].strip() if first else "not stated"
+    return "not stated"

@@ -1,0 +1,108 @@
+"""Where clean pictures come from: a folder, a Hub dataset, or what is embedded; and which split a picture is in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from data.sources.embedded import EmbeddedSource
+from data.sources.folder import FolderSource
+from data.sources.hub import stream_images
+from data.sources.image_source import ImageSource, Kind
+from shared.app.config import require_range
+from shared.app.errors import UserError
+from shared.seeds import derive_seed
+
+__all__ = ["ImageSource", "Kind", "SourceConfig", "Split", "open_source", "split_image_ids"]
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Which pictures, and how they are split."""
+
+    images: str = "embedded"  # photographs: embedded | a folder | hf:owner/dataset
+    faces: str = "embedded"  # aligned faces: likewise
+    embedded_images: int = 160  # how many embedded photographs (or portraits)
+    val_fraction: float = 0.1
+    test_fraction: float = 0.25
+    seed: int = 0  # of the embedded pictures and of the split
+    hub_split: str = "train"
+    hub_column: str = "image"
+    hub_revision: str | None = None
+    hub_images: int = 2000  # how many pictures are streamed from a Hub dataset
+    cache_folder: str = "datasets"  # scans and streamed pictures go below it, never into the pictures' own folder
+    memory_mb: int = 256  # decoded pictures kept in memory
+
+    def __post_init__(self) -> None:
+        require_range(
+            embedded_images=(self.embedded_images, 3, 100_000),
+            val_fraction=(self.val_fraction, 0.0, 0.9),
+            test_fraction=(self.test_fraction, 0.0, 0.9),
+            hub_images=(self.hub_images, 3, 10_000_000),
+            memory_mb=(self.memory_mb, 0, 1_000_000),
+        )
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"val_fraction + test_fraction must stay below 1, got {self.val_fraction + self.test_fraction:g}"
+            )
+
+
+def open_source(config: SourceConfig, kind: Kind, *, min_side_px: int) -> ImageSource:
+    """Returns the configured source of `kind`, every picture in it proven readable and at least `min_side_px` small.
+
+    Raises UserError for a missing folder, one without pictures or without a usable one, and a name of another form.
+    """
+    where = config.images if kind == "photos" else config.faces
+    variable = "IMAGES" if kind == "photos" else "FACES"
+    if where == "embedded":
+        return EmbeddedSource(
+            kind, count=config.embedded_images, seed=config.seed, min_side_px=min_side_px, memory_mb=config.memory_mb
+        )
+    cache, name, licence = Path(config.cache_folder), where, None
+    scheme, separator, rest = where.partition(":")
+    if separator and scheme == "hf" and rest:
+        folder, licence = stream_images(
+            rest,
+            cache=cache / ".hub",
+            split=config.hub_split,
+            column=config.hub_column,
+            revision=config.hub_revision,
+            count=config.hub_images,
+        )
+    elif separator and not Path(where).exists() and "/" not in scheme:
+        raise UserError(f"{variable} is a folder, hf:owner/dataset, or embedded; got {where}")
+    else:
+        folder = Path(where)
+        if not folder.exists():
+            raise UserError(f"{variable}: no folder {where}; give a folder of pictures, hf:owner/dataset, or embedded")
+    return FolderSource(
+        folder,
+        name=name,
+        kind=kind,
+        licence=licence,
+        min_side_px=min_side_px,
+        cache=cache / ".scan",
+        memory_mb=config.memory_mb,
+    )
+
+
+def split_image_ids(image_ids: Sequence[str], config: SourceConfig) -> dict[Split, tuple[str, ...]]:
+    """Returns the ids of each split, a function of (seed, the set of ids) alone, in an order that mixes them.
+
+    Sizes are the fractions rounded, at least one picture each. Raises UserError below three pictures.
+    """
+    if len(image_ids) < len(SPLITS):
+        raise UserError(
+            f"expected at least {len(SPLITS)} pictures, to train, to validate and to test on; got {len(image_ids)}"
+        )
+    ranked = sorted(set(image_ids), key=lambda image_id: (derive_seed(config.seed, "split", image_id), image_id))
+    test = max(1, round(len(ranked) * config.test_fraction))
+    val = max(1, round(len(ranked) * config.val_fraction))
+    test = min(test, len(ranked) - 2)
+    val = min(val, len(ranked) - test - 1)
+    return {"test": tuple(ranked[:test]), "val": tuple(ranked[test : test + val]), "train": tuple(ranked[test + val :])}

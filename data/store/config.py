@@ -1,0 +1,79 @@
+"""Every setting of the dataset build; configs/dataset.yaml lists them with their units."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from data.degradation.degrade import DegradationConfig
+from data.degradation.pairs import SCALES
+from data.pool.restorer_pool import RestorerEntry
+from data.regions.masks import MaskConfig
+from data.regions.targets import TargetConfig
+from data.sources.open_source import SourceConfig
+from data.store.plan import AUTO, PairCounts
+from shared.app.config import require_range
+
+# What may differ between two runs on one folder: none of it reaches a byte of the dataset.
+FREE_KEYS = ("out", "workers", "shard", "merge", "push", "runs", "source.memory_mb", "source.cache_folder")
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """The distortion dataset: what goes in, how much of it, and where it ends up."""
+
+    out: str = "datasets/default"
+    workers: int = 2  # processes
+    shard: str = "1/1"  # k/n builds every n-th file, starting at the k-th
+    merge: tuple[str, ...] = ()  # folders of other shards of this build, whose files are taken over first
+    push: str = ""  # Hub dataset id to push the finished dataset to
+    device: str = "cpu"  # of the restorers
+    seed: int = 0
+    source: SourceConfig = field(default_factory=SourceConfig)
+    held_out_source: str = AUTO  # the first folder that only test_source holds; auto: the smallest | none | a name
+    crop_px: int = 96
+    sr_degradation: DegradationConfig = field(default_factory=lambda: DegradationConfig(preset="real_sr"))
+    face_degradation: DegradationConfig = field(default_factory=lambda: DegradationConfig(preset="face"))
+    pairs: PairCounts = field(default_factory=PairCounts)
+    face_fraction: float = 0.35  # of the pairs
+    masks_per_pair: int = 2  # rows that share gt, lq and sr
+    control_fraction: float = 0.15  # of the rows: a harmless swap, target 0
+    pairs_per_file: int = 16
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    targets: TargetConfig = field(default_factory=TargetConfig)
+    runs: str = "runs/default"  # what {runs} stands for in the restorers' paths
+    restorers: dict[str, RestorerEntry] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_range(
+            workers=(self.workers, 1, 1024),
+            crop_px=(self.crop_px, 32, 4096),
+            face_fraction=(self.face_fraction, 0.0, 1.0),
+            masks_per_pair=(self.masks_per_pair, 1, 64),
+            control_fraction=(self.control_fraction, 0.0, 1.0),
+            pairs_per_file=(self.pairs_per_file, 1, 10_000),
+        )
+        if self.crop_px % 32:
+            raise ValueError(f"crop_px must be a multiple of 32, got {self.crop_px}")
+        shard_of(self)
+        for task in SCALES:
+            served = [entry for entry in self.restorers.values() if entry.task in (task, "both") and entry.weight > 0]
+            if not any(not entry.held_out for entry in served):
+                raise ValueError(f"restorers needs at least one member for task {task} that is not held out")
+            if self.pairs.test_restorer and not any(entry.held_out for entry in served):
+                raise ValueError(
+                    f"pairs.test_restorer is {self.pairs.test_restorer}, but no restorer for task {task} is held out"
+                )
+
+    def degradation(self, task: str) -> DegradationConfig:
+        """Returns the degradation of `task`."""
+        return self.sr_degradation if task == "sr" else self.face_degradation
+
+
+def shard_of(config: BuildConfig) -> tuple[int, int]:
+    """Returns (k, n) of `shard`. Raises ValueError unless 1 <= k <= n."""
+    match = re.fullmatch(r"(\d+)/(\d+)", config.shard)
+    k, n = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= k <= n:
+        raise ValueError(f"shard must be k/n with 1 <= k <= n, such as 3/64, got {config.shard!r}")
+    return k, n

@@ -1,0 +1,61 @@
+"""Adversarial training: what RL would draw over a restoration to make its defects look clean is drawn here first.
+
+A policy that follows a reward model finds the faintest pattern that darkens its map, and models of the same settings
+share it. Here restorations move a few 8-bit levels up the model's own gradient, while their targets stay. One step of
+signs from a random start (Wong et al., arXiv 2001.03994): grain is a disguise no longer, an attack of several steps or a
+policy that follows the gradient for a whole training still is (docs/decisions.md). Off by default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from reward_model.learning.batches import TripletBatch
+from reward_model.network.model import RewardModel
+from shared.app.config import require_range
+
+_STEP = 1.25  # of the reach: from a random start a full step would seldom use all of it
+
+
+@dataclass(frozen=True)
+class DisguiseConfig:
+    """How many restorations are disguised, and how far."""
+
+    share: float = 0.0  # of the triplets; 0 leaves them alone
+    max_levels: float = 4.0  # of 255; each triplet draws its own reach from 0 to this
+
+    def __post_init__(self) -> None:
+        require_range(share=(self.share, 0, 1), max_levels=(self.max_levels, 0, 255))
+
+
+def disguised(model: RewardModel, batch: TripletBatch, config: DisguiseConfig, *, seed: int) -> TripletBatch:
+    """Returns the batch with syn and sr of the first `share` of its triplets disguised; gt and targets stay.
+
+    The order of a batch is random, so its first triplets are as good as any. Draws depend on `seed` alone; the model's
+    gradients and statistics stay as they are. RM_0 has no map to be deceived: its batches stay.
+    """
+    count = round(config.share * len(batch.gt))
+    if not count or not model.stage:
+        return batch
+    pictures = torch.cat([batch.syn[:count], batch.sr[:count]])
+    generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws whatever the device
+    reach = (torch.rand(count, 1, 1, 1, generator=generator) * (config.max_levels / 255.0)).repeat(2, 1, 1, 1)
+    start = pictures + ((2.0 * torch.rand(pictures.shape, generator=generator) - 1.0) * reach).to(pictures.device)
+    reach = reach.to(pictures.device)
+    moved = start + _STEP * reach * _upwards(model, start.clamp(0, 1)).sign()
+    moved = torch.minimum(torch.maximum(moved, pictures - reach), pictures + reach).clamp(0.0, 1.0)
+    syn, sr = moved.chunk(2)
+    return replace(batch, syn=torch.cat([syn, batch.syn[count:]]), sr=torch.cat([sr, batch.sr[count:]]))
+
+
+def _upwards(model: RewardModel, pictures: torch.Tensor) -> torch.Tensor:
+    """Returns the gradient of score − mean map, [B, 3, H, W]: where each picture would be judged better."""
+    was_training, pictures = model.training, pictures.detach().requires_grad_()
+    model.eval()
+    output = model(pictures)
+    judged = output.score.sum() - output.require_map().mean(dim=(1, 2, 3)).sum()
+    (gradient,) = torch.autograd.grad(judged, pictures)
+    model.train(was_training)
+    return gradient

@@ -1,0 +1,121 @@
+"""Joint augmentation of a training sample: what happens to gt happens to sr, syn, mask and maps; and made-up restorers
+stand in for the pool's, with targets on the dataset's own scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+
+from data.pool.simulated import made_up_restoration, recolour
+from data.regions.masks import MaskConfig, draw_mask
+from data.store.sample import Sample
+from data.store.sample_maker import SwapMaker, TargetScale
+from shared.app.config import require_range
+from shared.seeds import numpy_rng
+from shared.vision.images import on_8_bits, to_array
+
+_CHANCES = ("flip", "rescale", "made_up", "mixed", "new_mask", "colour")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How often what is changed; all 0 leaves a sample as it is stored."""
+
+    flip: float = 0.5  # mirror, and with the same chance a quarter turn
+    rescale: float = 0.15  # enlarge or shrink the whole triple
+    rescale_max: float = 1.6  # by at most this factor, either way
+    made_up: float = 0.15  # sr comes from a made-up restorer, from gt or, as often, going on from the pool's
+    mixed: float = 0.1  # sr is the pool's in one half and a made-up one in the other
+    new_mask: float = 0.3  # the region is drawn anew
+    colour: float = 0.15  # the whole triple gets another white balance and tone
+    crop_px: int = 0  # side of a random crop; 0 keeps the stored size
+
+    def __post_init__(self) -> None:
+        require_range(**{name: (getattr(self, name), 0.0, 1.0) for name in _CHANCES})
+        require_range(rescale_max=(self.rescale_max, 1.0, 4.0), crop_px=(self.crop_px, 0, 4096))
+        if self.crop_px and self.crop_px < 32:
+            raise ValueError(f"crop_px must be 0 or at least 32, got {self.crop_px}")
+
+
+class Augmenter:
+    """Returns another sample from (sample, seed, step, place): the same for the same four."""
+
+    def __init__(self, config: AugmentConfig, scale: TargetScale, *, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.swaps = SwapMaker(scale)
+
+    def __call__(self, sample: Sample, *, step: int, place: int) -> Sample:
+        rng = numpy_rng(self.seed, "augment", step, place)
+        sample = self._repaint(sample, rng)
+        sample = _cropped(sample, self.config.crop_px, rng)
+        return _turned(sample, self.config.flip, rng)
+
+    def _repaint(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        c = self.config
+        made_up, mixed, new_mask, rescale, colour = (
+            rng.uniform() < chance for chance in (c.made_up, c.mixed, c.new_mask, c.rescale, c.colour)
+        )
+        # A control's syn cannot be made again from what is stored, so it keeps its pictures.
+        if sample.is_control or not (made_up or mixed or new_mask or rescale or colour):
+            return sample
+        gt, sr, mask = to_array(sample.gt), to_array(sample.sr), to_array(sample.mask)[..., 0]
+        if rescale:
+            factor = float(np.exp(rng.uniform(-1, 1) * np.log(c.rescale_max)))
+            gt, sr, mask = (_rescaled(picture, factor) for picture in (gt, sr, mask))
+            gt, sr = on_8_bits(gt), on_8_bits(sr)
+        if colour:
+            change = recolour(rng)
+            gt, sr = change(gt), change(sr)
+        if made_up:
+            sr = made_up_restoration(gt, rng, restored=sr if rng.uniform() < 0.5 else None)
+        elif mixed:
+            side = draw_mask(gt, MaskConfig(kinds=("blobs",), area_min=0.3, area_max=0.7, feather_max_px=6.0), rng)
+            sr = sr + side.values[..., None] * (made_up_restoration(gt, rng) - sr)
+        if new_mask:
+            mask = draw_mask(gt, MaskConfig(), rng).values
+        return self.swaps.swap(sample, gt, on_8_bits(sr), mask)
+
+
+def _rescaled(picture: np.ndarray, factor: float) -> np.ndarray:
+    """Returns the picture scaled by a factor at its own size: cut when it grew, mirrored when it shrank."""
+    height, width = picture.shape[:2]
+    size = (max(16, round(width * factor)), max(16, round(height * factor)))
+    scaled = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    top, left = (max(0, scaled.shape[axis] - picture.shape[axis]) // 2 for axis in (0, 1))
+    scaled = scaled[top : top + height, left : left + width]
+    below, right = height - scaled.shape[0], width - scaled.shape[1]
+    return np.clip(cv2.copyMakeBorder(scaled, 0, below, 0, right, cv2.BORDER_REFLECT), 0.0, 1.0)
+
+
+_PICTURES = ("gt", "sr", "syn", "mask", "degradation_map", "sr_degradation_map")
+
+
+def _cropped(sample: Sample, crop_px: int, rng: np.random.Generator) -> Sample:
+    height, width = sample.gt.shape[-2:]
+    if not crop_px or min(height, width) < crop_px:
+        return sample
+    # Around a point of the mask: a crop without any defect teaches little, and half the crops would have none.
+    inside = np.flatnonzero(sample.mask.numpy().ravel() > 0.5)
+    if len(inside):
+        row, column = divmod(int(inside[rng.integers(len(inside))]), width)
+        row, column = row - rng.integers(crop_px), column - rng.integers(crop_px)
+    else:
+        row, column = rng.integers(height), rng.integers(width)
+    top, left = int(np.clip(row, 0, height - crop_px)), int(np.clip(column, 0, width - crop_px))
+    cut = {name: getattr(sample, name)[..., top : top + crop_px, left : left + crop_px] for name in _PICTURES}
+    return replace(sample, **cut)
+
+
+def _turned(sample: Sample, chance: float, rng: np.random.Generator) -> Sample:
+    mirror, turns = rng.uniform() < chance, int(rng.integers(4)) if rng.uniform() < chance else 0
+    if sample.gt.shape[-1] != sample.gt.shape[-2]:
+        turns = 2 * (turns // 2)  # a quarter turn would give another shape
+
+    def turned(picture: torch.Tensor) -> torch.Tensor:
+        picture = torch.rot90(picture, turns, dims=(-2, -1))
+        return picture.flip(-1) if mirror else picture
+
+    return replace(sample, **{name: turned(getattr(sample, name)) for name in _PICTURES})

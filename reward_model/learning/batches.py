@@ -1,0 +1,94 @@
+"""Training batches by step: that of step t is a function of (seed, t), so a resumed run sees what a whole one does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data.store.sample import Sample
+from reward_model.learning.augment import Augmenter
+from shared.app.errors import UserError
+from shared.seeds import numpy_rng
+
+
+@dataclass(frozen=True)
+class TripletBatch:
+    """B samples of one size."""
+
+    gt: torch.Tensor  # [B, 3, H, W]
+    sr: torch.Tensor  # [B, 3, H, W]
+    syn: torch.Tensor  # [B, 3, H, W]
+    degradation_map: torch.Tensor  # [B, 1, H, W], the target for syn
+    sr_degradation_map: torch.Tensor  # [B, 1, H, W], the target for sr
+
+    @classmethod
+    def collate(cls, samples: Sequence[Sample]) -> TripletBatch:
+        """Returns the samples stacked. Raises UserError when their sizes differ."""
+        sizes = sorted({tuple(sample.gt.shape[-2:]) for sample in samples})
+        if len(sizes) > 1:
+            raise UserError(
+                f"the dataset holds pictures of several sizes ({sizes[0]} and {sizes[-1]}); set augment.crop_px to "
+                "the smallest side or less"
+            )
+        return cls(**{f.name: torch.stack([getattr(sample, f.name) for sample in samples]) for f in fields(cls)})
+
+    def to(self, device: torch.device) -> TripletBatch:
+        return TripletBatch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+
+class StepBatches(Dataset):
+    """Item t is this process's part of the batch of step t."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        augmenter: Augmenter,
+        *,
+        seed: int,
+        batch_triplets: int,
+        steps: range,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        if batch_triplets % processes:
+            raise UserError(f"batch_triplets = {batch_triplets} cannot be shared by {processes} processes evenly")
+        self.samples, self.augmenter, self.seed, self.steps = samples, augmenter, seed, steps
+        self.batch_triplets = batch_triplets
+        share = batch_triplets // processes
+        self.places = range(process * share, (process + 1) * share)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, item: int) -> TripletBatch:
+        step = self.steps[item]
+        drawn = step_indices(len(self.samples), seed=self.seed, step=step, batch_triplets=self.batch_triplets)
+        return TripletBatch.collate(
+            [self.augmenter(self.samples[drawn[place]], step=step, place=place) for place in self.places]
+        )
+
+    def loader(self, *, workers: int) -> DataLoader:
+        """Returns the batches in order, prepared ahead by worker processes."""
+        return DataLoader(self, batch_size=None, shuffle=False, num_workers=workers, worker_init_fn=_single_thread)
+
+
+def step_indices(total: int, *, seed: int, step: int, batch_triplets: int) -> list[int]:
+    """Returns the samples of a step: consecutive places of one endless sequence of whole shuffled epochs."""
+    places = range(step * batch_triplets, (step + 1) * batch_triplets)
+    orders = {epoch: _epoch_order(total, seed, epoch) for epoch in {place // total for place in places}}
+    return [int(orders[place // total][place % total]) for place in places]
+
+
+def _epoch_order(total: int, seed: int, epoch: int) -> np.ndarray:
+    return numpy_rng(seed, "order", epoch).permutation(total)
+
+
+def _single_thread(_worker: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(0)  # OpenCV's own threads and forked workers do not mix
+    torch.set_num_threads(1)

@@ -1,0 +1,115 @@
+"""One row of the evaluation table: what is computed from predictions, and how it is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from reward_model.measuring import metrics
+from reward_model.measuring.metrics import Interval, bootstrap
+from reward_model.measuring.predict import Predictions
+
+AREA_EDGES = (0.0, 0.02, 0.1, 1.0)  # of the picture
+
+LEGEND = (
+    "Defect pixels are those with mask > 0.5, clean ones those with mask 0. AUROC and AP over all pixels of a set "
+    "together; IoU and F1 at the threshold that was best on validation among those that leave clean pictures alone; "
+    "clean area: share of clean pictures' pixels above it; control area: the same on controls, whose swap is harmless; "
+    "seam AUROC: controls' masks against the map, 0.5 when the seam is not seen. Triplet: S(sr) < S(syn) < S(gt); chance "
+    "is 1/6. 95 % bootstrap intervals over source pictures."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one set."""
+
+    overall: dict[str, Interval]
+    by_area: dict[str, dict[str, Interval]]
+    samples: int
+
+
+Figure = Callable[[Predictions], float]
+
+
+def figures(p: Predictions, threshold: float | None, *, rounds: int, seed: int) -> Row:
+    """Returns every figure with its interval; map figures only where there is a map."""
+    real, controls = np.flatnonzero(~p.is_control), np.flatnonzero(p.is_control)
+
+    def on(rows: np.ndarray, figure: Figure) -> Interval:
+        if not len(rows):
+            return Interval(float("nan"), float("nan"), float("nan"))
+        chosen = p.select(rows)
+        return bootstrap(lambda drawn: figure(chosen.select(drawn)), chosen.image_ids, seed=seed, rounds=rounds)
+
+    orders, maps = _order_figures(), _map_figures(threshold) if p.defects is not None else {}
+    overall = {name: on(real, figure) for name, figure in {**maps, **orders}.items()}
+    if p.defects is not None:
+        overall["control area"] = on(controls, lambda q: metrics.share_above(q.defects, threshold))
+        overall["seam AUROC"] = on(controls, lambda q: metrics.pixel_auroc(q.defects))
+    by_area = {}
+    for low, high in pairwise(AREA_EDGES):
+        rows = real[(p.area[real] > low) & (p.area[real] <= high)]
+        chosen = {k: f for k, f in {**maps, **orders}.items() if k in ("AUROC", "SR<syn", "syn<GT", "SR<GT", "triplet")}
+        by_area[f"{low:.0%}–{high:.0%} ({len(rows)})"] = {name: on(rows, figure) for name, figure in chosen.items()}
+    return Row(overall, by_area, len(p.sr))
+
+
+def markdown(rows: dict[str, Row]) -> str:
+    """Returns a table of methods by figures."""
+    names = list(dict.fromkeys(name for row in rows.values() for name in row.overall))
+    lines = [f"| method | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for method, row in rows.items():
+        cells = (str(row.overall[name]) if name in row.overall else "–" for name in names)
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def markdown_by_area(rows: dict[str, Row]) -> str:
+    """Returns a table of methods by defect area."""
+    lines = []
+    for method, row in rows.items():
+        for area, of in row.by_area.items():
+            if not lines:
+                names = list(dict.fromkeys(n for r in rows.values() for a in r.by_area.values() for n in a))
+                lines = [f"| method | area (samples) | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
+            cells = (str(of[name]) if name in of else "–" for name in names)
+            lines.append(f"| {method} | {area} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def as_json(row: Row) -> dict:
+    """Returns the row as plain numbers; a figure that does not exist is null."""
+
+    def plain(interval: Interval) -> dict[str, float | None]:
+        return {name: None if np.isnan(value) else value for name, value in vars(interval).items()}
+
+    return {
+        "samples": row.samples,
+        "overall": {name: plain(interval) for name, interval in row.overall.items()},
+        "by_area": {area: {name: plain(i) for name, i in of.items()} for area, of in row.by_area.items()},
+    }
+
+
+def _map_figures(threshold: float) -> dict[str, Figure]:
+    return {
+        "AUROC": lambda p: metrics.pixel_auroc(p.defects),
+        "AUROC in a picture": lambda p: metrics.picture_auroc(p.defects),
+        "AP": lambda p: metrics.average_precision(p.defects),
+        "IoU": lambda p: metrics.iou_and_f1(p.defects, threshold)[0],
+        "F1": lambda p: metrics.iou_and_f1(p.defects, threshold)[1],
+        "clean area": lambda p: metrics.share_above(p.clean, threshold),
+        "pointing": lambda p: float(p.pointing.mean()),
+    }
+
+
+def _order_figures() -> dict[str, Figure]:
+    return {
+        "SR<syn": lambda p: metrics.pair_accuracy(p.sr, p.syn),
+        "syn<GT": lambda p: metrics.pair_accuracy(p.syn, p.gt),
+        "SR<GT": lambda p: metrics.pair_accuracy(p.sr, p.gt),
+        "triplet": lambda p: metrics.triplet_accuracy(p.sr, p.syn, p.gt),
+    }

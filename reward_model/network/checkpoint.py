@@ -1,0 +1,128 @@
+"""The checkpoint folder: config.json with a checksum for every stage's weights, stage_k/model.safetensors, the resolved
+training config, metrics.json and a model card. No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from shared.app.errors import UserError
+from shared.files import write_bytes
+from shared.hub import fetch_snapshot, upload_folder
+
+CONFIG_FILE, METRICS_FILE, CARD_FILE, TRAINING_FILE = "config.json", "metrics.json", "README.md", "train_config.yaml"
+_FORMAT = 1
+
+
+def stage_file(stage: int) -> str:
+    """Returns the path of a stage's weights inside the folder."""
+    return f"stage_{stage}/model.safetensors"
+
+
+def write_stage(folder: Path, network: Mapping[str, Any], stage: int, weights: Mapping[str, torch.Tensor]) -> None:
+    """Writes one stage's weights, then lists them in config.json. Raises UserError for a folder of another network.
+
+    The list comes last: weights that it does not name, or names with another checksum, are never read.
+    """
+    network = json.loads(json.dumps(network))
+    config = {"format": _FORMAT, "network": network, "stages": {}}
+    if (folder / CONFIG_FILE).exists():
+        config = read_config(folder)
+        if config["network"] != network:
+            keys = sorted(key for key in network if config["network"].get(key) != network[key])
+            raise UserError(f"{folder} holds another network ({', '.join(keys)} differ); choose an empty folder")
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
+    write_bytes(folder / stage_file(stage), content)
+    config["stages"][str(stage)] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    config["stages"] = dict(sorted(config["stages"].items(), key=lambda item: int(item[0])))
+    write_bytes(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Returns config.json. Raises UserError when it is missing, cut, or not a reward model's."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"expected a reward-model checkpoint, but {folder} has no {CONFIG_FILE}; train or fetch one")
+    try:
+        config = json.loads(path.read_text())
+        if config["format"] != _FORMAT:
+            raise UserError(f"{path} has format {config['format']}, this version reads {_FORMAT}; update restore-rl")
+        if not isinstance(config["network"], dict) or not all(int(k) >= 0 for k in config["stages"]):
+            raise ValueError("network or stages")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is cut or not a reward model's ({error}); fetch or train it again") from None
+    return config
+
+
+def read_checkpoint(
+    folder_or_repo: str | Path, *, stage: int | None, revision: str | None
+) -> tuple[dict[str, Any], int, dict[str, torch.Tensor]]:
+    """Returns (network fields, stage, weights) of a folder or of a Hub repository at a revision.
+
+    Raises UserError for whatever is missing or does not match its checksum: a half checkpoint is never used.
+    """
+    folder = locate_checkpoint(folder_or_repo, revision=revision)
+    config = read_config(folder)
+    held = sorted(int(name) for name in config["stages"])
+    if not held:
+        raise UserError(f"{folder} lists no stages in its {CONFIG_FILE}; train or fetch the checkpoint again")
+    stage = held[-1] if stage is None else stage
+    if stage not in held:
+        raise UserError(f"{folder_or_repo} holds stages {', '.join(map(str, held))}, not stage {stage}")
+    path = folder / stage_file(stage)
+    verify_file(path, config["stages"][str(stage)])
+    try:
+        return config["network"], stage, load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is no safetensors file ({error}); fetch or train the checkpoint again") from None
+
+
+def verify_file(path: Path, expected: Mapping[str, Any]) -> None:
+    """Raises UserError unless the file is there with the size and sha256 that config.json lists."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing from the checkpoint; fetch or train it again")
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise UserError(f"{path} has {size} bytes, expected {expected['bytes']}; it was cut: fetch or train it again")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected["sha256"]:
+        raise UserError(
+            f"{path} has sha256 {found[:12]}…, expected {expected['sha256'][:12]}…; it is damaged: fetch it again"
+        )
+
+
+def locate_checkpoint(folder_or_repo: str | Path, *, revision: str | None = None) -> Path:
+    """Returns a local folder as it is, or the Hub repository of that name, downloaded whole or taken from the cache."""
+    folder = Path(folder_or_repo)
+    if folder.is_dir():
+        if revision is not None:
+            raise UserError(f"revision={revision} belongs to a Hub repository, but {folder} is a folder; leave it out")
+        return folder
+    name = str(folder_or_repo)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UserError(f"expected a checkpoint folder or a Hub repository user/name, but there is no folder {name}")
+    return fetch_snapshot(
+        name, revision=revision, patterns=[CONFIG_FILE, "stage_*/model.safetensors", "*.json", "*.yaml", "*.md"]
+    )
+
+
+def verify_checkpoint(folder: Path) -> list[int]:
+    """Returns the stages of a folder after checking every one of them against its checksum."""
+    config = read_config(folder)
+    for name, expected in config["stages"].items():
+        verify_file(folder / stage_file(int(name)), expected)
+    return sorted(int(name) for name in config["stages"])
+
+
+def push_checkpoint(folder: Path, repo_id: str, *, revision: str | None = None, private: bool = False) -> str:
+    """Uploads a checkpoint folder to the Hub, after checking that it is whole, and returns the commit's address."""
+    verify_checkpoint(folder)
+    return upload_folder(folder, repo_id, revision=revision, private=private)

@@ -1,0 +1,168 @@
+"""How much better each restoration is than the others of its group: the scalar side of credit, as pure functions.
+
+Shapes: B groups (one lq each), G restorations a group, J trained steps. Credit in space and time is in `credit.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from shared.app.errors import UserError
+
+Std = Literal["group", "batch", "pooled", "none"]
+Order = Literal["sum_first", "normalise_first"]
+
+
+@dataclass(frozen=True)
+class AdvantageResult:
+    """Advantages, and which groups hold a preference at all."""
+
+    values: torch.Tensor  # [B, G], or [B, G, J], [B, G, h, w], [B, G, J, h, w]; exactly 0 in a group that is not kept
+    kept: torch.Tensor  # [B] bool: False where all members are equal
+    zero_variance_groups: int
+
+
+def group_advantages(
+    rewards: torch.Tensor, *, std: Std = "pooled", clip: float = 5.0, std_floor: float = 1e-6
+) -> AdvantageResult:
+    """Returns (reward − group mean) / std, clipped to ±`clip`; equal rewards give exactly 0.
+
+    rewards: [B, G], higher is better, G ≥ 2. `std` is the population standard deviation of: the member's own `group`;
+    all rewards of the `batch` as they are (as published: differences between pictures count); deviations from the
+    group means, `pooled` over the batch (differences between pictures do not count, so advantages have unit size
+    whatever the batch holds); or `none`. A group whose rewards lie within `std_floor` of each other is dropped.
+
+    Raises UserError for a group of one and for rewards that are not finite. LRPO (arXiv 2509.23339), group advantage.
+    """
+    require_group(rewards.shape[1])
+    require_finite(rewards, name="reward")
+    rewards = rewards.double()  # B × G numbers: exactness is free, and a mean of equal float32 is not always equal
+    kept = (rewards.amax(1) - rewards.amin(1)) > std_floor
+    centred = (rewards - rewards.mean(1, keepdim=True)) * kept[:, None]
+    if std == "batch":
+        scale = (rewards - rewards.mean()).square().mean().sqrt()
+    else:
+        scale = deviation_scale(centred, kept, std=std, group_dims=(1,))
+    return finish(centred / scale.clamp(min=std_floor), kept, clip=clip)
+
+
+def combined_advantages(
+    rewards: Mapping[str, torch.Tensor],
+    weights: Mapping[str, float],
+    *,
+    order: Order = "normalise_first",
+    std: Std = "pooled",
+    clip: float = 5.0,
+    std_floor: float = 1e-6,
+) -> AdvantageResult:
+    """Returns the advantages of a weighted sum of several rewards [B, G].
+
+    `sum_first` weighs the raw rewards (as LRPO does): a reward on a wide scale silently rules. `normalise_first` turns
+    each reward into advantages of its own, weighs those, and brings the sum back to unit size (GDPO): the weights are
+    then what they say, whatever the scales. A group is kept when any of its rewards tells its members apart.
+    """
+    if order == "sum_first":
+        total = sum(weights[name] * values.double() for name, values in rewards.items())
+        return group_advantages(total, std=std, clip=clip, std_floor=std_floor)
+    parts = {
+        name: group_advantages(values, std=std, clip=math.inf, std_floor=std_floor) for name, values in rewards.items()
+    }
+    kept = torch.stack([part.kept for part in parts.values()]).any(0)
+    total = sum(weights[name] * part.values.double() for name, part in parts.items())
+    scale = deviation_scale(total, kept, std="none" if std == "none" else "pooled", group_dims=(1,))
+    return finish(total / scale.clamp(min=std_floor), kept, clip=clip)
+
+
+def noise_level_weights(step_stds: torch.Tensor, *, mean_std: float | None = None) -> torch.Tensor:
+    """Returns w_j = s_j / mean(s) [J]: what each step's advantage is multiplied by (LRPO, noise-level advantage).
+
+    ∇ log N carries 1/s_j, so quiet steps shout; the weight takes that back. `mean_std` is the mean over all steps that
+    are ever trained, where these are a window of them: a window's own mean would let its quiet steps shout again.
+    Raises UserError when a step has no noise: a deterministic step has no density to train.
+    """
+    if not bool((step_stds > 0).all()):
+        silent = [j for j, s in enumerate(step_stds.tolist()) if not s > 0]
+        raise UserError(
+            f"trained steps need noise, but steps {silent} have standard deviation 0; raise eta above 0 or move the "
+            "trained window to stochastic steps"
+        )
+    return step_stds / (step_stds.mean() if mean_std is None else mean_std)
+
+
+def mix_advantages(scalar: torch.Tensor, spatial: torch.Tensor | None, spatial_weight: float) -> torch.Tensor:
+    """Returns (1 − w)·scalar + w·spatial on the grid the policy loss works on.
+
+    scalar: [...]; spatial: [..., h, w]. At w = 0 the result is [..., 1, 1], one cell that covers the picture: the loss
+    then is the scalar algorithm, bit for bit, and `spatial` is not looked at. Otherwise [..., h, w].
+    """
+    if not 0.0 <= spatial_weight <= 1.0:
+        raise ValueError(f"spatial_weight must lie between 0 and 1, got {spatial_weight:g}")
+    if spatial_weight == 0.0:
+        return scalar[..., None, None]
+    if spatial is None:
+        raise ValueError(f"spatial_weight is {spatial_weight:g}, but there is no degradation map to take credit from")
+    if spatial_weight == 1.0:
+        return spatial
+    return (1.0 - spatial_weight) * scalar[..., None, None] + spatial_weight * spatial
+
+
+def hard_sample_selection(quality: torch.Tensor, fraction: float) -> torch.Tensor:
+    """Returns the indices [K], ascending, of the worst `fraction` of B pictures, K = ceil(fraction·B) ≥ 1.
+
+    quality: [B], higher is better, for instance the mean reward of each group. Ties go to the smaller index.
+    IRPO (arXiv 2512.00814): the worst-restored 30 % teach more than all of them.
+    """
+    if not 0.0 < fraction <= 1.0:
+        raise ValueError(f"the fraction of hard samples must lie above 0 and at most at 1, got {fraction:g}")
+    require_finite(quality, name="quality")
+    count = max(1, math.ceil(fraction * quality.numel() - 1e-9))
+    return torch.sort(quality, stable=True).indices[:count].sort().values
+
+
+def deviation_scale(
+    centred: torch.Tensor, kept: torch.Tensor, *, std: Std | Literal["cell"], group_dims: tuple[int, ...]
+) -> torch.Tensor:
+    """Returns the root mean square of deviations from the group mean, broadcastable to `centred` [B, G, ...].
+
+    `group` takes it over `group_dims`, `pooled` over those and the kept groups, `cell` over the members alone.
+    """
+    if std == "none":
+        return centred.new_ones(())
+    if std == "cell":
+        return centred.square().mean(1, keepdim=True).sqrt()
+    variance = centred.square().mean(group_dims, keepdim=True)
+    if std == "group":
+        return variance.sqrt()
+    if std == "pooled":
+        return (variance.sum() / kept.sum().clamp(min=1)).sqrt()
+    raise ValueError(f"std must be one of cell, group, pooled, none here, got {std!r}")
+
+
+def finish(values: torch.Tensor, kept: torch.Tensor, *, clip: float) -> AdvantageResult:
+    """Returns the record, values clipped to ±`clip` and exactly 0 in groups that are not kept."""
+    shape = (-1,) + (1,) * (values.dim() - 1)
+    values = torch.where(kept.view(shape), values.clamp(-clip, clip), torch.zeros_like(values)).float()
+    return AdvantageResult(values, kept, int((~kept).sum()))
+
+
+def require_group(group_size: int) -> None:
+    """Raises UserError for a group without anything to compare."""
+    if group_size < 2:
+        raise UserError(f"a group needs at least 2 restorations to compare, got {group_size}; raise group_size")
+
+
+def require_finite(values: torch.Tensor, *, name: str) -> None:
+    """Raises UserError naming the first sample of `values` [B, ...] or [B, G, ...] that is not finite."""
+    bad = (~torch.isfinite(values)).nonzero()
+    if len(bad):
+        place = bad[0].tolist()
+        member = f", member {place[1]}" if len(place) > 1 else ""
+        raise UserError(
+            f"expected finite numbers, but {name} is {values[tuple(place)].item()} for sample {place[0]}{member} "
+            f"({len(bad)} of {values.numel()} values); take the picture out, or lower the learning rate and resume"
+        )

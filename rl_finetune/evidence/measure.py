@@ -1,0 +1,127 @@
+"""Restores held-out pictures with a policy's own sampler, measures them, and compares two policies picture by picture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from data.degradation.pairs import PairConfig, PairDataset, collate_pairs, pairs_for_task
+from data.degradation.records import PairBatch, Task
+from data.sources.open_source import SourceConfig, Split
+from shared.app.errors import UserError
+from shared.restorers.protocol import Restorer
+from shared.runs.tracking import progress
+from shared.seeds import derive_seed
+from shared.vision.metrics import PANEL, PairedDifference, paired_difference
+
+# measure(sr, gt, lq) → {name: [B]}: rewards and metrics alike
+Measure = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Mapping[str, torch.Tensor]]
+LPIPS = "lpips_distance"  # the reward of that name is 1 − it
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One restorer on N held-out pictures."""
+
+    sr: torch.Tensor  # [N, 3, H, W]
+    values: dict[str, torch.Tensor]  # name → [N]
+    seconds_per_picture: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a before/after table."""
+
+    name: str
+    before: float
+    after: float
+    change: PairedDifference
+    higher_is_better: bool
+
+    @property
+    def verdict(self) -> str:
+        """better, worse, or level: within two standard errors of no change."""
+        if abs(self.change.z) < 2.0:
+            return "level"
+        return "better" if (self.change.mean > 0) == self.higher_is_better else "worse"
+
+
+def held_out_pairs(
+    source: SourceConfig, pairs: PairConfig, *, task: Task, split: Split, count: int, crop_px: int, seed: int
+) -> PairBatch:
+    """Returns one pair from each of `count` distinct pictures of a split. Raises UserError when it holds fewer."""
+    dataset: PairDataset = pairs_for_task(
+        source, replace(pairs, crop_px=crop_px, pairs=count, cache=False), task=task, split=split, seed=seed
+    )
+    available = len(dataset.image_ids)
+    if available < count:
+        raise UserError(
+            f"{count} {split} pictures are wanted, but the source has {available} in that split; give more pictures, "
+            f"raise source.{split}_fraction, or ask for fewer (eval_images, check_images)"
+        )
+    return collate_pairs([dataset[i] for i in range(count)])
+
+
+def evaluate(
+    restorer: Restorer,
+    pairs: PairBatch,
+    measures: Sequence[Measure],
+    *,
+    batch: int,
+    seed: int,
+    title: str,
+    quiet: bool,
+    device: torch.device | str = "cpu",
+) -> Evaluation:
+    """Returns pictures and measures; picture i's noise depends on (seed, pair i) alone, so policies are paired in it.
+
+    `device`: where the restorer and the measures' networks are; what is returned is on the CPU.
+    """
+    restored, values, seconds = [], [], 0.0
+    starts = range(0, len(pairs.indices), batch)
+    for start in progress(starts, title=title, unit="batch", quiet=quiet):
+        window = slice(start, start + batch)
+        gt, lq = pairs.gt[window].to(device), pairs.lq[window].to(device)
+        seeds = [derive_seed(seed, "evaluate", index) for index in pairs.indices[window]]
+        began = time.perf_counter()
+        sr = restorer.restore(lq, sample_seeds=seeds)
+        seconds += time.perf_counter() - began
+        restored.append(sr.cpu())
+        with torch.no_grad():
+            values.append({name: v.cpu() for measure in measures for name, v in measure(sr, gt, lq).items()})
+    names = values[0].keys()
+    return Evaluation(
+        sr=torch.cat(restored),
+        values={name: torch.cat([part[name] for part in values]) for name in names},
+        seconds_per_picture=seconds / len(pairs.indices),
+    )
+
+
+def panel_measure(names: Sequence[str] = tuple(PANEL)) -> Measure:
+    """Returns a measure of the full-reference metrics in `names`."""
+    return lambda sr, gt, lq: {name: PANEL[name].function(sr, gt) for name in names}
+
+
+def compare(before: Evaluation, after: Evaluation) -> list[Row]:
+    """Returns the table's rows, in the order of the measures."""
+    rows = []
+    for name, first in before.values.items():
+        second = after.values[name]
+        higher = PANEL[name].higher_is_better if name in PANEL else name != LPIPS
+        change = paired_difference(first.tolist(), second.tolist())
+        rows.append(Row(name, float(first.mean()), float(second.mean()), change, higher))
+    return rows
+
+
+def format_table(rows: Sequence[Row], *, title: str, seconds: tuple[float, float]) -> str:
+    """Returns the table as text, with seconds per picture before and after."""
+    lines = [title, f"{'':22}{'before':>9}{'after':>9}{'change ± s.e.':>20}   (n = {rows[0].change.n})"]
+    for row in rows:
+        change = f"{row.change.mean:+.4f} ± {row.change.standard_error:.4f}"
+        arrow = "↑" if row.higher_is_better else "↓"
+        lines.append(f"{row.name + ' ' + arrow:22}{row.before:9.4f}{row.after:9.4f}{change:>20}   {row.verdict}")
+    lines.append(f"{'seconds per picture':22}{seconds[0]:9.3f}{seconds[1]:9.3f}")
+    return "\n".join(lines)

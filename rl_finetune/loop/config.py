@@ -1,0 +1,214 @@
+"""Every setting of the RL stage; configs/train_rl_*.yaml explains those it sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data.degradation.pairs import PairConfig
+from data.degradation.records import Task
+from data.sources.open_source import SourceConfig
+from rl_finetune.evidence.gauge import GaugeConfig
+from rl_finetune.loop.trainable import LoraConfig, Trainable
+from rl_finetune.methods.reward_gradient_loss import FeedbackConfig
+from rl_finetune.methods.window import WindowConfig, stochastic_range
+from rl_finetune.rewards.curriculum import CurriculumConfig
+from rl_finetune.rewards.registry import ToolSettings
+from shared.app.config import require_range
+from shared.diffusion.sampler import SamplerSpec
+
+FREE_KEYS = ("checkpoint_every", "cpu_threads", "source.cache_folder", "source.memory_mb")
+
+
+@dataclass(frozen=True)
+class RewardPart:
+    """One named reward and its share."""
+
+    name: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """The composite reward: what RL maximises."""
+
+    parts: list[RewardPart] = field(default_factory=lambda: [RewardPart("fgr_score", 0.5), RewardPart("fgr_map", 0.5)])
+    order: Literal["sum_first", "normalise_first"] = "normalise_first"
+    networks: Literal["embedded", "hub"] = "embedded"  # embedded: substitutes for rewards whose weights need the Hub
+    # The degradation maps that credit in space is taken from, each normalised before it is weighed.
+    maps: list[RewardPart] = field(default_factory=lambda: [RewardPart("fgr_map", 1.0)])
+    tools: ToolSettings = field(default_factory=ToolSettings)
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("reward.parts must name at least one reward")
+        for key, parts in (("parts", self.parts), ("maps", self.maps)):
+            names = [part.name for part in parts]
+            if len(set(names)) < len(names):
+                raise ValueError(f"reward.{key} names a reward twice: {', '.join(names)}")
+            if any(not part.weight > 0 for part in parts):
+                raise ValueError(f"the weights of reward.{key} must be above 0: leave a part out to do without it")
+
+
+@dataclass(frozen=True)
+class AdvantageConfig:
+    """How rewards become credit."""
+
+    credit: Literal["scalar", "spatial", "temporal", "spacetime"] = "spatial"
+    spatial_weight: float = 0.7  # share of the map in spatial and spacetime credit; 0 is the scalar algorithm
+    std: Literal["group", "batch", "pooled", "none"] = "pooled"
+    cell_std: Literal["cell", "group", "pooled", "none"] = "pooled"
+    radius: int = 1  # latent cells around a cell whose quality its noise is credited with
+    trace_decay: float = 1.0
+    clip: float = 5.0  # of a picture's advantage, in standard deviations
+    cell_clip: float = 10.0  # of a cell's: a tighter one cuts exactly the broken cells (docs/equations.md)
+    noise_level_weights: bool = True
+    hard_fraction: float = 1.0  # train on this worst-restored share of the groups
+
+    def __post_init__(self) -> None:
+        require_range(spatial_weight=(self.spatial_weight, 0, 1), trace_decay=(self.trace_decay, 0, 1))
+        require_range(clip=(self.clip, 1e-3, 1e9), cell_clip=(self.cell_clip, 1e-3, 1e9))
+        require_range(hard_fraction=(self.hard_fraction, 0.01, 1), radius=(self.radius, 0, 64))
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What one update minimises."""
+
+    kind: Literal["ppo_clip", "kl_trust_region"] = "kl_trust_region"
+    clip_range_per_element: float = 0.0128  # PPO: divided by √(elements of a cell); LRPO's 1e-4 at 4×64×64
+    max_kl: float = 1e-3  # trust region: nats per latent element and step
+    reference_kl: float = 0.0  # weight of the KL to the frozen base policy
+
+    def __post_init__(self) -> None:
+        require_range(
+            clip_range_per_element=(self.clip_range_per_element, 1e-9, 1e9),
+            max_kl=(self.max_kl, 1e-12, 1e9),
+            reference_kl=(self.reference_kl, 0, 1e9),
+        )
+
+
+@dataclass(frozen=True)
+class LikelihoodConfig:
+    """The ground-truth-guided term."""
+
+    form: Literal["none", "marginal", "posterior"] = "posterior"
+    weight: float = 0.001
+    last_steps: int = 5  # of the trained steps
+    # By difficulty: near the GT the term alone, far from it the policy's loss alone, between the two in proportion.
+    difficulty: bool = False
+    hard_db: float = 20.0  # a group's mean PSNR that counts as far
+    easy_db: float = 30.0  # and as near
+
+    def __post_init__(self) -> None:
+        require_range(weight=(self.weight, 0, 1e9), last_steps=(self.last_steps, 1, 1e6))
+        if not self.hard_db < self.easy_db:
+            raise ValueError(f"likelihood.hard_db must lie below easy_db, got {self.hard_db:g} and {self.easy_db:g}")
+        if self.difficulty and self.form == "none":
+            raise ValueError("likelihood.difficulty shares the loss with a likelihood term: form must not be none")
+
+
+@dataclass(frozen=True)
+class TrainRlConfig:
+    """One RL run; see configs/train_rl_sr.yaml and configs/train_rl_face.yaml."""
+
+    out: str = "runs/default/rl_sr"
+    task: Task = "sr"
+    base: str = "runs/default/base_sr"
+    reward_model: str = "runs/default/reward_model/checkpoint"  # folder or Hub repository
+    reward_revision: str | None = None
+    source: SourceConfig = field(default_factory=SourceConfig)
+    pairs: PairConfig = field(default_factory=PairConfig)
+    sampler: SamplerSpec = field(default_factory=SamplerSpec)
+    method: Literal["policy_gradient", "refl", "draft"] = "policy_gradient"
+    trainable: Trainable = "full"
+    lora: LoraConfig = field(default_factory=LoraConfig)  # of trainable: lora
+    window: WindowConfig = field(default_factory=WindowConfig)  # of policy_gradient, as advantage, loss and likelihood
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)  # of refl and draft
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    gauge: GaugeConfig = field(default_factory=GaugeConfig)
+    iterations: int = 60
+    groups: int = 6  # degraded pictures per iteration, over all processes
+    group_size: int = 8  # restorations of each
+    updates_per_rollout: int = 2  # optimizer steps an iteration makes, each on its own share of the groups
+    microbatch_groups: int = 0  # groups per forward pass; 0: all of an update's
+    steps_per_pass: int = 1  # trained steps re-scored in one forward pass
+    learning_rate: float = 1e-4  # peak
+    # Adam's first steps are as long as its rate whatever the gradient's noise: at the full rate they break the policy.
+    warmup_iterations: int = 5
+    decay_share: float = 0.3  # of the iterations, at the end: the rate falls to 0 along a line
+    weight_decay: float = 0.0
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.9
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    eval_images: int = 32  # distinct held-out pictures of the final table
+    eval_crop_px: int = 64
+    eval_batch: int = 16
+    identity_weights: str = ""  # a face recogniser's weights: reports whether faces stay who they are
+    check_every: int = 0  # iterations between checks on validation pictures, read by the hacking gauge; 0: never
+    check_images: int = 16
+    checkpoint_every: int = 10
+    cpu_threads: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_range(iterations=(self.iterations, 1, 1e9), groups=(self.groups, 1, 1e6))
+        require_range(eval_images=(self.eval_images, 2, 1e6), ema_decay=(self.ema_decay, 0, 1))
+        require_range(group_size=(self.group_size, 1, 1e6), steps_per_pass=(self.steps_per_pass, 1, 1000))
+        require_range(warmup_iterations=(self.warmup_iterations, 0, 1e9), decay_share=(self.decay_share, 0, 1))
+        require_range(learning_rate=(self.learning_rate, 1e-12, 10), weight_decay=(self.weight_decay, 0, 10))
+        require_range(gradient_clip=(self.gradient_clip, 1e-9, 1e12), cpu_threads=(self.cpu_threads, 1, 1024))
+        require_range(updates_per_rollout=(self.updates_per_rollout, 1, 1e6), eval_batch=(self.eval_batch, 1, 1e6))
+        require_range(check_every=(self.check_every, 0, 1e9), check_images=(self.check_images, 2, 1e6))
+        require_range(
+            checkpoint_every=(self.checkpoint_every, 1, 1e9), microbatch_groups=(self.microbatch_groups, 0, 1e6)
+        )
+        if self.groups % self.updates_per_rollout:
+            raise ValueError(
+                f"groups must divide into updates_per_rollout equal shares, got {self.groups} groups and "
+                f"{self.updates_per_rollout} updates"
+            )
+        if self.identity_weights and self.task != "face":
+            raise ValueError(f"identity_weights is for task face, got task {self.task}")
+        if self.gauge.action == "rollback" and not self.check_every:
+            raise ValueError("gauge.action is rollback, but check_every is 0: the gauge is never read")
+        if self.gauge.action == "raise_gt_weight" and not (self.likelihood.form != "none" and self.likelihood.weight):
+            raise ValueError("gauge.action is raise_gt_weight, but likelihood.form is none or its weight 0")
+        if self.method == "policy_gradient":
+            self._require_something_to_train()
+        elif self.feedback.last_steps > self.sampler.steps:
+            raise ValueError(
+                f"feedback.last_steps is {self.feedback.last_steps}, but sampler.steps only {self.sampler.steps}"
+            )
+
+    def _require_something_to_train(self) -> None:
+        if self.group_size < 2:
+            raise ValueError(
+                f"group_size must be at least 2 (there is nothing to compare in one), got {self.group_size}"
+            )
+        if self.advantage.hard_fraction < 1.0 and self.updates_per_rollout > 1:
+            raise ValueError(
+                "the worst-restored groups are chosen from a whole rollout, and an optimizer step may be left without "
+                "any: with advantage.hard_fraction below 1 set updates_per_rollout=1"
+            )
+        if self.sampler.eta == 0.0 or self.sampler.window == 0:
+            raise ValueError(
+                "a deterministic sampler has no log-prob to train: sampler.eta must be above 0 and sampler.window not "
+                f"0, got eta {self.sampler.eta:g} and window {self.sampler.window}"
+            )
+        if self.sampler.steps == 1:
+            raise ValueError("sampler.steps is 1, and the last step is always deterministic: nothing can be trained")
+        stochastic = stochastic_range(self.sampler)
+        if not stochastic:
+            raise ValueError(
+                "sampler.window holds the last step alone, which is always deterministic: begin it earlier"
+            )
+        if self.window.kind != "declared" and self.window.steps > len(stochastic):
+            raise ValueError(
+                f"window.steps is {self.window.steps}, but the sampler declares only {len(stochastic)} stochastic steps "
+                f"(the last of {self.sampler.steps} never adds noise)"
+            )

@@ -1,0 +1,135 @@
+"""Everything one RL run holds while it runs: the policy and what trains it, what judges it, and where it stands."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from data.degradation.pairs import SCALES, PairDataset, pairs_for_task
+from rl_finetune.evidence.gauge import HackingGauge
+from rl_finetune.evidence.held_out import Panel, held_out, panel_of
+from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.loop.trainable import as_base, make_trainable, whole_policy
+from rl_finetune.loop.weight_average import WeightAverage
+from rl_finetune.methods.policy_gradient import Learner
+from rl_finetune.methods.rollout import Forward
+from rl_finetune.rewards.curriculum import CurriculumState, from_plain, to_plain
+from rl_finetune.rewards.judge import Judge
+from shared.app.errors import UserError
+from shared.restorers.load import load_policy
+from shared.restorers.pixel_unet import PixelUNet, PixelUNetRestorer
+from shared.runs.folder import RunFolder
+
+
+@dataclass
+class Session:
+    """One RL run."""
+
+    config: TrainRlConfig
+    run: RunFolder
+    learner: Learner
+    judge: Judge
+    pairs: PairDataset
+    average: WeightAverage
+    panel: Panel
+    gauge: HackingGauge
+    curriculum: CurriculumState = field(default_factory=CurriculumState)
+    rolled_back_to: PixelUNet | None = None  # the last good policy, where the gauge stopped the run
+
+    @classmethod
+    def open(cls, config: TrainRlConfig, run: RunFolder, accelerator: Accelerator) -> Session:
+        """Returns a session with every network loaded; whatever is missing stops here, before anything is trained."""
+        policy, _ = load_policy(config.base)
+        _require_fitting_sizes(config, policy)
+        parameters = make_trainable(policy.train(), config.trainable, config.lora, seed=config.seed)
+        reference = _reference(policy, config, accelerator.device)
+        optimizer = torch.optim.AdamW(
+            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+        )
+        model, optimizer = accelerator.prepare(policy, optimizer)
+        learner = Learner(accelerator, accelerator.unwrap_model(model), model, optimizer, reference)
+        judge = Judge(
+            config.reward,
+            config.curriculum,
+            checkpoint=config.reward_model,
+            revision=config.reward_revision,
+            device=accelerator.device,
+            with_maps=config.method == "policy_gradient" and config.advantage.credit in ("spatial", "spacetime"),
+        )
+        # Too few held-out pictures would otherwise be noticed only after all the training.
+        held_out(config, split="test", count=config.eval_images)
+        pairs = pairs_for_task(config.source, config.pairs, task=config.task, split="train", seed=config.seed)
+        if config.method != "policy_gradient":
+            judge.require_gradient(pairs[0].gt[None], pairs[0].lq[None])
+        base = PixelUNetRestorer(load_policy(config.base)[0].to(accelerator.device), config.sampler)
+        panel = panel_of(config, judge, base)
+        gauge = HackingGauge(config.gauge, panel.for_gauge(list(judge.final.weights)))
+        average = WeightAverage(learner.policy, config.ema_decay)
+        session = cls(config, run, learner, judge, pairs, average, panel, gauge)
+        accelerator.register_for_checkpointing(average, session)
+        return session
+
+    @property
+    def good(self) -> Path:
+        """The folder of the policy at the last check that the gauge did not complain of."""
+        return self.run.path / "good"
+
+    def roll_back(self) -> None:
+        """Puts the last good policy in the tuned one's place, for good: the run is over."""
+        policy, _ = load_policy(self.good)
+        self.rolled_back_to = policy.to(self.learner.accelerator.device)
+
+    def tuned(self) -> PixelUNet:
+        """Returns the averaged policy, whole: what is evaluated, saved, and loaded again by `load_policy`."""
+        return self.rolled_back_to or whole_policy(self.learner.policy, self.average.values)
+
+    def restorer(self) -> PixelUNetRestorer:
+        """Returns the averaged policy with the run's sampler."""
+        return PixelUNetRestorer(self.tuned(), self.config.sampler)
+
+    def provenance(self, iterations: int) -> dict[str, Any]:
+        """Returns what a saved policy says of where it comes from."""
+        names = ("base", "reward_model", "method", "trainable")
+        return {**{name: getattr(self.config, name) for name in names}, "iterations": iterations}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a resumed run needs besides weights and optimizer."""
+        return {"curriculum": to_plain(self.curriculum), "gauge": self.gauge.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from where `state_dict` was taken."""
+        self.curriculum = from_plain(state["curriculum"])
+        self.gauge.load_state_dict(state["gauge"])
+
+
+def _require_fitting_sizes(config: TrainRlConfig, policy: PixelUNet) -> None:
+    if policy.scale != SCALES[config.task]:
+        raise UserError(
+            f"task {config.task} enlarges {SCALES[config.task]} times, but the policy in {config.base} {policy.scale} "
+            "times: name the other task, or another base"
+        )
+    cell_px = policy.multiple * policy.scale
+    if config.pairs.crop_px % cell_px or config.eval_crop_px % policy.scale:
+        raise UserError(
+            f"pairs.crop_px must be a multiple of {cell_px}, the block of pixels the policy in {config.base} works "
+            f"on, and eval_crop_px of {policy.scale}, got {config.pairs.crop_px} and {config.eval_crop_px}"
+        )
+
+
+def _reference(policy: PixelUNet, config: TrainRlConfig, device: torch.device) -> Forward | None:
+    """Returns the frozen base policy's network where the loss asks for it: a copy, or the policy less its adapters."""
+    if config.loss.reference_kl == 0.0:
+        return None
+    if config.trainable == "full":
+        return copy.deepcopy(policy).eval().requires_grad_(False).to(device).predict
+
+    def predict(x_t: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        with as_base(policy):
+            return policy.predict(x_t, timesteps, condition)
+
+    return predict

@@ -1,0 +1,234 @@
+"""One rollout's optimizer steps: re-score the drawn steps, weigh them by their credit, follow the gradient."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from rl_finetune.loop.config import LikelihoodConfig, LossConfig
+from rl_finetune.methods.likelihood import (
+    difficulty_weights,
+    likelihood_steps,
+    marginal_likelihood_loss,
+    noised_gt,
+    posterior_likelihood_loss,
+)
+from rl_finetune.methods.policy_loss import (
+    PolicyLoss,
+    assert_first_step_ratio,
+    clip_range_at,
+    gaussian_kl_map,
+    kl_trust_region_loss,
+    ppo_clip_loss,
+)
+from rl_finetune.methods.rollout import Forward
+from rl_finetune.methods.trajectory import Rollout, TrainedStep
+from shared.diffusion.transition import Transition, log_prob_map, transition, transition_towards
+from shared.restorers.protocol import DiffusionPolicy
+from shared.seeds import derive_seed, gaussian
+from shared.vision.metrics import psnr
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The policy being trained, and what trains it."""
+
+    accelerator: Accelerator
+    policy: DiffusionPolicy  # the bare module: encode, condition, decode
+    model: torch.nn.Module  # the same as Accelerate prepared it: every trained forward goes through here
+    optimizer: torch.optim.Optimizer
+    reference: Forward | None = None  # the frozen base policy, where the loss asks for it
+
+
+@dataclass(frozen=True)
+class UpdatePlan:
+    """How a rollout is cut into optimizer steps."""
+
+    updates: int  # optimizer steps per rollout
+    microbatch_groups: int  # groups per forward pass; the rollout ran in the same slices
+    gradient_clip: float
+    loss: LossConfig
+    likelihood: LikelihoodConfig
+    seed: int
+    steps_per_pass: int = 1  # trained steps re-scored in one forward pass
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What every pass of an update reads."""
+
+    learner: Learner
+    rollout: Rollout
+    advantages: torch.Tensor  # [B, G, J, a, b]
+    weights: torch.Tensor  # [B] of the policy's loss
+    likelihood_weights: torch.Tensor  # [B] of the likelihood term, `weights` where difficulty does not count
+    gt_latent: torch.Tensor | None  # [B, C, h, w], where the likelihood term asks for it
+    plan: UpdatePlan
+
+
+def update(
+    learner: Learner, rollout: Rollout, advantages: torch.Tensor, weights: torch.Tensor, plan: UpdatePlan
+) -> dict[str, float]:
+    """Makes `plan.updates` optimizer steps and returns the mean of their diagnostics.
+
+    advantages: [B, G, J, a, b], noise-level weights included; weights: [B], each group's share of the loss (0 where it
+    was dropped), of mean 1 over all processes, so that every process count gives the same gradient.
+    Raises RuntimeError when the first ratio is not 1, and when the optimizer does not count the steps it is to make.
+    """
+    batch = _batch(learner, rollout, advantages, weights, plan)
+    sums: dict[str, list[torch.Tensor]] = defaultdict(list)
+    groups_per_update = len(rollout.group_ids) // plan.updates
+    for number in range(plan.updates):
+        groups = range(number * groups_per_update, (number + 1) * groups_per_update)
+        learner.optimizer.zero_grad(set_to_none=True)
+        passes = list(_passes(groups, plan, len(rollout.steps)))
+        for position, (members, steps) in enumerate(passes):
+            # Gradients are exchanged once, with the last backward pass: a process count changes nothing else.
+            last = position == len(passes) - 1
+            with nullcontext() if last else learner.accelerator.no_sync(learner.model):
+                share = len(members) / (len(groups) * len(rollout.steps))
+                losses = _pass_losses(batch, members, steps)
+                if number == 0:
+                    for _, figures in losses:
+                        assert_first_step_ratio(figures.ratio)
+                learner.accelerator.backward(sum(loss for loss, _ in losses) * share)
+            for loss, figures in losses:
+                sums["loss"].append(loss.detach())
+                sums["approx_kl"].append(figures.approx_kl)
+                sums["clip_fraction"].append(figures.clip_fraction)
+        sums["gradient_norm"].append(optimizer_step(learner, plan.gradient_clip))
+    return {name: float(torch.stack(values).mean()) for name, values in sums.items()}
+
+
+def optimizer_step(learner: Learner, gradient_clip: float) -> torch.Tensor:
+    """Makes one optimizer step and returns the norm its gradient had before clipping.
+
+    Raises RuntimeError unless the optimizer's own count goes up by one: a wrapper that accumulates gradients changes
+    how many steps a rollout makes, and with it every learning rate, without a word.
+    """
+    before = _steps_made(learner.optimizer)
+    norm = learner.accelerator.clip_grad_norm_(learner.model.parameters(), gradient_clip)
+    learner.optimizer.step()
+    # float16's scaler leaves a step out when it finds an infinity, and says so.
+    expected = 0 if learner.accelerator.optimizer_step_was_skipped else 1
+    made = _steps_made(learner.optimizer) - before
+    if made != expected:
+        raise RuntimeError(f"{expected} optimizer step was to be made, but the optimizer counts {made}")
+    return torch.as_tensor(norm).detach()
+
+
+def _steps_made(optimizer: torch.optim.Optimizer) -> int:
+    return int(next(iter(optimizer.state.values()), {}).get("step", 0))
+
+
+def _batch(
+    learner: Learner, rollout: Rollout, advantages: torch.Tensor, weights: torch.Tensor, plan: UpdatePlan
+) -> _Batch:
+    likelihood_weights, gt_latent = weights, None
+    with torch.no_grad():
+        if plan.likelihood.form != "none":
+            gt_latent = learner.policy.encode(rollout.gt, rollout.lq)
+        if plan.likelihood.difficulty:
+            share = supervised_share(rollout, plan.likelihood)
+            likelihood_weights, weights = weights * share, weights * (1.0 - share)
+    return _Batch(learner, rollout, advantages, weights, likelihood_weights, gt_latent, plan)
+
+
+def supervised_share(rollout: Rollout, config: LikelihoodConfig) -> torch.Tensor:
+    """Returns each group's supervised share [B] by its mean PSNR: one number a group, so that no member's own luck
+    decides how much its advantage counts."""
+    quality = psnr(rollout.sr, rollout.each_sample(rollout.gt)).unflatten(0, (-1, rollout.group_size)).mean(1)
+    return difficulty_weights(quality, hard=config.hard_db, easy=config.easy_db)
+
+
+def _pass_losses(batch: _Batch, members: range, steps: range) -> list[tuple[torch.Tensor, PolicyLoss]]:
+    """Returns, for each of the trained `steps`, the loss of the groups `members` and its policy part's figures.
+
+    One forward pass scores all of them.
+    """
+    learner, rollout = batch.learner, batch.rollout
+    size = rollout.group_size
+    samples = slice(members.start * size, members.stop * size)
+    trained = [rollout.steps[k] for k in steps]
+    x_t = torch.cat([step.x_t[samples] for step in trained])
+    times = torch.tensor([step.times.t for step in trained], device=x_t.device).repeat_interleave(len(members) * size)
+    condition = rollout.each_sample(rollout.condition[members.start : members.stop])
+    conditions = torch.cat([condition] * len(trained))
+    with learner.accelerator.autocast():
+        outputs = learner.model(x_t, times, conditions).chunk(len(trained))
+    base_outputs: Sequence[torch.Tensor | None] = [None] * len(trained)
+    if batch.plan.loss.reference_kl > 0.0:
+        with torch.no_grad(), learner.accelerator.autocast():
+            base_outputs = learner.reference(x_t, times, conditions).chunk(len(trained))
+    return [
+        _step_loss(batch, members, k, output, base)
+        for k, output, base in zip(steps, outputs, base_outputs, strict=True)
+    ]
+
+
+def _step_loss(
+    batch: _Batch, members: range, k: int, output: torch.Tensor, base_output: torch.Tensor | None
+) -> tuple[torch.Tensor, PolicyLoss]:
+    rollout, plan, schedule = batch.rollout, batch.plan, batch.learner.policy.schedule
+    size, groups = rollout.group_size, slice(members.start, members.stop)
+    samples = slice(members.start * size, members.stop * size)
+    step = rollout.steps[k]
+    x_t = step.x_t[samples]
+    now = transition(schedule, output, x_t, step.times)
+    new_map = log_prob_map(step.prev[samples], now.mean, now.std).sum(dim=1)
+    advantage = batch.advantages[groups, :, k].flatten(0, 1)
+    figures = _policy_loss(plan.loss, new_map, step.log_prob_map[samples], advantage, now, step.mean[samples])
+    per_sample = figures.per_sample
+    if base_output is not None:
+        base = transition(schedule, base_output, x_t, step.times)
+        per_sample = per_sample + plan.loss.reference_kl * gaussian_kl_map(now.mean, base.mean, now.std).mean((1, 2))
+    loss = (per_sample * batch.weights[groups].repeat_interleave(size)).mean()
+    likelihood = plan.likelihood
+    if likelihood.form != "none" and k in likelihood_steps(len(rollout.steps), likelihood.last_steps):
+        term = _likelihood_loss(batch, step, now, x_t, groups)
+        loss = loss + likelihood.weight * (term * batch.likelihood_weights[groups].repeat_interleave(size)).mean()
+    return loss, figures
+
+
+def _policy_loss(
+    config: LossConfig,
+    new_map: torch.Tensor,
+    old_map: torch.Tensor,
+    advantage: torch.Tensor,
+    now: Transition,
+    old_mean: torch.Tensor,
+) -> PolicyLoss:
+    channels = now.mean.shape[1]
+    if config.kind == "ppo_clip":
+        elements = now.mean[0].numel() // advantage[0].numel()
+        clip_range = clip_range_at(config.clip_range_per_element, elements)
+        return ppo_clip_loss(new_map, old_map, advantage, channels=channels, clip_range=clip_range)
+    kl_map = gaussian_kl_map(now.mean.detach(), old_mean, now.std)
+    return kl_trust_region_loss(new_map, old_map, kl_map, advantage, channels=channels, max_kl=config.max_kl)
+
+
+def _likelihood_loss(
+    batch: _Batch, step: TrainedStep, now: Transition, x_t: torch.Tensor, groups: slice
+) -> torch.Tensor:
+    rollout, plan, schedule = batch.rollout, batch.plan, batch.learner.policy.schedule
+    gt_latent = rollout.each_sample(batch.gt_latent[groups])
+    if plan.likelihood.form == "posterior":
+        towards_gt = transition_towards(schedule, gt_latent, x_t, step.times)
+        return posterior_likelihood_loss(towards_gt.mean, now.mean, now.std)
+    # One noising per group and step, keyed like every other draw.
+    seeds = [derive_seed(plan.seed, "marginal", i, step.j) for i in rollout.group_ids[groups]]
+    noise = rollout.each_sample(gaussian(seeds, gt_latent.shape[1:], device=gt_latent.device))
+    alpha, sigma = (float(table[step.times.prev_t]) for table in (schedule.alphas, schedule.sigmas))
+    return marginal_likelihood_loss(noised_gt(gt_latent, noise, alpha, sigma), now.mean, now.std)
+
+
+def _passes(groups: range, plan: UpdatePlan, steps: int) -> Iterator[tuple[range, range]]:
+    size = plan.microbatch_groups or len(groups)
+    for first in range(0, steps, plan.steps_per_pass):
+        for start in range(groups.start, groups.stop, size):
+            yield range(start, min(start + size, groups.stop)), range(first, min(first + plan.steps_per_pass, steps))

@@ -1,0 +1,150 @@
+"""An iteration of reward feedback: the reward's own gradient through the policy's last steps (ReFL, DRaFT-K).
+
+Each update draws its own pictures with the policy as it is, without gradient up to the last steps.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+
+from data.degradation.records import PairBatch
+from rl_finetune.methods.policy_gradient import Learner, optimizer_step
+from rl_finetune.methods.reward_gradient_loss import FeedbackConfig, FeedbackLoss, draft_loss, refl_loss
+from shared.diffusion.sampler import SamplerSpec, draw_step, pure_noise
+from shared.diffusion.transition import StepTimes, transition
+from shared.seeds import numpy_rng
+
+# reward(sr [N, 3, H, W], gt, lq, sample_ids) → [N], differentiable in sr
+PictureReward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Sequence[str]], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class FeedbackPlan:
+    """How an iteration's groups are cut into optimizer steps, and how far the gradient reaches."""
+
+    method: Literal["refl", "draft"]
+    updates: int  # optimizer steps per iteration
+    microbatch_groups: int  # groups per forward pass; 0: all of an update's
+    gradient_clip: float
+    feedback: FeedbackConfig
+    seed: int
+
+
+def feedback_update(
+    learner: Learner,
+    pairs: PairBatch,
+    spec: SamplerSpec,
+    plan: FeedbackPlan,
+    reward: PictureReward,
+    *,
+    group_size: int,
+    sample_seeds: Sequence[int],
+) -> dict[str, float]:
+    """Makes `plan.updates` optimizer steps on B·G restorations of `pairs` and returns the mean of their diagnostics.
+
+    `sample_seeds` holds B·G integers, group-major. Raises RuntimeError as `optimizer_step` does.
+    """
+    sums: dict[str, list[torch.Tensor]] = defaultdict(list)
+    per_update = len(pairs.indices) // plan.updates
+    for number in range(plan.updates):
+        learner.optimizer.zero_grad(set_to_none=True)
+        end, at_once = (number + 1) * per_update, plan.microbatch_groups or per_update
+        for start in range(number * per_update, end, at_once):
+            groups = slice(start, min(start + at_once, end))
+            seeds = sample_seeds[groups.start * group_size : groups.stop * group_size]
+            # A chain passes through the model many times before its one backward pass, perhaps again within it, which
+            # is not what DistributedDataParallel counts: gradients are averaged by hand.
+            with learner.accelerator.no_sync(learner.model):
+                part = _Part.of(learner, pairs, groups, spec, seeds=seeds)
+                loss = _loss(part, plan, reward, number=number)
+                learner.accelerator.backward(loss.per_sample.mean() * (groups.stop - groups.start) / per_update)
+            sums["loss"].append(loss.per_sample.detach().mean())
+            sums["supervised"].append(loss.supervised.mean())
+        average_gradients(learner.accelerator, learner.model)
+        sums["gradient_norm"].append(optimizer_step(learner, plan.gradient_clip))
+    return {name: float(torch.stack(values).mean()) for name, values in sums.items()}
+
+
+def average_gradients(accelerator: Accelerator, model: torch.nn.Module) -> None:
+    """Replaces every trained parameter's gradient by its mean over processes."""
+    if accelerator.num_processes == 1:
+        return
+    trained = [p for p in model.parameters() if p.requires_grad]
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
+    flat = accelerator.reduce(flat, reduction="mean")
+    for parameter, mean in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
+        parameter.grad = mean.view_as(parameter)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The samples of some groups, and the policy on them."""
+
+    learner: Learner
+    gt: torch.Tensor  # [N, 3, H, W]
+    lq: torch.Tensor
+    condition: torch.Tensor
+    gt_latent: torch.Tensor  # [N, C, h, w]
+    steps: list[StepTimes]
+    seeds: Sequence[int]  # N
+    ids: list[str]  # N
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, learner: Learner, pairs: PairBatch, groups: slice, spec: SamplerSpec, *, seeds: Sequence[int]) -> _Part:
+        policy, size = learner.policy, len(seeds) // (groups.stop - groups.start)
+        gt, lq = (pictures[groups].repeat_interleave(size, dim=0) for pictures in (pairs.gt, pairs.lq))
+        ids = [f"picture {i}, member {g}" for i in pairs.indices[groups] for g in range(size)]
+        latents = policy.condition(lq), policy.encode(gt, lq)
+        return cls(learner, gt, lq, *latents, spec.plan(policy.schedule), seeds, ids)
+
+    def predict(self, x_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        with self.learner.accelerator.autocast():
+            return self.learner.model(x_t, timesteps, self.condition)
+
+    def take_step(self, x_t: torch.Tensor, j: int) -> torch.Tensor:
+        schedule = self.learner.policy.schedule
+        return draw_step(self.predict, schedule, self.steps[j], j, x_t, sample_seeds=self.seeds).scored.prev
+
+    @torch.no_grad()
+    def before_step(self, j: int) -> torch.Tensor:
+        """Returns the latents [N, C, h, w] that step j starts from."""
+        x_t = pure_noise(self.seeds, self.gt_latent.shape[1:], device=self.lq.device)
+        for earlier in range(j):
+            x_t = self.take_step(x_t, earlier)
+        return x_t
+
+    def x0_pred(self, x_t: torch.Tensor, j: int) -> torch.Tensor:
+        """Returns the clean latent that is predicted at step j's own noise level."""
+        times = self.steps[j]
+        timesteps = torch.full((len(self.seeds),), times.t, dtype=torch.long, device=x_t.device)
+        return transition(self.learner.policy.schedule, self.predict(x_t, timesteps), x_t, times).x0_pred
+
+
+def _loss(part: _Part, plan: FeedbackPlan, reward: PictureReward, *, number: int) -> FeedbackLoss:
+    config = plan.feedback
+    first = len(part.steps) - config.last_steps
+    options = {
+        "decode": lambda latent: part.learner.policy.decode(latent, part.lq),
+        "reward": lambda sr: reward(sr, part.gt, part.lq, part.ids),
+        "supervised_weight": config.supervised_weight,
+        "reward_ceiling": config.reward_ceiling,
+    }
+    if plan.method == "refl":
+        # One step for all pictures of an update, on every process.
+        j = first + int(numpy_rng(plan.seed, "late step", number).integers(config.last_steps))
+        return refl_loss(part.before_step(j), part.gt_latent, predict=lambda x: part.x0_pred(x, j), **options)
+    return draft_loss(
+        part.before_step(first),
+        part.gt_latent,
+        steps=range(first, len(part.steps)),
+        take_step=part.take_step,
+        recompute=config.recompute,
+        **options,
+    )

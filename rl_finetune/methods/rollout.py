@@ -1,0 +1,116 @@
+"""Draws whole groups: G restorations of one degraded picture, each from its own seed, with the steps to be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from data.degradation.records import PairBatch
+from rl_finetune.methods.trajectory import Rollout, TrainedStep
+from shared.diffusion.sampler import SamplerSpec, StepRecord, sample
+from shared.restorers.protocol import DiffusionPolicy
+
+# forward(x_t, timesteps, condition) → output: the policy's network as Accelerate prepared it
+Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@torch.no_grad()
+def rollout(
+    policy: DiffusionPolicy,
+    forward: Forward,
+    pairs: PairBatch,
+    spec: SamplerSpec,
+    *,
+    group_size: int,
+    sample_seeds: Sequence[int],
+    microbatch: int,
+    trained: Sequence[int],
+    per_update: int = 0,
+    keep_predictions: bool = False,
+) -> Rollout:
+    """Returns B·G restorations of `pairs`, recording the steps whose plan index is in `trained`.
+
+    Runs `microbatch` samples at a time, within each `per_update` of them (0: all): updates re-score in the same slices,
+    so that the same kernels see the same shapes and the first ratio is 1. `sample_seeds` holds B·G integers,
+    group-major. `keep_predictions` also decodes the clean-image prediction before and after every trained step.
+    """
+    lq = pairs.lq.repeat_interleave(group_size, dim=0)
+    condition = policy.condition(pairs.lq)
+    condition_of_samples = condition.repeat_interleave(group_size, dim=0)
+    parts = []
+    for window in _slices(len(sample_seeds), per_update or len(sample_seeds), microbatch):
+        part = _rollout_slice(
+            policy,
+            forward,
+            lq[window],
+            condition_of_samples[window],
+            spec,
+            sample_seeds=sample_seeds[window],
+            trained=trained,
+            keep_predictions=keep_predictions,
+        )
+        parts.append(part)
+    return Rollout(
+        gt=pairs.gt,
+        lq=pairs.lq,
+        condition=condition,
+        group_ids=pairs.indices,
+        group_size=group_size,
+        sr=torch.cat([sr for sr, _, _ in parts]),
+        steps=tuple(_concatenate(steps) for steps in zip(*(steps for _, steps, _ in parts), strict=True)),
+        sr_by_step=tuple(torch.cat(p) for p in zip(*(predictions for _, _, predictions in parts), strict=True)),
+    )
+
+
+def _slices(total: int, per_update: int, microbatch: int) -> list[slice]:
+    """Returns slices of at most `microbatch` samples, none of them across the border of two updates."""
+    return [
+        slice(start, min(start + microbatch, first + per_update))
+        for first in range(0, total, per_update)
+        for start in range(first, first + per_update, microbatch)
+    ]
+
+
+def _rollout_slice(
+    policy: DiffusionPolicy,
+    forward: Forward,
+    lq: torch.Tensor,
+    condition: torch.Tensor,
+    spec: SamplerSpec,
+    *,
+    sample_seeds: Sequence[int],
+    trained: Sequence[int],
+    keep_predictions: bool,
+) -> tuple[torch.Tensor, list[TrainedStep], list[torch.Tensor]]:
+    steps: list[TrainedStep] = []
+    predictions: dict[int, torch.Tensor] = {}
+
+    def record(step: StepRecord) -> None:
+        if keep_predictions and (step.j in trained or step.j - 1 in trained):
+            predictions[step.j] = policy.decode(step.scored.transition.x0_pred, lq).clamp(0, 1)
+        if step.j in trained:
+            gaussian = step.scored.transition
+            drawn = (step.x_t, step.scored.prev, gaussian.mean, step.scored.log_prob_map)
+            steps.append(TrainedStep(step.j, step.times, gaussian.std, *drawn))
+
+    x0 = sample(
+        lambda x_t, timesteps: forward(x_t, timesteps, condition),
+        policy.schedule,
+        spec,
+        sample_seeds=sample_seeds,
+        latent_shape=policy.latent_shape(lq),
+        device=lq.device,
+        on_step=record,
+    )
+    sr = policy.decode(x0, lq).clamp(0, 1)
+    if keep_predictions:
+        # After the very last step the prediction is the picture itself.
+        predictions.setdefault(max(trained) + 1, sr)
+    return sr, steps, [predictions[j] for j in sorted(predictions)]
+
+
+def _concatenate(slices: Sequence[TrainedStep]) -> TrainedStep:
+    first = slices[0]
+    drawn = (torch.cat([getattr(s, name) for s in slices]) for name in ("x_t", "prev", "mean", "log_prob_map"))
+    return TrainedStep(first.j, first.times, first.std, *drawn)

@@ -1,0 +1,57 @@
+"""What training maximises, as one number a picture: the same before and after, and the same for every arm of a study.
+
+Under `normalise_first` the advantages add rewards in units of their spread within a group, so the raw weighted sum is
+not what is maximised: there, the reward on the widest scale rules, here the weights say what they say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from data.degradation.records import PairBatch
+from rl_finetune.rewards.composite import Composite
+from shared.restorers.protocol import Restorer
+from shared.seeds import derive_seed
+
+OBJECTIVE = "objective"
+STD_FLOOR = 1e-6  # of a reward that cannot tell a group's members apart: it gives no advantage and has no say
+Number = TypeVar("Number", float, torch.Tensor)
+
+
+@dataclass(frozen=True)
+class RewardScale:
+    """Where a reward lies, and how far a group's members lie apart in it."""
+
+    mean: float
+    spread: float  # root mean square deviation from the group means
+
+    @classmethod
+    def of(cls, rewards: torch.Tensor) -> RewardScale:
+        """Returns the scale of rewards [B, G]."""
+        rewards = rewards.double()
+        spread = (rewards - rewards.mean(dim=1, keepdim=True)).square().mean().sqrt()
+        return cls(float(rewards.mean()), float(spread))
+
+
+def objective(values: Mapping[str, Number], weights: Mapping[str, float], scales: Mapping[str, RewardScale]) -> Number:
+    """Returns Σ weight · (value − mean) / spread over the rewards in `scales`: as the advantages add them."""
+    return sum(weights[name] * (values[name] - scale.mean) / scale.spread for name, scale in scales.items())
+
+
+@torch.no_grad()
+def measure_scales(
+    restorer: Restorer, pairs: PairBatch, composite: Composite, *, members: int, seed: int
+) -> dict[str, RewardScale]:
+    """Returns each reward's scale in groups of `members` restorations of the pairs; silent rewards are left out."""
+    device = composite.toolbox.device
+    groups: list[Mapping[str, torch.Tensor]] = []
+    for i, index in enumerate(pairs.indices):
+        gt, lq = (p[i : i + 1].to(device).expand(members, -1, -1, -1) for p in (pairs.gt, pairs.lq))
+        seeds = [derive_seed(seed, "spread", index, member) for member in range(members)]
+        groups.append(composite(restorer.restore(lq, sample_seeds=seeds), gt, lq).values)
+    scales = {name: RewardScale.of(torch.stack([group[name] for group in groups])) for name in groups[0]}
+    return {name: scale for name, scale in scales.items() if scale.spread > STD_FLOOR}

@@ -1,0 +1,39 @@
+"""key=value words instead of a yaml: how the small commands are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from omegaconf.errors import OmegaConfBaseException
+
+from shared.app.config import from_dict
+from shared.app.errors import UserError
+
+Schema = TypeVar("Schema")
+
+
+def read_words(schema: type[Schema], argv: Sequence[str], *, expected: str) -> Schema:
+    """Returns `schema` filled from key=value words; the word `in` goes to its field `inputs`, empty values to defaults.
+
+    `expected` names the word that must be there, as a person would write it: in=<picture or folder>. Raises UserError
+    for its absence, a word of another form, a key there is not (with the nearest), a wrong type, a broken invariant.
+    """
+    values: dict[str, str] = {}
+    for word in argv:
+        if word.startswith("--") and "=" not in word:  # --json says json=true
+            word = f"{word[2:].replace('-', '_')}=true"
+        key, separator, value = word.partition("=")
+        if not separator:
+            raise UserError(f"expected key=value words such as in=picture.png, got {word}")
+        if value:
+            values["inputs" if key == "in" else key] = value
+    required = expected.partition("=")[0]
+    if ("inputs" if required == "in" else required) not in values:
+        raise UserError(f"expected {expected}, but nothing was named")
+    try:
+        return from_dict(schema, values)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).strip().splitlines()[0]) from None
+    except ValueError as error:
+        raise UserError(str(error)) from None

@@ -1,0 +1,99 @@
+"""The shell around every training: it goes on where the last run stopped, shows, logs, and saves what a kill may take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from shared.runs.checkpoints import Progress, load_state, save_state
+from shared.runs.tracking import MetricsLog, progress
+
+
+class TrainingLoop:
+    """The steps that a training has left, as an iterable with one bar, one metrics log and one clock.
+
+        loop = TrainingLoop(accelerator, run.path, title="base policy", steps=1000, save_every=100)
+        for step in loop:
+            figures = train_step(step)
+            loop.record(figures, show=["loss"])
+
+    Make it once all that has a state is prepared or registered with `accelerator`: that loads the last saved one. The
+    steps left are then a function of the step number and this state alone, so that stopping changes nothing.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        folder: Path,
+        *,
+        title: str,
+        steps: int,
+        save_every: int,
+        log_every: int = 1,
+        log_folder: Path | None = None,
+        log_offset: int = 0,
+        unit: str = "step",
+    ) -> None:
+        """`folder` holds the resumable state. A part of a longer run logs to `log_folder`, `log_offset` steps late."""
+        self.accelerator, self.folder = accelerator, folder
+        self.save_every, self.log_every, self.log_offset = save_every, log_every, log_offset
+        resumed = load_state(accelerator, folder)
+        self.left = range(resumed.step, steps)
+        self.done = resumed.step  # counts the step under way: it is that step's number in the log
+        self._started = time.monotonic() - resumed.seconds
+        self._title, self._unit = title, unit
+        self._bar: tqdm | None = None
+        self.log = MetricsLog(
+            log_folder or folder, resume_step=log_offset + self.done, enabled=accelerator.is_main_process
+        )
+
+    def __iter__(self) -> Iterator[int]:
+        """Yields the number of every step left, from 0; saves the state after each `save_every`, but for the last."""
+        self._bar = progress(
+            self.left,
+            title=self._title,
+            unit=self._unit,
+            total=self.left.stop,
+            done=self.left.start,
+            quiet=not self.accelerator.is_main_process,
+        )
+        try:
+            for step in self._bar:
+                self.done = step + 1
+                yield step
+                if self.done % self.save_every == 0 and self.done < self.left.stop:
+                    save_state(self.accelerator, self.folder, Progress(self.done, self.seconds))
+        finally:  # also where the caller leaves the loop early
+            self.log.close()
+
+    @property
+    def seconds(self) -> float:
+        """What this training has taken so far, earlier runs included up to their last saved state."""
+        return time.monotonic() - self._started
+
+    def record(self, figures: Mapping[str, float], *, show: Sequence[str] = ()) -> None:
+        """Logs the figures of the step under way, every `log_every` steps; the bar shows those named in `show`."""
+        if self.done % self.log_every == 0:
+            self.log.write(self.log_offset + self.done, figures)
+            if show:
+                shown = {name.rpartition("/")[2]: f"{figures[name]:.4f}" for name in show}
+                self._bar.set_postfix(shown, refresh=False)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the rate of every group of parameters, times the group's own `lr_scale` where it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)
+
+
+def learning_rate_factor(step: int, steps: int, *, warmup: int, decay: float) -> float:
+    """Returns the learning rate's factor in (0, 1] at a step from 0: a linear rise over the first `warmup` steps, 1, and
+    a linear fall over the last `decay` share of all steps."""
+    rise = (step + 1) / max(1, warmup)
+    fall = (steps - step) / max(1.0, decay * steps)
+    return min(1.0, rise, fall)

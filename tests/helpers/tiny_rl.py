@@ -1,0 +1,63 @@
+"""The smallest true RL run: a policy, a reward model and pictures on disk, and a session on them in a second."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from data.degradation.pairs import PairConfig
+from data.sources.open_source import SourceConfig
+from rl_finetune.loop.config import RewardConfig, RewardPart, TrainRlConfig
+from rl_finetune.loop.session import Session
+from shared.diffusion.sampler import SamplerSpec
+from shared.runs.folder import RunFolder
+from tests.helpers.tiny import save_pictures, save_tiny_policy, save_tiny_reward_model
+
+
+def tiny_rl_config(folder: Path) -> TrainRlConfig:
+    """Returns a run of four iterations; what it needs is saved in `folder`."""
+    return TrainRlConfig(
+        out=str(folder / "out"),
+        task="face",
+        base=str(save_tiny_policy(folder / "base")),
+        reward_model=str(save_tiny_reward_model(folder / "rm")),
+        source=SourceConfig(
+            faces=str(save_pictures(folder / "faces", 12)),
+            test_fraction=0.4,
+            val_fraction=0.2,
+            cache_folder=str(folder / "cache"),
+        ),
+        pairs=PairConfig(crop_px=32, pairs=16),
+        sampler=SamplerSpec(steps=4, eta=0.7),
+        reward=RewardConfig(parts=[RewardPart("fgr_score", 0.5), RewardPart("fgr_map", 0.5)]),
+        iterations=4,
+        groups=4,
+        group_size=3,
+        updates_per_rollout=2,
+        learning_rate=1e-3,
+        checkpoint_every=2,
+        eval_images=4,
+        eval_crop_px=32,
+        cpu_threads=1,
+    )
+
+
+def open_session(config: TrainRlConfig, out: Path, *, mixed_precision: str = "no") -> Session:
+    """Returns a session in the run folder `out`, on an accelerator of its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    config = dataclasses.replace(config, out=str(out), mixed_precision=mixed_precision)
+    return Session.open(config, RunFolder.open(out, config), Accelerator(cpu=True, mixed_precision=mixed_precision))
+
+
+def flat(session: Session) -> torch.Tensor:
+    """Returns all of the policy's parameters in one row."""
+    return torch.cat([p.detach().flatten() for p in session.learner.policy.parameters()])
+
+
+def flat_gradient(session: Session) -> torch.Tensor:
+    """Returns the trained parameters' gradients in one row."""
+    return torch.cat([p.grad.flatten() for p in session.learner.policy.parameters() if p.requires_grad])

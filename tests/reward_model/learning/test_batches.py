@@ -1,0 +1,43 @@
+"""Batches of the reward model's training: a function of the step, shared by processes, of one picture size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from reward_model.learning.augment import AugmentConfig, Augmenter
+from reward_model.learning.batches import StepBatches, step_indices
+from shared.app.errors import UserError
+from tests.helpers.reward_samples import SCALE, tiny_samples
+
+
+def test_the_batch_of_a_step_depends_on_the_step_alone():
+    samples, augmenter = tiny_samples(6), Augmenter(AugmentConfig(), SCALE, seed=1)
+    whole = StepBatches(samples, augmenter, seed=1, batch_triplets=4, steps=range(6))
+    late = StepBatches(samples, augmenter, seed=1, batch_triplets=4, steps=range(4, 6))
+    assert torch.equal(whole[4].syn, late[0].syn)
+    assert torch.equal(whole[5].degradation_map, late[1].degradation_map)
+    # Two processes hold the halves of the batch that one holds.
+    halves = [
+        StepBatches(samples, augmenter, seed=1, batch_triplets=4, steps=range(6), process=p, processes=2)
+        for p in range(2)
+    ]
+    assert torch.equal(torch.cat([half[3].gt for half in halves]), whole[3].gt)
+    with pytest.raises(UserError, match="cannot be shared by 3 processes"):
+        StepBatches(samples, augmenter, seed=1, batch_triplets=4, steps=range(6), processes=3)
+
+
+def test_every_epoch_holds_every_sample_once():
+    drawn = [index for step in range(9) for index in step_indices(6, seed=3, step=step, batch_triplets=4)]
+    for epoch in range(6):
+        assert sorted(drawn[6 * epoch : 6 * epoch + 6]) == list(range(6))
+    assert drawn[:6] != drawn[6:12]
+
+
+def test_pictures_of_several_sizes_need_a_crop():
+    samples = [*tiny_samples(2), *tiny_samples(2, side_px=64)]
+    plain = Augmenter(AugmentConfig(), SCALE, seed=0)
+    with pytest.raises(UserError, match=r"several sizes .* set augment.crop_px"):
+        StepBatches(samples, plain, seed=0, batch_triplets=4, steps=range(1))[0]
+    cropping = Augmenter(AugmentConfig(crop_px=40), SCALE, seed=0)
+    assert StepBatches(samples, cropping, seed=0, batch_triplets=4, steps=range(1))[0].gt.shape == (4, 3, 40, 40)

@@ -1,0 +1,133 @@
+"""The score command: what it prints, what it writes, and that a score is a property of the picture alone."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from reward_model import score
+from reward_model.network.model import RewardModel
+from reward_model.score import overlay_strip
+from shared.app.errors import UserError
+from tests.helpers.reward_models import build, pictures
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    for stage in (0, 3):
+        build(stage=stage).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for index, name in enumerate(("a.png", "b.jpg", "more/a.png")):
+        levels = (pictures(1, 48 + 7 * index, 60, seed=index)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+        Image.fromarray(levels).save(folder / name)
+    return folder
+
+
+def lines_of(capsys) -> list[str]:
+    return capsys.readouterr().out.strip().splitlines()
+
+
+def test_a_folder_is_scored_as_a_table(checkpoint, photos, capsys):
+    score.main([f"in={photos}", f"checkpoint={checkpoint}"])
+    lines = lines_of(capsys)
+    assert lines[0].split() == ["score", "worst", "1", "%", "map", "mean", "size", "picture"]
+    assert len(lines) == 4
+    assert re.search(r"60×48\s+.*a\.png$", lines[1])
+
+
+def test_the_same_picture_has_the_same_score_alone_and_among_others(checkpoint, photos, capsys):
+    score.main([f"in={photos}", f"checkpoint={checkpoint}", "json=true"])
+    rows = {row["path"]: row for row in map(json.loads, lines_of(capsys))}
+    model = RewardModel.from_pretrained(checkpoint)
+    for path, row in rows.items():
+        score.main([f"in={path}", f"checkpoint={checkpoint}", "json=true"])
+        assert json.loads(lines_of(capsys)[0]) == row
+        image = torch.from_numpy(np.asarray(Image.open(path).convert("RGB"), np.float32) / 255).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            output = model(image.repeat(3, 1, 1, 1))
+        assert output.score.tolist() == pytest.approx([row["score"]] * 3, abs=1e-5)
+        assert row["mean"] == pytest.approx(output.degradation_map[0].mean().item(), abs=1e-5)
+
+
+def test_maps_and_overlays_are_written(checkpoint, photos, tmp_path, capsys):
+    score.main([f"in={photos}", f"out={tmp_path / 'out'}", f"checkpoint={checkpoint}"])
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {f"{name}_{kind}.png" for name in ("a", "a-2", "b") for kind in ("map", "overlay")}
+    degradation_map = Image.open(tmp_path / "out" / "a_map.png")
+    assert degradation_map.mode == "I;16"
+    image = torch.from_numpy(np.asarray(Image.open(photos / "a.png"), np.float32) / 255).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        expected = RewardModel.from_pretrained(checkpoint)(image).degradation_map[0, 0].numpy()
+    np.testing.assert_allclose(np.asarray(degradation_map) / 65535.0, expected, atol=2e-5)
+    assert Image.open(tmp_path / "out" / "a_overlay.png").size == (60, 48)
+
+
+def test_the_overlay_is_grey_where_clean_and_red_where_broken():
+    picture = np.full((1, 3, 3), (200, 100, 60), np.uint8)
+    found = overlay_strip(picture, np.array([[0.0, 1.0, 0.4]], np.float32))
+    # Clean: the mean of the channels, 120. Broken: .8 of (255, 0, 0) and .2 of the grey 120.
+    assert found[0, 0].tolist() == [120, 120, 120]
+    assert found[0, 1].tolist() == [228, 24, 24]
+    # Between: .6 of the orange (255, 120, 0) and .4 of the grey.
+    assert found[0, 2].tolist() == [201, 120, 48]
+
+
+def test_stage_0_scores_but_has_no_map(checkpoint, photos, tmp_path, capsys):
+    score.main([f"in={photos / 'a.png'}", f"checkpoint={checkpoint}", "stage=0"])
+    assert "–" in lines_of(capsys)[1]
+    with pytest.raises(UserError, match="stage 0 has no degradation map to write into out="):
+        score.main([f"in={photos}", f"out={tmp_path / 'o'}", f"checkpoint={checkpoint}", "stage=0"])
+    assert not (tmp_path / "o").exists()
+
+
+def test_unreadable_pictures_are_skipped_and_named(checkpoint, photos, capsys):
+    (photos / "broken.png").write_bytes(b"no picture")
+    score.main([f"in={photos}", f"checkpoint={checkpoint}"])
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 4  # the table, or the JSON, has stdout to itself
+    assert said.err.startswith("skipped")
+    assert "broken.png" in said.err
+    with pytest.raises(UserError, match=r"none of 1 pictures could be read: .*broken.png"):
+        score.main([f"in={photos / 'broken.png'}", f"checkpoint={checkpoint}"])
+
+
+def test_the_flag_json_is_the_word_json(checkpoint, photos, capsys):
+    score.main([f"in={photos}", f"checkpoint={checkpoint}", "json=true"])
+    by_word = capsys.readouterr().out
+    score.main([f"in={photos}", f"checkpoint={checkpoint}", "--json"])
+    assert capsys.readouterr().out == by_word
+    assert all(json.loads(line)["path"] for line in by_word.splitlines())
+
+
+def test_tiny_pictures_are_refused_by_name(checkpoint, tmp_path):
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    with pytest.raises(UserError, match=r"dot.png: expected pictures of at least 16×16 px, got 1×1"):
+        score.main([f"in={tmp_path / 'dot.png'}", f"checkpoint={checkpoint}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "expected in=<picture or folder>"),
+        (["picture.png"], "expected key=value words such as in=picture.png, got picture.png"),
+        (["in=/no/such.png"], "expected a picture or a folder, but /no/such.png is missing"),
+        (["in=.", "stagee=1"], "stagee"),
+        (["in=.", "stage=last"], "last"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(words, said, checkpoint):
+    with pytest.raises(UserError, match=said) as refusal:
+        score.main([*words, *([f"checkpoint={checkpoint}"] if words else [])])
+    assert "\n" not in str(refusal.value)

@@ -1,0 +1,122 @@
+"""Several maps at once: each is normalised on its own, then weighed; stages without one leave it out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from rl_finetune.credit.assign import Judgement, assign_credit
+from rl_finetune.credit.cells import spatial_advantages
+from rl_finetune.loop.config import AdvantageConfig, RewardConfig, RewardPart, TrainRlConfig
+from rl_finetune.loop.iteration import draw
+from rl_finetune.loop.session import Session
+from rl_finetune.methods.trajectory import Rollout
+from rl_finetune.rewards.curriculum import CurriculumConfig
+from tests.helpers.tiny_rl import open_session, tiny_rl_config
+
+ADVANTAGE = AdvantageConfig(credit="spatial", spatial_weight=1.0, noise_level_weights=False)
+MAPS = [RewardPart("fgr_map", 3.0), RewardPart("absolute_error", 1.0)]
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory) -> TrainRlConfig:
+    config = tiny_rl_config(tmp_path_factory.mktemp("assign"))
+    return dataclasses.replace(config, advantage=ADVANTAGE, reward=dataclasses.replace(config.reward, maps=MAPS))
+
+
+def judged(config: TrainRlConfig, folder: Path) -> tuple[Session, Rollout, Judgement]:
+    """Returns a session, its first rollout, and what its rewards say of that."""
+    session = open_session(config, folder)
+    drawn = draw(session, 0)
+    return session, drawn, session.judge.judge(drawn, session.curriculum, lambda x: x)[0]
+
+
+def test_maps_are_normalised_and_then_weighed(tiny_run, tmp_path):
+    session, drawn, judgement = judged(tiny_run, tmp_path)
+    found = assign_credit(
+        judgement, drawn, session.learner.accelerator, advantage=ADVANTAGE, order="normalise_first"
+    ).advantages
+    own = {}
+    for name, maps in judgement.maps.items():
+        own[name] = spatial_advantages(
+            maps.unsqueeze(-3), tuple(maps.shape[-2:]), radius=ADVANTAGE.radius, std="pooled", clip=math.inf
+        ).values
+        assert own[name].square().mean().sqrt() == pytest.approx(1.0, rel=1e-5)
+    expected = 0.75 * own["fgr_map"] + 0.25 * own["absolute_error"]
+    expected = (expected / expected.square().mean().sqrt()).clamp(-ADVANTAGE.cell_clip, ADVANTAGE.cell_clip)
+    torch.testing.assert_close(found[:, :, 0], expected)
+    torch.testing.assert_close(found[:, :, -1], expected)
+
+
+def test_sum_first_weighs_the_maps_as_they_are(tiny_run, tmp_path):
+    session, drawn, judgement = judged(tiny_run, tmp_path)
+    found = assign_credit(
+        judgement, drawn, session.learner.accelerator, advantage=ADVANTAGE, order="sum_first"
+    ).advantages
+    # 3·a + b, the config's weights, whatever scale a and b have; then one normalisation.
+    whole = 3.0 * judgement.maps["fgr_map"] + judgement.maps["absolute_error"]
+    expected = spatial_advantages(
+        whole.unsqueeze(-3), tuple(whole.shape[-2:]), radius=ADVANTAGE.radius, std="pooled", clip=math.inf
+    ).values.clamp(-ADVANTAGE.cell_clip, ADVANTAGE.cell_clip)
+    torch.testing.assert_close(found[:, :, 0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_map_on_another_scale_has_no_more_say(tiny_run, tmp_path):
+    session, drawn, judgement = judged(tiny_run, tmp_path)
+    scaled = dataclasses.replace(
+        judgement, maps={**judgement.maps, "absolute_error": 100.0 * judgement.maps["absolute_error"]}
+    )
+    first, second = (
+        assign_credit(j, drawn, session.learner.accelerator, advantage=ADVANTAGE, order="normalise_first").advantages
+        for j in (judgement, scaled)
+    )
+    torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)
+
+
+def test_stage_0_leaves_its_own_map_out_and_keeps_the_others(tiny_run, tmp_path):
+    config = dataclasses.replace(tiny_run, curriculum=CurriculumConfig(stages=[0, 1], budget_iterations=5))
+    session = open_session(config, tmp_path)
+    judgement, _ = session.judge.judge(draw(session, 0), session.curriculum, lambda x: x)
+    assert list(judgement.maps) == ["absolute_error"]
+
+
+def test_an_absent_maps_share_of_the_credit_is_the_pictures(tiny_run, tmp_path):
+    session, drawn, judgement = judged(tiny_run, tmp_path)
+    alone = dataclasses.replace(judgement, maps={"absolute_error": judgement.maps["absolute_error"]})
+
+    def credit(j, spatial_weight: float) -> torch.Tensor:
+        advantage = dataclasses.replace(ADVANTAGE, spatial_weight=spatial_weight)
+        accelerator = session.learner.accelerator
+        return assign_credit(j, drawn, accelerator, advantage=advantage, order="normalise_first").advantages
+
+    # Of the maps' weights 3 and 1 a quarter is there: of credit 1 in space, .25 is its own and .75 the picture's.
+    only_map = dataclasses.replace(alone, map_weights={"absolute_error": 1.0})
+    expected = 0.75 * credit(only_map, 0.0) + 0.25 * credit(only_map, 1.0)
+    torch.testing.assert_close(credit(alone, 1.0), expected)
+
+
+def test_every_part_of_every_stage_gets_unit_spread_before_it_is_weighed(tiny_run, tmp_path):
+    curriculum = CurriculumConfig(stages=[0, 1], budget_iterations=5, ramp_iterations=3)
+    session = open_session(dataclasses.replace(tiny_run, curriculum=curriculum), tmp_path)
+    on_ramp = dataclasses.replace(session.curriculum, ramp=1)  # a quarter of the way
+    judgement, _ = session.judge.judge(draw(session, 0), on_ramp, lambda x: x)
+    # RM_0 has the score alone, weight 1 of 1; RM_1 score and map at a half each.
+    assert judgement.weights == {
+        "fgr_score@0": pytest.approx(0.75),
+        "fgr_score@1": pytest.approx(0.125),
+        "fgr_map@1": pytest.approx(0.125),
+    }
+    summed = dataclasses.replace(session.config.reward, order="sum_first")
+    session = open_session(dataclasses.replace(tiny_run, curriculum=curriculum, reward=summed), tmp_path / "summed")
+    judgement, _ = session.judge.judge(draw(session, 0), on_ramp, lambda x: x)
+    assert judgement.weights == {"curriculum": 1.0}
+
+
+@pytest.mark.parametrize("maps", [[RewardPart("fgr_map", 0.0)], [RewardPart("fgr_map", 1.0)] * 2])
+def test_maps_without_weight_or_named_twice_are_refused(maps):
+    with pytest.raises(ValueError, match=r"reward\.maps"):
+        RewardConfig(maps=maps)

@@ -1,0 +1,168 @@
+"""CCL's hand-over: when it comes, what the blend is, that the scale never jumps, and that a resumed run goes on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from rl_finetune.rewards.curriculum import (
+    CurriculumConfig,
+    CurriculumState,
+    Scale,
+    blend,
+    blend_maps,
+    fit_scale,
+    from_plain,
+    has_plateaued,
+    stage_rewards,
+    stage_weights,
+    to_plain,
+)
+from shared.app.errors import UserError
+
+CONFIG = CurriculumConfig(stages=(0, 1, 2), min_iterations=4, plateau_window=4, ramp_iterations=3)
+
+
+def rewards(iteration: int, stage: int) -> torch.Tensor:
+    """Returns [3, 4]: one quality as three stages see it, stage 1 ten times as wide and 500 up, stage 2 a fifth and 3 down."""
+    draw = torch.Generator().manual_seed(100 * iteration + stage)
+    quality = torch.randn(3, 4, generator=torch.Generator().manual_seed(iteration))
+    return (quality + 0.1 * torch.randn(3, 4, generator=draw)) * (1.0, 10.0, 0.2)[stage] + (0.0, 500.0, -3.0)[stage]
+
+
+def run(config: CurriculumConfig, iterations: int, state: CurriculumState | None = None, start: int = 0):
+    """Returns every iteration's (weights, blended rewards) and the last state."""
+    state, seen = state or CurriculumState(), []
+    for iteration in range(start, iterations):
+        weights = stage_weights(state, config)
+        blended = blend(state, config, {stage: rewards(iteration, stage) for stage in weights})
+        seen.append((weights, blended.rewards))
+        state = blended.state
+    return seen, state
+
+
+def test_one_stage_is_the_plain_reward():
+    seen, state = run(CurriculumConfig(stages=(2,), budget_iterations=5), 20)
+    for iteration, (weights, values) in enumerate(seen):
+        assert weights == {2: 1.0}
+        assert torch.equal(values, rewards(iteration, 2))
+    assert state.iterations == 20
+
+
+def test_a_budget_hands_over_over_a_ramp():
+    config = CurriculumConfig(stages=(0, 1), budget_iterations=6, min_iterations=6, plateau_z=-1e9, ramp_iterations=3)
+    seen, state = run(config, 12)
+    # Six iterations of stage 0, three of the ramp at 1/4 2/4 3/4, then stage 1 to the end: the last has no budget.
+    expected = [{0: 1.0}] * 6 + [{0: 0.75, 1: 0.25}, {0: 0.5, 1: 0.5}, {0: 0.25, 1: 0.75}] + [{1: 1.0}] * 3
+    assert [weights for weights, _ in seen] == expected
+    assert state.position == 1
+
+
+def test_the_scale_never_jumps():
+    config = CurriculumConfig(
+        stages=(0, 1, 2), budget_iterations=6, min_iterations=6, plateau_z=-1e9, ramp_iterations=3
+    )
+    seen, _ = run(config, 30)
+    spreads = [float((v - v.mean(1, keepdim=True)).std()) for _, v in seen]
+    # Stage 1 speaks on 10 times the scale and 500 higher, stage 2 on a fifth and 3 lower: all stay near stage 0's.
+    assert 0.4 < min(spreads) < max(spreads) < 2.0
+    assert max(abs(float(v.mean())) for _, v in seen) < 1.5
+
+
+def test_fitted_scale_matches_mean_and_within_group_spread_exactly():
+    target, other = rewards(3, 0), rewards(3, 1)
+    fitted = fit_scale(other, target)(other.double())
+    assert fitted.mean().item() == pytest.approx(target.double().mean().item(), abs=1e-12)
+
+    def within(values: torch.Tensor) -> float:
+        return float((values - values.mean(1, keepdim=True)).square().mean().sqrt())
+
+    assert within(fitted) == pytest.approx(within(target.double()), rel=1e-9)
+    # A reward that tells nothing apart cannot be given a spread.
+    assert fit_scale(torch.ones(2, 3), target) == Scale(1.0, float(target.double().mean()) - 1.0)
+
+
+def test_the_first_blend_of_a_ramp_has_the_old_mean():
+    state = CurriculumState(ramp=1)
+    both = {stage: rewards(5, stage) for stage in (0, 1)}
+    blended = blend(state, CONFIG, both)
+    assert blended.rewards.mean().item() == pytest.approx(both[0].mean().item(), abs=1e-5)
+    assert blended.state.next_scale is not None
+    # Fitted once, on the ramp's first iteration: the second uses the same.
+    again = blend(blended.state, CONFIG, {stage: rewards(6, stage) for stage in (0, 1)})
+    assert again.state.next_scale == blended.state.next_scale
+
+
+def test_plateau_by_hand():
+    config = CurriculumConfig(plateau_window=4, plateau_z=1.0)
+    # Halves (1, 2) and (4, 5): rise 3, variances .5 and .5, standard error √(1/2) = .71.
+    assert not has_plateaued((1.0, 2.0, 4.0, 5.0), config)
+    # Halves (1, 2) and (1.5, 2.5): rise .5 < .71.
+    assert has_plateaued((1.0, 2.0, 1.5, 2.5), config)
+    assert has_plateaued((9.0, 9.0, 5.0, 4.0), config)
+    assert not has_plateaued((2.0, 1.5, 2.5), config)
+    # Six flat iterations are no plateau yet where eight are asked for.
+    assert not has_plateaued((2.0, 1.5, 2.5, 2.0, 1.5, 2.5), CurriculumConfig(plateau_window=8))
+    # Only the last window counts.
+    assert has_plateaued((-50.0, -50.0, 1.0, 2.0, 1.5, 2.5), config)
+
+
+def test_a_rising_reward_is_waited_for_and_a_flat_one_is_not():
+    state = CurriculumState()
+    for iteration in range(12):
+        state = blend(state, CONFIG, {0: torch.full((2, 2), float(iteration)) + rewards(0, 0)[:2, :2]}).state
+        assert state.ramp == 0
+    # Halves (10, 11) and (11, 11) still rise; (11, 11) and (11, 11) do not.
+    for ramp in (0, 0, 1):
+        state = blend(state, CONFIG, {0: torch.full((2, 2), 11.0)}).state
+        assert state.ramp == ramp
+
+
+@pytest.mark.parametrize("stop", [3, 6, 8, 9, 14])
+def test_resuming_through_json_equals_never_stopping(stop):
+    config = CurriculumConfig(
+        stages=(0, 1, 2), budget_iterations=6, min_iterations=4, plateau_window=4, ramp_iterations=3
+    )
+    whole, whole_state = run(config, 20)
+    _, half = run(config, stop)
+    assert from_plain(json.loads(json.dumps(to_plain(half)))) == half
+    resumed, state = run(config, 20, from_plain(json.loads(json.dumps(to_plain(half)))), start=stop)
+    assert state == whole_state
+    for (weights, values), (expected_weights, expected) in zip(resumed, whole[stop:], strict=True):
+        assert weights == expected_weights
+        assert torch.equal(values, expected)
+
+
+def test_maps_are_blended_and_a_stage_without_one_gives_way():
+    state = CurriculumState(position=1, ramp=1)
+    maps = {1: torch.full((1, 1, 2, 2), 0.4), 2: torch.full((1, 1, 2, 2), 0.8)}
+    # .75·.4 + .25·.8
+    torch.testing.assert_close(blend_maps(state, CONFIG, maps), torch.full((1, 1, 2, 2), 0.5))
+    from_rm_0 = CurriculumState(position=0, ramp=1)
+    assert torch.equal(blend_maps(from_rm_0, CONFIG, {1: maps[1]}), maps[1])
+    assert blend_maps(CurriculumState(), CONFIG, {}) is None
+
+
+def test_stage_zero_has_no_map_to_reward():
+    weights = {"fgr_score": 0.5, "fgr_map": 0.5}
+    assert stage_rewards(weights, 0) == {"fgr_score": 0.5}
+    assert stage_rewards(weights, 1) == weights
+    with pytest.raises(UserError, match="stage 0 of the curriculum has no degradation map"):
+        stage_rewards({"fgr_map": 1.0}, 0)
+
+
+def test_config_is_checked():
+    with pytest.raises(ValueError, match="must rise"):
+        CurriculumConfig(stages=(1, 0))
+    with pytest.raises(ValueError, match="must rise"):
+        CurriculumConfig(stages=())
+    with pytest.raises(ValueError, match="at least 4"):
+        CurriculumConfig(plateau_window=3)
+
+
+def test_groups_of_one_are_fitted_by_the_spread_over_pictures():
+    target = torch.tensor([[0.0], [2.0]])  # spread 1 around 1
+    other = torch.tensor([[10.0], [50.0]])  # spread 20 around 30
+    assert fit_scale(other, target) == Scale(1 / 20, 1.0 - 30 / 20)

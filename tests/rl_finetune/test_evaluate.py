@@ -1,0 +1,123 @@
+"""make eval: a finished run's policy measured again, on what was asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data.degradation.pairs import PairConfig
+from data.sources.open_source import SourceConfig
+from rl_finetune import evaluate as compare
+from rl_finetune.loop.config import TrainRlConfig
+from shared.app.errors import UserError
+from shared.diffusion.sampler import SamplerSpec
+from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
+from shared.restorers.load import load_policy, save_policy
+from shared.runs.folder import RunFolder
+from tests.helpers.tiny import save_pictures, save_tiny_policy, save_tiny_reward_model, tiny_policy
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """What RL leaves behind, its policy another than its base."""
+    folder = tmp_path_factory.mktemp("compare")
+    config = TrainRlConfig(
+        out=str(folder / "rl"),
+        task="face",
+        base=str(save_tiny_policy(folder / "base")),
+        reward_model=str(save_tiny_reward_model(folder / "rm")),
+        source=SourceConfig(
+            faces=str(save_pictures(folder / "faces", 12)),
+            test_fraction=0.4,
+            val_fraction=0.2,
+            cache_folder=str(folder / "cache"),
+        ),
+        pairs=PairConfig(crop_px=32, pairs=16),
+        sampler=SamplerSpec(steps=3, eta=0.7),
+        eval_images=4,
+        eval_crop_px=32,
+        cpu_threads=1,
+    )
+    RunFolder.open(config.out, config)
+    save_policy(folder / "rl", tiny_policy(seed=1), config.sampler, provenance={})
+    return folder / "rl"
+
+
+def measure(run: Path, out: Path, *words: str) -> dict:
+    compare.main([f"run={run}", f"out={out}", *words])
+    return json.loads((out / "evaluation.json").read_text())
+
+
+def test_the_policy_is_measured_against_its_base_with_the_same_noise(run, tmp_path, capsys):
+    found = measure(run, tmp_path)
+    assert "face: 4 held-out pictures, 3 steps" in capsys.readouterr().out
+    assert len(set(found["image_ids"])) == found["pictures"] == len(found["after"]["psnr"]) == 4
+    # A policy against itself differs in nothing: same pictures, degradation, sampler and noise.
+    assert any(row["change"]["mean"] != 0 for row in found["rows"])
+    same = measure(run, tmp_path, f"against={run}")
+    assert same["before"] == same["after"] == found["after"]
+    assert Image.open(tmp_path / "before_after.png").size[0] > 300
+
+
+def test_what_is_asked_for_takes_the_place_of_what_the_run_said(run, tmp_path, capsys):
+    usual = measure(run, tmp_path)
+    more = measure(run, tmp_path, "images=3", "steps=2", "eta=0", "seed=5")
+    assert "face: 3 held-out pictures, 2 steps" in capsys.readouterr().out
+    assert more["image_ids"] == usual["image_ids"][:3]  # another seed is no other split
+    for word in ("steps=2", "eta=0", "seed=5"):
+        other = measure(run, tmp_path, word)
+        assert all(a != b for a, b in zip(other["after"]["psnr"], usual["after"]["psnr"], strict=True)), word
+    assert measure(run, tmp_path, "split=val", "images=2")["image_ids"] != usual["image_ids"][:2]
+    assert measure(run, tmp_path, "crop_px=48")["after"]["psnr"] != usual["after"]["psnr"]
+
+
+def test_the_sampler_is_the_runs_whatever_the_base_was_saved_with(run, tmp_path):
+    base, spec = load_policy(run.parent / "base")
+    assert spec.steps == 4
+    save_policy(tmp_path / "other", base, SamplerSpec(steps=1, eta=0), provenance={})
+    ours = measure(run, tmp_path)
+    assert measure(run, tmp_path, f"against={tmp_path / 'other'}")["before"] == ours["before"]
+
+
+def test_by_default_the_result_lies_in_the_run(run):
+    compare.main([f"run={run}", "images=2"])
+    assert (run / "eval" / "evaluation.json").is_file()
+    assert not (run / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run=nowhere"], r"expected an RL run's folder, but nowhere has no config.yaml"),
+        (["images=3"], "expected run="),
+        (["run={run}", "image=3"], "Did you mean: 'images'"),
+        (["run={run}", "images=1"], "eval_images must lie between 2"),
+        (["run={run}", "images=99"], "99 test pictures are wanted, but the source has 5"),
+        (["run={run}", "steps=0"], "steps"),
+        (["run={run}", "policy=nowhere"], "nowhere is missing"),
+    ],
+)
+def test_mistakes_are_one_line(run, words, message):
+    with pytest.raises(UserError, match=message) as refusal:
+        compare.main([word.format(run=run) for word in words])
+    assert "\n" not in str(refusal.value)
+
+
+def test_another_stages_folder_is_no_rl_run(run, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Other:
+        wings: int = 2
+
+    RunFolder.open(tmp_path / "other", Other())
+    with pytest.raises(UserError, match="wings"):
+        compare.main([f"run={tmp_path / 'other'}"])
+
+
+def test_a_feed_forward_restorer_can_be_measured_too(run, tmp_path):
+    FeedForwardRestorer(FeedForwardNet(FeedForwardConfig(scale=1, channels=8, blocks=1))).save(tmp_path / "net")
+    found = measure(run, tmp_path, f"against={tmp_path / 'net'}")
+    assert found["before"]["psnr"] != found["after"]["psnr"]

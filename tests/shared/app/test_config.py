@@ -1,0 +1,102 @@
+"""A config file and dotted overrides become one frozen dataclass; mistakes are one line."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import pytest
+
+from shared.app.config import flatten, from_dict, load_config, require_range, to_yaml
+from shared.app.errors import UserError
+
+
+@dataclass(frozen=True)
+class Inner:
+    size_px: int = 8
+    kind: Literal["a", "b"] = "a"
+
+
+@dataclass(frozen=True)
+class Config:
+    out: str
+    group_size: int = 4
+    inner: Inner = field(default_factory=Inner)
+    widths: tuple[int, ...] = (1, 2)
+
+    def __post_init__(self) -> None:
+        require_range(group_size=(self.group_size, 2, 64))
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("out: here\ngroup_size: 8\ninner: {size_px: 16}\n")
+    return path
+
+
+def test_overrides_win_over_the_file_and_the_file_over_defaults(path):
+    config = load_config(Config, [str(path), "inner.size_px=32", "inner.kind=b"])
+    assert (config.out, config.group_size, config.inner) == ("here", 8, Inner(32, "b"))
+
+
+def test_a_config_survives_yaml_and_dict(path):
+    config = load_config(Config, [str(path)])
+    path.write_text(to_yaml(config))
+    assert asdict(load_config(Config, [str(path)])) == asdict(config)
+    assert asdict(from_dict(Config, asdict(config))) == asdict(config)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["group_sise=3"], "Did you mean: 'group_size'"),
+        (["inner.size=3"], "inner.size"),
+        (["group_size=many"], "could not be converted to Integer"),
+        (["inner.kind=c"], "inner.kind"),
+        (["group_size=1"], "group_size must lie between 2 and 64, got 1"),
+    ],
+)
+def test_mistakes_are_one_line(path, words, message):
+    with pytest.raises(UserError) as error:
+        load_config(Config, [str(path), *words])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_value_and_a_missing_file_are_named(path):
+    path.write_text("group_size: 3\n")
+    with pytest.raises(UserError, match="out"):
+        load_config(Config, [str(path)])
+    with pytest.raises(UserError, match=r"no config file nowhere\.yaml"):
+        load_config(Config, ["nowhere.yaml"])
+
+
+def test_broken_yaml_is_refused(path):
+    path.write_text("out: [1, 2\n")
+    with pytest.raises(UserError, match=r"c\.yaml is not valid yaml"):
+        load_config(Config, [str(path)])
+
+
+def test_an_override_that_is_no_yaml_is_the_one_named(path):
+    with pytest.raises(UserError, match=r"^out=\{runs\}/x is not valid yaml"):
+        load_config(Config, [str(path), "group_size=2", "out={runs}/x"])
+
+
+@pytest.mark.parametrize("words", [["widths.0=3"], ["widths[0]=3"], ["[=3"]])
+def test_a_word_that_is_no_dotted_key_is_one_line(path, words):
+    with pytest.raises(UserError) as error:
+        load_config(Config, [str(path), *words])
+    assert "\n" not in str(error.value)
+    assert "c.yaml: " in str(error.value)
+
+
+def test_a_list_for_a_config_is_refused(path):
+    path.write_text("- out\n")
+    with pytest.raises(UserError, match=r"c\.yaml: expected keys and values"):
+        load_config(Config, [str(path)])
+
+
+def test_flatten_names_every_leaf():
+    flat = flatten(Config(out="x"))
+    assert flat == {"out": "x", "group_size": 4, "inner.size_px": 8, "inner.kind": "a", "widths.0": 1, "widths.1": 2}

@@ -1,0 +1,52 @@
+"""A device by name, and the commands that take one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from data.pool.restorer_pool import RestorerPool
+from reward_model import score
+from rl_finetune import restore
+from shared.app.devices import open_accelerator, open_device
+from shared.app.errors import UserError
+from tests.helpers.tiny import save_pictures, save_tiny_policy, save_tiny_reward_model
+
+
+def test_a_device_is_opened_by_name():
+    assert open_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "privateuseone"])
+def test_a_device_that_is_not_there_is_one_line(name):
+    with pytest.raises(UserError, match=f"no device '{name}' on this machine; expected cpu, or cuda"):
+        open_device(name)
+
+
+def test_every_command_that_takes_a_device_opens_it(tmp_path):
+    pictures, model = save_pictures(tmp_path / "in", 1), save_tiny_reward_model(tmp_path / "rm")
+    with pytest.raises(UserError, match="no device 'gpu'"):
+        score.main([f"in={pictures}", f"checkpoint={model}", "device=gpu"])
+    with pytest.raises(UserError, match="no device 'gpu'"):
+        restore.main([f"in={pictures}", f"policy={save_tiny_policy(tmp_path / 'policy')}", "device=gpu"])
+    with pytest.raises(UserError, match="no device 'gpu'"):
+        RestorerPool({}, device="gpu")
+
+
+def test_a_restorer_works_on_the_device_it_was_put_on(tmp_path, monkeypatch):
+    pictures, policy = save_pictures(tmp_path / "in", 1), save_tiny_policy(tmp_path / "policy")
+    moved = []
+    monkeypatch.setattr(restore, "on_device", lambda restorer, device: moved.append(device) or restorer)
+    restore.main([f"in={pictures}", f"policy={policy}", f"out={tmp_path / 'out'}", "device=cpu"])
+    assert moved == [torch.device("cpu")]
+
+
+def test_a_precision_that_this_machine_would_ignore_is_refused():
+    with pytest.raises(UserError, match="expected mixed precision no, bf16 or fp16, got half"):
+        open_accelerator("half")
+    assert open_accelerator("no").mixed_precision == "no"
+    AcceleratorState._reset_state(reset_partial_state=True)  # Accelerate holds one precision for a process
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="fp16 needs a GPU"):
+            open_accelerator("fp16")

@@ -1,0 +1,137 @@
+"""Run folders, whole-or-nothing files, one-line errors with exit code 2, seeds, metrics logs."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from shared.app.errors import UserError, run_command
+from shared.files import write_bytes
+from shared.runs.folder import RunFolder, replace_folder, require_free_space
+from shared.runs.tracking import MetricsLog, read_metrics
+from shared.seeds import derive_seed, gaussian, shuffled
+
+
+@dataclass(frozen=True)
+class Config:
+    out: str = "x"
+    steps: int = 3
+    workers: int = 1
+
+
+def test_a_folder_made_by_another_config_is_refused_by_key(tmp_path):
+    RunFolder.open(tmp_path / "run", Config())
+    with pytest.raises(UserError, match=r"steps is 3 there and 4 here.*RUN="):
+        RunFolder.open(tmp_path / "run", Config(steps=4))
+
+
+def test_checking_writes_nothing(tmp_path):
+    run = RunFolder.check(tmp_path / "run", Config())
+    assert not run.path.exists()
+    RunFolder.open(tmp_path / "run", Config(steps=4))
+    with pytest.raises(UserError, match="steps is 4 there and 3 here"):
+        RunFolder.check(tmp_path / "run", Config())
+
+
+def test_free_keys_may_differ(tmp_path):
+    RunFolder.open(tmp_path / "run", Config(), free_keys=("workers",))
+    again = RunFolder.open(tmp_path / "run", Config(workers=5), free_keys=("workers",))
+    assert "workers: 1" in again.config_path.read_text()
+
+
+def test_a_folder_with_strange_files_is_no_run_folder(tmp_path):
+    (tmp_path / "photo.txt").write_text("precious")
+    with pytest.raises(UserError, match="no run folder"):
+        RunFolder.open(tmp_path, Config())
+    with pytest.raises(UserError, match="is a file"):
+        RunFolder.open(tmp_path / "photo.txt", Config())
+
+
+def test_finishing_is_the_last_thing_written(tmp_path):
+    run = RunFolder.open(tmp_path / "run", Config())
+    assert not run.is_finished()
+    run.finish({"seconds": 1.5, "array": np.arange(2)}, says="done")
+    assert run.is_finished()
+    assert run.summary().items() >= {"seconds": 1.5, "array": [0, 1]}.items()
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_debris(tmp_path, monkeypatch):
+    write_bytes(tmp_path / "a.bin", b"old")
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_bytes(tmp_path / "a.bin", b"new")
+    assert (tmp_path / "a.bin").read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_replacing_a_folder_leaves_exactly_the_new_one(tmp_path):
+    for name in ("final", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "content").write_text(name)
+    replace_folder(tmp_path / "new", tmp_path / "final")
+    assert (tmp_path / "final" / "content").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["final"]
+
+
+def test_too_little_disk_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match=r"1000000000 MB are needed"):
+        require_free_space(tmp_path / "not" / "yet", 10**15)
+    assert not (tmp_path / "not").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (UserError("expected a,\n got b"), 2, "error: expected a, got b\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.png"), 2, "error: the disk is full (x.png)"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "error: no permission for /x"),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_no_traceback(capsys, error, code, says):
+    def main(argv):
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run_command(main, [])
+    assert stop.value.code == code
+    printed = capsys.readouterr().err
+    assert printed.startswith(says)
+    assert printed.count("\n") == 1
+
+
+def test_seeds_depend_on_every_key_and_its_type():
+    seeds = {derive_seed(0, "a", 1), derive_seed(0, "a", "1"), derive_seed(0, "a1"), derive_seed(1, "a", 1)}
+    assert len(seeds) == 4
+    assert derive_seed(0, "a", 1) == 8593438616605400125  # pinned: a change would silently change every dataset
+
+
+def test_noise_belongs_to_the_sample_and_not_to_the_batch():
+    assert torch.equal(gaussian([7, 8], (3, 2))[1], gaussian([8], (3, 2))[0])
+
+
+def test_an_endless_shuffle_visits_everything_once_an_epoch():
+    epochs = [[shuffled(0, e * 10 + i, 10) for i in range(10)] for e in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10))
+    assert epochs[0] != epochs[1]
+
+
+def test_a_resumed_log_drops_what_came_after_the_checkpoint(tmp_path):
+    log = MetricsLog(tmp_path)
+    for step in (1, 2, 3):
+        log.write(step, {"loss": step})
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')  # cut by a kill
+    log = MetricsLog(tmp_path, resume_step=2)
+    log.write(3, {"loss": 30.0})
+    log.close()
+    assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [(1, 1.0), (2, 2.0), (3, 30.0)]
