@@ -46,7 +46,7 @@ def measure(maker: RowMaker, *, pairs: int) -> dict[str, object]:
     normaliser = fit_normaliser(
         maker.fit_values(Chunk("train", 0, 1, 0, 8)),  # also loads every network the first time
         quantile=maker.config.targets.quantile,
-        feature_peak=maker.targets.features.peak,
+        feature_peak=maker.targets.feature_distance.peak,
     )
     maker.restored(chunk)
     maker.clock.seconds.clear()

@@ -51,9 +51,9 @@ def main(argv: Sequence[str]) -> None:
     check_inputs(run, inputs)
     take_over(run, config, chunks)
     with processes(config, maker) as each:
-        normaliser = fit_scale(run, config, each, feature_peak=maker.targets.features.peak)
+        normaliser = fit_scale(run, config, each, feature_peak=maker.targets.feature_distance.peak)
         build_chunks(run, config, chunks, normaliser, each)
-    finish(run, config, maker, chunks, normaliser, seconds=time.perf_counter() - started)
+    conclude(run, config, maker, chunks, normaliser, seconds=time.perf_counter() - started)
 
 
 def estimated_bytes(config: BuildConfig, chunks: list[Chunk]) -> int:
@@ -112,7 +112,7 @@ def build_chunks(run: RunFolder, config: BuildConfig, chunks: list[Chunk], norma
             bar.update(chunk.pairs)
 
 
-def finish(
+def conclude(
     run: RunFolder,
     config: BuildConfig,
     maker: RowMaker,

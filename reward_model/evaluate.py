@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data.store.reader import load_samples
 from data.store.sample import Sample
-from data.store.sample_maker import SwapMaker, TargetScale
+from data.store.sample_maker import SampleMaker, TargetScale
 from reward_model.measuring import tables
 from reward_model.measuring.baselines import no_reference_baselines, upper_bounds
 from reward_model.measuring.card import add_tables
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
 
 def open_methods(config: EvaluateConfig, folder: Path) -> dict[str, Scorer]:
     """Returns every stage of the model, the baselines and the bounds as scorers, by the name they have in the table."""
-    swaps = SwapMaker(TargetScale.of(_dataset(config)))
+    swaps = SampleMaker(TargetScale.of(_dataset(config)))
     device = open_device(config.device)
     held = verify_checkpoint(folder)
     methods: dict[str, Scorer] = {}
@@ -87,7 +87,7 @@ def open_methods(config: EvaluateConfig, folder: Path) -> dict[str, Scorer]:
 def open_sets(config: EvaluateConfig) -> tuple[dict[str, Sequence[Sample]], list[str]]:
     """Returns {title: samples} and notes on what was skipped or is not there."""
     dataset = _dataset(config)
-    swaps = SwapMaker(TargetScale.of(dataset))
+    swaps = SampleMaker(TargetScale.of(dataset))
     sets: dict[str, Sequence[Sample]] = {}
     notes: list[str] = []
     for split in config.splits:

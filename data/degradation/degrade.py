@@ -12,8 +12,6 @@ from data.degradation.presets import DegradationConfig, operators_for
 from shared.seeds import derive_seed, numpy_rng
 from shared.vision.images import to_uint8
 
-__all__ = ["Degradation", "DegradationConfig"]
-
 REPLAYED = {operator.__name__: operator() for operator in OPERATORS}
 
 

@@ -12,15 +12,17 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data.degradation.degrade import Degradation, DegradationConfig
+from data.degradation.degrade import Degradation
+from data.degradation.presets import DegradationConfig
 from data.degradation.records import Pair, PairBatch, Task
-from data.sources.image_source import ImageSource
+from data.sources.image_source import ImageSource, Subject
 from data.sources.open_source import SourceConfig, Split, open_source, split_image_ids
 from shared.app.config import require_range
 from shared.seeds import derive_seed, numpy_rng, shuffled
 from shared.vision.images import to_tensor, to_uint8
 
 SCALES: dict[Task, int] = {"sr": 4, "face": 1}
+SUBJECTS: dict[Task, Subject] = {"sr": "photos", "face": "faces"}
 SHARP_SIDE_PX = 1024  # larger photographs are sharp at about this size, not at their own
 
 
@@ -139,8 +141,7 @@ def pairs_for_task(
     source_config: SourceConfig, pair_config: PairConfig, *, task: Task, split: Split, seed: int
 ) -> PairDataset:
     """Returns one split's pairs: photographs for `sr`, faces for `face`."""
-    kind = "photos" if task == "sr" else "faces"
-    source = open_source(source_config, kind, min_side_px=pair_config.crop_px)
+    source = open_source(source_config, SUBJECTS[task], min_side_px=pair_config.crop_px)
     image_ids = split_image_ids(source.image_ids, source_config)[split]
     return PairDataset(source, image_ids, pair_config, task=task, seed=seed)
 

@@ -206,7 +206,7 @@ INVENTING = (noise_texture, foreign_detail, random_network, checkerboard, grid, 
 LOSING_SHARE = 0.35
 
 
-def made_up_restoration(picture: Picture, rng: Rng, *, restored: Picture | None = None) -> Picture:
+def simulated_restoration(picture: Picture, rng: Rng, *, restored: Picture | None = None) -> Picture:
     """Returns `picture` as a restorer that was never trained might give it back, on 8-bit levels.
 
     Three families: one loses detail, one repaints it crisply, one invents it. Some end with the truth's own amount of

@@ -37,7 +37,7 @@ def pixel_distance(first: np.ndarray, second: np.ndarray, *, blur_px: float) -> 
     return cv2.GaussianBlur(difference, (0, 0), blur_px) if blur_px > 0 else difference
 
 
-class OrientedGradients:
+class GradientDistance:
     """Gradient energy in four directions at three scales: unlike where texture was lost, invented, or turned.
 
     Per scale and pixel the features are the window means of |∇·u| over four directions u; their distance is
@@ -72,7 +72,7 @@ class OrientedGradients:
         return total / np.float32(len(self.scales))
 
 
-class BackboneFeatures:
+class BackboneDistance:
     """Cosine distance between the feature maps of a timm backbone, e.g. DINOv3, averaged over its levels."""
 
     peak = 2.0
@@ -108,11 +108,11 @@ class BackboneFeatures:
         return (total[0, 0] / len(first)).clamp(0, self.peak).numpy()
 
 
-def open_features(name: str, *, pretrained: bool, input_scale: float, device: str = "cpu") -> FeatureDistance:
+def open_feature_distance(name: str, *, pretrained: bool, input_scale: float, device: str = "cpu") -> FeatureDistance:
     """Returns the built-in oriented gradients, or a timm backbone by name. Raises UserError for an unknown one."""
     if name == GRADIENTS:
-        return OrientedGradients()
-    return BackboneFeatures(name, pretrained=pretrained, input_scale=input_scale, device=device)
+        return GradientDistance()
+    return BackboneDistance(name, pretrained=pretrained, input_scale=input_scale, device=device)
 
 
 def _norm(features: np.ndarray) -> np.ndarray:

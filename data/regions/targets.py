@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from data.regions.distances import GRADIENTS, FeatureDistance, open_features, pixel_distance
+from data.regions.distances import GRADIENTS, FeatureDistance, open_feature_distance, pixel_distance
 from shared.app.config import require_range
 
 MIXTURE_WEIGHTS = tuple(round(0.1 * tenth, 1) for tenth in range(11))
@@ -88,20 +88,20 @@ class TargetMaker:
     def __init__(self, config: TargetConfig, *, device: str = "cpu") -> None:
         """`device` is the timm backbone's; everything else is computed on the CPU."""
         self.config = config
-        self.features: FeatureDistance = open_features(
+        self.feature_distance: FeatureDistance = open_feature_distance(
             config.features, pretrained=config.pretrained, input_scale=config.feature_input_scale, device=device
         )
 
     def describe(self, gt: np.ndarray) -> list[np.ndarray]:
         """Returns gt's features, to be handed to `distances` with every picture compared with it."""
-        return self.features.describe(gt)
+        return self.feature_distance.describe(gt)
 
     def distances(
         self, picture: np.ndarray, gt: np.ndarray, gt_features: list[np.ndarray], *, mask: np.ndarray | None = None
     ) -> Distances:
         """Returns the raw distances of [H, W, 3] float32 `picture` from `gt`, 0 away from `mask` [H, W] if given."""
         pixel = pixel_distance(picture, gt, blur_px=self.config.pixel_blur_px)
-        feature = self.features.distance(self.features.describe(picture), gt_features, gt.shape[:2])
+        feature = self.feature_distance.distance(self.feature_distance.describe(picture), gt_features, gt.shape[:2])
         if mask is None:
             return Distances(pixel, feature)
         # A deep feature sees far beyond the swapped region; the defect does not reach there.

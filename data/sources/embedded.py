@@ -8,7 +8,7 @@ import numpy as np
 
 from data.procedural.portraits import portrait
 from data.procedural.scenes import dead_leaves
-from data.sources.image_source import ImageSource, Kind
+from data.sources.image_source import ImageSource, Subject
 from shared.vision.images import read_image
 
 # In the wheel itself, nothing is fetched. Left out: drawings, a blurred clock, the second view of a stereo pair.
@@ -37,16 +37,16 @@ SCENE_SIDE_PX, PORTRAIT_SIDE_PX = 192, 128
 class EmbeddedSource(ImageSource):
     """For `photos` scikit-image's photographs first, then dead leaves, up to `count`; for `faces` portraits."""
 
-    def __init__(self, kind: Kind, *, count: int, seed: int, min_side_px: int, memory_mb: int) -> None:
+    def __init__(self, subject: Subject, *, count: int, seed: int, min_side_px: int, memory_mb: int) -> None:
         licence = (
             "procedural, Apache-2.0 as this repository"
-            if kind == "faces"
+            if subject == "faces"
             else "scikit-image's sample photographs, free of copyright restrictions; dead leaves Apache-2.0"
         )
-        super().__init__(name=f"embedded-{kind}", kind=kind, licence=licence, memory_mb=memory_mb)
+        super().__init__(name=f"embedded-{subject}", subject=subject, licence=licence, memory_mb=memory_mb)
         self.seed = seed
-        self.side_px = max(min_side_px, SCENE_SIDE_PX if kind == "photos" else PORTRAIT_SIDE_PX)
-        if kind == "faces":
+        self.side_px = max(min_side_px, SCENE_SIDE_PX if subject == "photos" else PORTRAIT_SIDE_PX)
+        if subject == "faces":
             self.image_ids = tuple(f"portrait/{index:05d}" for index in range(count))
         else:
             shipped = _shipped_photographs(min_side_px)[:count]

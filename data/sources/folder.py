@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.sources.image_source import ImageSource, Kind
+from data.sources.image_source import ImageSource, Subject
 from shared.app.errors import UserError
 from shared.files import write_bytes
 from shared.runs.tracking import progress
@@ -39,13 +39,13 @@ class FolderSource(ImageSource):
         folder: Path,
         *,
         name: str,
-        kind: Kind,
+        subject: Subject,
         licence: str | None,
         min_side_px: int,
         cache: Path,
         memory_mb: int,
     ) -> None:
-        super().__init__(name=name, kind=kind, licence=licence or _licence_beside(folder), memory_mb=memory_mb)
+        super().__init__(name=name, subject=subject, licence=licence or _licence_beside(folder), memory_mb=memory_mb)
         self.folder = folder
         scan = scan_folder(folder, cache=cache)
         reasons = {path: _reason(found, min_side_px) for path, found in scan.items()}

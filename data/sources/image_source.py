@@ -8,20 +8,20 @@ from typing import Literal
 
 import numpy as np
 
-Kind = Literal["photos", "faces"]
+Subject = Literal["photos", "faces"]
 
 
 class ImageSource(ABC):
     """Clean pictures by id, each decoded once before use so that none can fail halfway through a long run."""
 
     name: str
-    kind: Kind
+    subject: Subject
     licence: str
     image_ids: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...] = ()
 
-    def __init__(self, *, name: str, kind: Kind, licence: str, memory_mb: int) -> None:
-        self.name, self.kind, self.licence = name, kind, licence
+    def __init__(self, *, name: str, subject: Subject, licence: str, memory_mb: int) -> None:
+        self.name, self.subject, self.licence = name, subject, licence
         self._memory_bytes, self._held_bytes = memory_mb * 2**20, 0
         self._held: OrderedDict[str, np.ndarray] = OrderedDict()
 

@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from data.sources.embedded import EmbeddedSource
 from data.sources.folder import FolderSource
 from data.sources.hub import stream_images
-from data.sources.image_source import ImageSource, Kind
+from data.sources.image_source import ImageSource, Subject
 from shared.app.config import require_range
 from shared.app.errors import UserError
 from shared.seeds import derive_seed
 
-__all__ = ["ImageSource", "Kind", "SourceConfig", "Split", "open_source", "split_image_ids"]
-
 Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -52,16 +49,16 @@ class SourceConfig:
             )
 
 
-def open_source(config: SourceConfig, kind: Kind, *, min_side_px: int) -> ImageSource:
-    """Returns the configured source of `kind`, every picture in it proven readable and at least `min_side_px` small.
+def open_source(config: SourceConfig, subject: Subject, *, min_side_px: int) -> ImageSource:
+    """Returns the configured source of `subject`, every picture in it proven readable and at least `min_side_px` small.
 
     Raises UserError for a missing folder, one without pictures or without a usable one, and a name of another form.
     """
-    where = config.images if kind == "photos" else config.faces
-    variable = "IMAGES" if kind == "photos" else "FACES"
+    where = config.images if subject == "photos" else config.faces
+    variable = "IMAGES" if subject == "photos" else "FACES"
     if where == "embedded":
         return EmbeddedSource(
-            kind, count=config.embedded_images, seed=config.seed, min_side_px=min_side_px, memory_mb=config.memory_mb
+            subject, count=config.embedded_images, seed=config.seed, min_side_px=min_side_px, memory_mb=config.memory_mb
         )
     cache, name, licence = Path(config.cache_folder), where, None
     scheme, separator, rest = where.partition(":")
@@ -83,7 +80,7 @@ def open_source(config: SourceConfig, kind: Kind, *, min_side_px: int) -> ImageS
     return FolderSource(
         folder,
         name=name,
-        kind=kind,
+        subject=subject,
         licence=licence,
         min_side_px=min_side_px,
         cache=cache / ".scan",
@@ -96,9 +93,9 @@ def split_image_ids(image_ids: Sequence[str], config: SourceConfig) -> dict[Spli
 
     Sizes are the fractions rounded, at least one picture each. Raises UserError below three pictures.
     """
-    if len(image_ids) < len(SPLITS):
+    if len(image_ids) < len(get_args(Split)):
         raise UserError(
-            f"expected at least {len(SPLITS)} pictures, to train, to validate and to test on; got {len(image_ids)}"
+            f"expected at least {len(get_args(Split))} pictures, to train, to validate and to test on; got {len(image_ids)}"
         )
     ranked = sorted(set(image_ids), key=lambda image_id: (derive_seed(config.seed, "split", image_id), image_id))
     test = max(1, round(len(ranked) * config.test_fraction))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from data.degradation.degrade import DegradationConfig
 from data.degradation.pairs import SCALES
+from data.degradation.presets import DegradationConfig
 from data.pool.restorer_pool import RestorerEntry
 from data.regions.masks import MaskConfig
 from data.regions.targets import TargetConfig

@@ -61,7 +61,7 @@ def encode_columns(pictures: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]
     return encoded
 
 
-def write_shard(path: Path, rows: list[dict[str, Any]], *, rows_per_pair: int) -> None:
+def write_rows(path: Path, rows: list[dict[str, Any]], *, rows_per_pair: int) -> None:
     """Writes the rows as one parquet file, whole or not at all, the same bytes for the same rows.
 
     A row group holds the rows of one pair: a reader fetches one without the others, and shared pictures lie there once.
@@ -80,7 +80,7 @@ def write_shard(path: Path, rows: list[dict[str, Any]], *, rows_per_pair: int) -
     write_bytes(path, buffer.getvalue())
 
 
-class ShardRows:
+class ParquetRows:
     """The rows of several parquet files by number, read from disk one row group at a time; cheap to pickle."""
 
     def __init__(self, paths: Sequence[Path]) -> None:

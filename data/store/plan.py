@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from data.degradation.records import Task
-from data.sources.open_source import ImageSource, SourceConfig, split_image_ids
+from data.sources.image_source import ImageSource
+from data.sources.open_source import SourceConfig, split_image_ids
 from shared.app.config import require_range
 from shared.app.errors import UserError
 from shared.seeds import numpy_rng
 
 SPLITS = ("train", "val", "test", "test_restorer", "test_source")
-KINDS: dict[Task, str] = {"sr": "photos", "face": "faces"}
 AUTO, NONE = "auto", "none"
 # Pairs are counted through all splits: a counter names one pair of the dataset, whichever split it is in.
 SPLIT_STRIDE = 10_000_000

@@ -15,7 +15,7 @@ from typing import Any
 
 from data.regions.targets import Distances, Normaliser
 from data.store.config import BuildConfig
-from data.store.parquet import DATA_FOLDER, write_shard
+from data.store.parquet import DATA_FOLDER, write_rows
 from data.store.plan import Chunk
 from data.store.rows import RowMaker
 from shared.app.errors import UserError
@@ -46,7 +46,7 @@ def write_chunk(task: tuple[Chunk, Normaliser, Path]) -> tuple[Chunk, dict[str, 
     _maker.clock.seconds.clear()
     rows = _maker.rows(chunk, normaliser)
     with _maker.clock("write"):
-        write_shard(out / DATA_FOLDER / chunk.file_name, rows, rows_per_pair=_maker.config.masks_per_pair)
+        write_rows(out / DATA_FOLDER / chunk.file_name, rows, rows_per_pair=_maker.config.masks_per_pair)
     return chunk, dict(_maker.clock.seconds)
 
 

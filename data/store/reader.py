@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from data.regions.targets import Distances, Normaliser, severity
-from data.store.parquet import DATA_FOLDER, NORMALISER_FILE, RAW_MAPS, ShardRows
+from data.store.parquet import DATA_FOLDER, NORMALISER_FILE, RAW_MAPS, ParquetRows
 from data.store.sample import Sample
 from shared.app.config import from_dict
 from shared.app.errors import UserError
@@ -30,7 +30,7 @@ CACHE_BYTES = 2**30
 class SampleDataset(Dataset):
     """One split as `Sample`s."""
 
-    def __init__(self, rows: ShardRows, *, normaliser: Normaliser, pixel_weight: float | None, cache: bool) -> None:
+    def __init__(self, rows: ParquetRows, *, normaliser: Normaliser, pixel_weight: float | None, cache: bool) -> None:
         self._rows = rows
         self._normaliser, self._pixel_weight = normaliser, pixel_weight
         self._cache: dict[int, dict[str, Any]] = {}
@@ -102,7 +102,7 @@ def load_samples(
     if split not in files:
         raise UserError(f"no split {split!r} in {folder}; it holds {', '.join(sorted(files))}")
     normaliser = from_dict(Normaliser, json.loads((folder / NORMALISER_FILE).read_text()))
-    return SampleDataset(ShardRows(files[split]), normaliser=normaliser, pixel_weight=pixel_weight, cache=cache)
+    return SampleDataset(ParquetRows(files[split]), normaliser=normaliser, pixel_weight=pixel_weight, cache=cache)
 
 
 def push_dataset(folder: str | Path, repo: str) -> None:

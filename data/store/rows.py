@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.degradation.pairs import PairConfig, PairDataset
+from data.degradation.pairs import SUBJECTS, PairConfig, PairDataset
 from data.degradation.records import Task
 from data.pool.restorer_pool import RestorerPool
 from data.regions.masks import Mask, draw_mask
 from data.regions.swap import CONTROL_NONE, draw_control, swap_region
 from data.regions.targets import Distances, Normaliser, TargetMaker, correlation, severity
-from data.sources.open_source import ImageSource, open_source
+from data.sources.image_source import ImageSource
+from data.sources.open_source import open_source
 from data.store.config import BuildConfig
 from data.store.parquet import encode_columns, to_json
-from data.store.plan import KINDS, SPLIT_STRIDE, SPLITS, Chunk, Plan, make_plan, pair_counter, part_name
+from data.store.plan import SPLIT_STRIDE, SPLITS, Chunk, Plan, make_plan, pair_counter, part_name
 from shared.app.timing import Clock
 from shared.seeds import derive_seed, numpy_rng
 from shared.vision.images import to_array, to_tensor, to_uint8
@@ -73,7 +74,7 @@ class RowMaker:
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
         self.sources: dict[Task, ImageSource] = {
-            task: open_source(config.source, kind, min_side_px=config.crop_px) for task, kind in KINDS.items()
+            task: open_source(config.source, subject, min_side_px=config.crop_px) for task, subject in SUBJECTS.items()
         }
         self.plan: Plan = make_plan(self.sources, config.source, held_out_source=config.held_out_source)
         self.pool = RestorerPool(config.restorers, runs=config.runs, device=config.device)
@@ -86,7 +87,7 @@ class RowMaker:
         checksums = {}
         for task, source in self.sources.items():
             ids = "\n".join(source.image_ids).encode()
-            checksums[f"source.{KINDS[task]}"] = hashlib.sha256(ids).hexdigest()
+            checksums[f"source.{SUBJECTS[task]}"] = hashlib.sha256(ids).hexdigest()
         for name, path in self.pool.files():
             with path.open("rb") as file:  # weights can be larger than memory
                 checksums[f"restorers.{name}"] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -179,7 +180,7 @@ class RowMaker:
         with self.clock("targets"):
             whole = self.targets.distances(to_float(pair.sr), measured.gt, measured.gt_features)
             sr_map = normaliser.degradation_map(whole, pixel_weight=weight)
-        peak = self.targets.features.peak
+        peak = self.targets.feature_distance.peak
         with self.clock("encode"):
             shared = encode_columns(
                 {

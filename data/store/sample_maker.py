@@ -35,7 +35,7 @@ class TargetScale:
         return cls(from_dict(TargetConfig, targets), from_dict(Normaliser, normaliser))
 
 
-class SwapMaker:
+class SampleMaker:
     """Makes samples from (gt, sr, mask)."""
 
     def __init__(self, scale: TargetScale) -> None:

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import torch
 
-from data.pool.simulated import made_up_restoration, recolour
+from data.pool.simulated import recolour, simulated_restoration
 from data.regions.masks import MaskConfig, draw_mask
 from data.store.sample import Sample
-from data.store.sample_maker import SwapMaker, TargetScale
+from data.store.sample_maker import SampleMaker, TargetScale
 from shared.app.config import require_range
 from shared.seeds import numpy_rng
 from shared.vision.images import on_8_bits, to_array
@@ -45,7 +45,7 @@ class Augmenter:
 
     def __init__(self, config: AugmentConfig, scale: TargetScale, *, seed: int) -> None:
         self.config, self.seed = config, seed
-        self.swaps = SwapMaker(scale)
+        self.swaps = SampleMaker(scale)
 
     def __call__(self, sample: Sample, *, step: int, place: int) -> Sample:
         rng = numpy_rng(self.seed, "augment", step, place)
@@ -70,10 +70,10 @@ class Augmenter:
             change = recolour(rng)
             gt, sr = change(gt), change(sr)
         if made_up:
-            sr = made_up_restoration(gt, rng, restored=sr if rng.uniform() < 0.5 else None)
+            sr = simulated_restoration(gt, rng, restored=sr if rng.uniform() < 0.5 else None)
         elif mixed:
             side = draw_mask(gt, MaskConfig(kinds=("blobs",), area_min=0.3, area_max=0.7, feather_max_px=6.0), rng)
-            sr = sr + side.values[..., None] * (made_up_restoration(gt, rng) - sr)
+            sr = sr + side.values[..., None] * (simulated_restoration(gt, rng) - sr)
         if new_mask:
             mask = draw_mask(gt, MaskConfig(), rng).values
         return self.swaps.swap(sample, gt, on_8_bits(sr), mask)

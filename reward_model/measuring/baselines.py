@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from data.store.sample_maker import SwapMaker
+from data.store.sample_maker import SampleMaker
 from reward_model.measuring.full_reference import full_reference_quality
 from reward_model.measuring.predict import Scorer
 from shared.vision.images import to_array
@@ -30,7 +30,7 @@ def no_reference_baselines() -> dict[str, Scorer]:
     }
 
 
-def upper_bounds(swaps: SwapMaker | None) -> dict[str, Scorer]:
+def upper_bounds(swaps: SampleMaker | None) -> dict[str, Scorer]:
     """Returns full-reference scorers: what is left of 1 here is what no look at the picture alone can win back."""
     bounds = {"full reference: |x − gt|": _pixel_error}
     if swaps is not None:
@@ -76,7 +76,7 @@ def _pixel_error(images: torch.Tensor, gt: torch.Tensor) -> tuple[torch.Tensor, 
     return full_reference_quality(images, gt), error / (error + _HALF)
 
 
-def _target_scorer(swaps: SwapMaker) -> Scorer:
+def _target_scorer(swaps: SampleMaker) -> Scorer:
     def score(images: torch.Tensor, gt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         maps = [
             torch.from_numpy(swaps.reference_map(to_array(x), to_array(y))) for x, y in zip(images, gt, strict=True)

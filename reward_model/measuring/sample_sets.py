@@ -11,7 +11,7 @@ import torch
 
 from data.regions.masks import MaskConfig, draw_mask
 from data.store.sample import Sample
-from data.store.sample_maker import SwapMaker
+from data.store.sample_maker import SampleMaker
 from shared.app.errors import UserError
 from shared.restorers.load import load_restorer
 from shared.seeds import derive_seed, numpy_rng
@@ -20,7 +20,7 @@ from shared.vision.images import UnreadableImage, find_images, on_8_bits, read_i
 _NOT_RESTORED = ("gt", "lq", "mask", "syn")
 
 
-def swapped_by_restorer(samples: Sequence[Sample], checkpoint: str, swaps: SwapMaker) -> list[Sample]:
+def swapped_by_restorer(samples: Sequence[Sample], checkpoint: str, swaps: SampleMaker) -> list[Sample]:
     """Returns the samples with another restorer's output of the same lq in the same regions; controls are left out.
 
     Raises UserError when the restorer's scale fits none of them.
@@ -41,7 +41,7 @@ def swapped_by_restorer(samples: Sequence[Sample], checkpoint: str, swaps: SwapM
 
 
 def read_triples(
-    folder: str | Path, swaps: SwapMaker, *, crop_px: int, crops_per_picture: int, seed: int
+    folder: str | Path, swaps: SampleMaker, *, crop_px: int, crops_per_picture: int, seed: int
 ) -> tuple[list[Sample], list[str]]:
     """Returns (samples, what was skipped and why) of real restorations beside their truth.
 
@@ -95,7 +95,7 @@ def _aligned(files: dict[str, Path], kind: str) -> dict[str, np.ndarray]:
 
 
 def _crops(
-    pictures: dict[str, np.ndarray], scene: str, kind: str, swaps: SwapMaker, *, crop_px: int, count: int, seed: int
+    pictures: dict[str, np.ndarray], scene: str, kind: str, swaps: SampleMaker, *, crop_px: int, count: int, seed: int
 ) -> list[Sample]:
     """Returns up to `count` crops on a grid, spread evenly over the picture."""
     height, width = pictures["gt"].shape[:2]

@@ -39,11 +39,11 @@ def test_a_killed_build_resumes_to_the_same_bytes(here, dataset, capsys):
     out = here / "killed"
     script = (
         "import os, signal, sys, data.build, data.store.processes as b\n"
-        "whole, written = b.write_shard, []\n"
+        "whole, written = b.write_rows, []\n"
         "def write(path, rows, **settings):\n"
         "    if len(written) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    written.append(path); whole(path, rows, **settings)\n"
-        "b.write_shard = write\n"
+        "b.write_rows = write\n"
         "data.build.main(sys.argv[1:])\n"
     )
     command = [sys.executable, "-c", script, str(here / "dataset.yaml"), f"out={out}", "workers=1"]

@@ -8,7 +8,7 @@ import torch
 from data.regions.masks import MaskConfig, draw_mask
 from data.regions.targets import MIXTURE_WEIGHTS, Normaliser, TargetConfig
 from data.store.sample import Sample
-from data.store.sample_maker import SwapMaker, TargetScale
+from data.store.sample_maker import SampleMaker, TargetScale
 from shared.seeds import numpy_rng
 from shared.vision.images import on_8_bits, to_tensor
 
@@ -41,7 +41,7 @@ def tiny_sample(index: int, *, side_px: int = 48, is_control: bool = False) -> S
         image_id=f"picture-{index // 2}",
         index=index,
     )
-    return blank if is_control else SwapMaker(SCALE).swap(blank, gt, sr, mask)
+    return blank if is_control else SampleMaker(SCALE).swap(blank, gt, sr, mask)
 
 
 def tiny_samples(count: int, *, side_px: int = 48) -> list[Sample]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from data.store.reader import load_samples
 from data.store.sample import Sample
-from data.store.sample_maker import SwapMaker, TargetScale
+from data.store.sample_maker import SampleMaker, TargetScale
 from reward_model.evaluate import EvaluateConfig, _spread, choose_thresholds, main, measure
 from reward_model.measuring.baselines import no_reference_baselines, upper_bounds
 from reward_model.measuring.metrics import Interval, PixelCounts, count_pixels
@@ -28,7 +28,7 @@ from tests.helpers.tiny import save_tiny_reward_model
 
 pytest_plugins = ["tests.helpers.small_dataset"]
 YAML = str(CONFIGS / "eval_rm.yaml")
-SWAPS = SwapMaker(SCALE)
+SWAPS = SampleMaker(SCALE)
 STAGES, BASELINES, BOUNDS = {f"RM_{k}" for k in range(4)}, set(no_reference_baselines()), set(upper_bounds(SWAPS))
 SPLITS = {"test": 6, "test_restorer": 4, "test_source": 4}  # their rows
 # Of the triples below: lake, 64×96 px, has six crops of 32, of which two are taken; town, 40×50, has one.
@@ -148,7 +148,7 @@ def test_known_regions_are_taken_as_they_are_and_others_drawn(triples):
 
 
 def test_another_restorer_is_swapped_into_the_same_regions(dataset, here):
-    samples, net, swaps = load_samples(dataset, "test"), str(here / "runs" / "sr"), SwapMaker(TargetScale.of(dataset))
+    samples, net, swaps = load_samples(dataset, "test"), str(here / "runs" / "sr"), SampleMaker(TargetScale.of(dataset))
     fitting = [sample for sample in samples if not sample.is_control and sample.lq.shape[-1] == 8]
     for new, old in zip(swapped_by_restorer(samples, net, swaps), fitting, strict=True):
         assert torch.equal(torch.cat([new.gt, new.mask]), torch.cat([old.gt, old.mask]))

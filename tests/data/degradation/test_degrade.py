@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from data.degradation.degrade import Degradation, DegradationConfig
+from data.degradation.degrade import Degradation
 from data.degradation.operators import A
-from data.degradation.presets import operators_for, resolve
+from data.degradation.presets import DegradationConfig, operators_for, resolve
 from shared.app.config import load_config
 from shared.app.errors import UserError
 from shared.seeds import numpy_rng
@@ -180,7 +180,7 @@ def test_another_process_makes_the_same_bytes_whatever_its_global_seeds():
     code = (
         "import hashlib, os, random, numpy as np, torch\n"
         "random.seed(9); np.random.seed(9); torch.manual_seed(9)\n"
-        "from tests.test_degrade import all_bytes\n"
+        "from tests.data.degradation.test_degrade import all_bytes\n"
         "print(hashlib.sha256(all_bytes()).hexdigest(), os.environ['NO_ALBUMENTATIONS_UPDATE'])"
     )
     root = ROOT

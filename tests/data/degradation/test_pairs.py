@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.degradation.degrade import DegradationConfig
 from data.degradation.pairs import PairConfig, PairDataset, collate_pairs, pairs_for_task, random_crop, whole_face
+from data.degradation.presets import DegradationConfig
 from data.sources.image_source import ImageSource
 from data.sources.open_source import SourceConfig, split_image_ids
 from shared.app.config import load_config
@@ -23,7 +23,7 @@ class Ramps(ImageSource):
     """Pictures whose red is the column and green the row, in 1/1000; blue names the picture."""
 
     def __init__(self, count: int = 5, height: int = 120, width: int = 160) -> None:
-        super().__init__(name="ramps", kind="photos", licence="none", memory_mb=0)
+        super().__init__(name="ramps", subject="photos", licence="none", memory_mb=0)
         self.image_ids = tuple(f"picture{i}" for i in range(count))
         self.height, self.width, self.decoded = height, width, []
 

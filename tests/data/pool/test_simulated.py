@@ -34,7 +34,7 @@ def test_every_kind_of_artifact_changes_a_picture_and_keeps_its_shape(kind, pict
 
 
 def test_a_made_up_restoration_is_a_function_of_its_generator_and_on_8_bit_levels(picture):
-    once, again, other = (artifacts.made_up_restoration(picture, numpy_rng(seed, "m")) for seed in (1, 1, 2))
+    once, again, other = (artifacts.simulated_restoration(picture, numpy_rng(seed, "m")) for seed in (1, 1, 2))
     np.testing.assert_array_equal(once, again)
     assert np.abs(once - other).max() > 0
     np.testing.assert_array_equal(once, artifacts.on_8_bits(once))
@@ -42,7 +42,7 @@ def test_a_made_up_restoration_is_a_function_of_its_generator_and_on_8_bit_level
 
 def test_a_real_restoration_is_gone_on_from_and_not_from_the_truth(picture):
     restored = np.full_like(picture, 0.3)  # far from the truth, and nothing that any kind would make of it
-    made = [artifacts.made_up_restoration(picture, numpy_rng(seed, "m"), restored=restored) for seed in range(30)]
+    made = [artifacts.simulated_restoration(picture, numpy_rng(seed, "m"), restored=restored) for seed in range(30)]
     nearer = [np.abs(m - restored).mean() < np.abs(m - picture).mean() for m in made]
     assert sum(nearer) >= 20  # the subtle ones are mixed with the truth
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.regions.distances import BackboneFeatures, OrientedGradients, open_features, pixel_distance
+from data.regions.distances import BackboneDistance, GradientDistance, open_feature_distance, pixel_distance
 from data.regions.targets import Distances, Normaliser, TargetConfig, TargetMaker, dilated, fit_normaliser, severity
 from shared.app.errors import UserError
 
@@ -20,7 +20,7 @@ def textured(side: int = 64, seed: int = 0) -> np.ndarray:
 
 
 def gradient_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    features = OrientedGradients()
+    features = GradientDistance()
     return features.distance(features.describe(first), features.describe(second), first.shape[:2])
 
 
@@ -59,7 +59,7 @@ def test_gradient_distance_is_symmetric_and_below_its_peak():
     turned = (np.ascontiguousarray(picture.transpose(1, 0, 2)) for picture in (gt, other))
     np.testing.assert_allclose(gradient_distance(*turned).T, gradient_distance(gt, other), atol=1e-5)
     black, checks = np.zeros((64, 64, 3), np.float32), np.indices((64, 64)).sum(0)[..., None].repeat(3, 2) % 2
-    assert gradient_distance(black, checks.astype(np.float32)).max() <= OrientedGradients.peak
+    assert gradient_distance(black, checks.astype(np.float32)).max() <= GradientDistance.peak
 
 
 def test_maps_are_zero_away_from_the_mask_and_only_there():
@@ -114,7 +114,7 @@ def test_severity_is_the_mean_inside_the_mask():
 
 def test_a_timm_backbone_measures_cosine_distance():
     torch.manual_seed(0)
-    features = BackboneFeatures("resnet10t.c3_in1k", pretrained=False)
+    features = BackboneDistance("resnet10t.c3_in1k", pretrained=False)
     gt, other = textured(70), textured(70, seed=3)  # sides that are no multiple of the stride
     described = features.describe(gt)
     same, unlike = (features.distance(features.describe(p), described, (70, 70)) for p in (gt, other))
@@ -126,7 +126,7 @@ def test_a_timm_backbone_measures_cosine_distance():
 
 def test_unknown_backbones_are_one_clear_line():
     with pytest.raises(UserError, match="timm gives no backbone 'dinov9_huge'"):
-        open_features("dinov9_huge", pretrained=False, input_scale=1.0)
+        open_feature_distance("dinov9_huge", pretrained=False, input_scale=1.0)
 
 
 def test_normaliser_survives_the_round_trip_through_its_file(tmp_path):

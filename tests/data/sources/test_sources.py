@@ -206,7 +206,7 @@ def test_memory_of_decoded_pictures_is_bounded(tmp_path):
             self.decoded += 1
             return np.full((296, 295, 3), ord(image_id), dtype=np.float32)  # 1,047,840 bytes: two fit into 2 MB
 
-    source = Counting(name="counting", kind="photos", licence="none", memory_mb=2)
+    source = Counting(name="counting", subject="photos", licence="none", memory_mb=2)
     first = source.load("a")
     assert source.load("a") is first
     assert source.decoded == 1
@@ -244,9 +244,9 @@ def test_small_sets_have_a_picture_in_every_split():
         SourceConfig(val_fraction=0.5, test_fraction=0.5)
 
 
-@pytest.mark.parametrize("kind", ["photos", "faces"])
-def test_embedded_pictures_need_nothing(tmp_path, kind):
-    source = open_source(config(tmp_path, embedded_images=24), kind, min_side_px=64)
+@pytest.mark.parametrize("subject", ["photos", "faces"])
+def test_embedded_pictures_need_nothing(tmp_path, subject):
+    source = open_source(config(tmp_path, embedded_images=24), subject, min_side_px=64)
     assert len(set(source.image_ids)) == 24
     for image_id in (source.image_ids[0], source.image_ids[-1]):
         image = source.load(image_id)

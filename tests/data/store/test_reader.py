@@ -14,7 +14,8 @@ from PIL import Image
 
 from data.bench import measure
 from data.browse import main as browse
-from data.degradation.degrade import Degradation, DegradationConfig
+from data.degradation.degrade import Degradation
+from data.degradation.presets import DegradationConfig
 from data.pool_sheet import main as sheet
 from data.store.config import BuildConfig
 from data.store.processes import make_row_maker
@@ -63,7 +64,7 @@ def _ids_of_split(dataset: Path, split: str) -> Sequence[str]:
 
     here = dataset.parent
     config = SourceConfig(images=str(here / "photos"), faces=str(here / "faces"), cache_folder=str(here / "cache"))
-    sources = [open_source(config, kind, min_side_px=32) for kind in ("photos", "faces")]
+    sources = [open_source(config, subject, min_side_px=32) for subject in ("photos", "faces")]
     return [image_id for source in sources for image_id in split_image_ids(source.image_ids, config)[split]]
 
 

@@ -10,7 +10,7 @@ import torch
 
 from data.regions.targets import MIXTURE_WEIGHTS, Normaliser, TargetConfig, TargetMaker, dilated
 from data.store.sample import Sample
-from data.store.sample_maker import SwapMaker, TargetScale
+from data.store.sample_maker import SampleMaker, TargetScale
 from reward_model.learning.augment import AugmentConfig, Augmenter
 from shared.vision.images import to_array
 from tests.helpers.reward_samples import SCALE, tiny_sample
@@ -133,7 +133,7 @@ def test_chances_of_nothing_leave_a_sample_as_it_is_stored(is_control):
 @pytest.mark.parametrize("change", REPAINTS)
 def test_a_repainted_sample_is_a_swap_on_the_datasets_scale(change):
     maker = TargetMaker(OTHER_SCALE.targets)
-    stored = SwapMaker(OTHER_SCALE).swap(
+    stored = SampleMaker(OTHER_SCALE).swap(
         tiny_sample(0),
         *(to_array(getattr(tiny_sample(0), name)) for name in ("gt", "sr")),
         tiny_sample(0).mask[0].numpy(),

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.store.sample_maker import SwapMaker
+from data.store.sample_maker import SampleMaker
 from reward_model.measuring.sample_sets import read_triples
 from shared.app.errors import UserError
 from tests.helpers.reward_samples import SCALE
 
-SWAPS = SwapMaker(SCALE)
+SWAPS = SampleMaker(SCALE)
 
 
 def save(folder: Path, name: str, *, side: int = 64, level: int = 0, mask: tuple[int, int] | None = None) -> None:
