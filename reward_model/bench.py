@@ -14,9 +14,11 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from reward_model.learning.anchor import open_base_score
+from reward_model.learning.anchor import open_anchor
+from reward_model.learning.averaged_weights import AveragedWeights
 from reward_model.learning.batches import StepBatches
-from reward_model.learning.stages import AveragedWeights, TrainingData, stage_loss
+from reward_model.learning.stage_loss import stage_loss
+from reward_model.learning.stages import TrainingData
 from reward_model.network.model import RewardModel
 from reward_model.train import TrainConfig, open_accelerator, open_data
 from shared.app.config import load_config
@@ -92,11 +94,11 @@ def measure_scoring(config: TrainConfig, variant: Variant, device: torch.device)
 def measure_training(
     config: TrainConfig, variant: Variant, data: TrainingData, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Returns the median seconds of a step of the last stage by part, decoded rows at hand, and its peak MB."""
+    """Returns the median seconds of a step of the last stage by part, with rows already decoded, and its peak MB."""
     device, optim = accelerator.device, config.optim
     model = RewardModel(config.model).train().to(device, memory_format=variant.layout)
     first = RewardModel(config.model, stage=0)
-    base_score = open_base_score(config.base_score, first_stage=first, device=device) if config.loss.align else None
+    anchor = open_anchor(config.anchor, first_stage=first, device=device) if config.loss.align else None
     optimizer = torch.optim.AdamW(model.parameters(), lr=optim.learning_rate, weight_decay=optim.weight_decay)
     averaged, network = AveragedWeights(model, optim.ema_decay), variant.of(model)
     batches = StepBatches(
@@ -108,7 +110,7 @@ def measure_training(
         with clock("data"):
             batch = batches[item].to(device)
         with clock("forward"), accelerator.autocast():
-            total, _ = stage_loss(network, batch, config.loss, base_score)
+            total, _ = stage_loss(network, batch, config.loss, anchor)
         with clock("backward"):
             accelerator.backward(total)
         with clock("optimizer"):

@@ -18,7 +18,7 @@ from shared.runs.folder import replace_folder
 
 @dataclass(frozen=True)
 class DownloadConfig:
-    """What is fetched and where it goes."""
+    """Which checkpoint is fetched, and where to."""
 
     repo: str  # user/name on the Hub
     revision: str | None = None  # branch, tag or commit

@@ -33,7 +33,7 @@ SPLITS = ("test", "test_restorer", "test_source")
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What is measured on what."""
+    """Which checkpoint is measured on which sets."""
 
     checkpoint: str = "runs/default/reward_model/checkpoint"
     dataset: str = "datasets/default"
@@ -118,7 +118,7 @@ def open_sets(config: EvaluateConfig) -> tuple[dict[str, Sequence[Sample]], list
 
 
 def choose_thresholds(config: EvaluateConfig, methods: dict[str, Scorer]) -> dict[str, float]:
-    """Returns each method's map threshold: on validation the best in F1 that leaves clean pictures alone."""
+    """Returns each method's map threshold: the best F1 on validation among those that spare clean pictures."""
     validation = _spread(load_samples(_dataset(config), "val"), config.samples_per_set)
     found = {}
     for name, scorer in methods.items():

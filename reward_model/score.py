@@ -28,7 +28,7 @@ _STRIP_PX = 64  # rows of the overlay made at a time, to bound memory
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """What is scored with what."""
+    """Which pictures are scored with which model."""
 
     inputs: str  # `in`: a picture, a folder, or several of them with commas between
     checkpoint: str = "runs/default/reward_model/checkpoint"  # a folder, or a Hub repository

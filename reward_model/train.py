@@ -17,11 +17,12 @@ from accelerate import Accelerator
 
 from data.store.reader import load_samples
 from data.store.sample_maker import TargetScale
-from reward_model.learning.adversarial import DisguiseConfig
-from reward_model.learning.anchor import EMBEDDED, BaseScore, open_base_score
+from reward_model.learning.adversarial import AdversarialConfig
+from reward_model.learning.anchor import EMBEDDED, Anchor, open_anchor
 from reward_model.learning.augment import AugmentConfig, Augmenter
 from reward_model.learning.losses import LossConfig
-from reward_model.learning.stages import OptimConfig, StageJob, TrainingData, train_stage
+from reward_model.learning.optimizer import OptimConfig
+from reward_model.learning.stages import StageJob, TrainingData, train_stage
 from reward_model.measuring.card import write_card
 from reward_model.measuring.metrics import MAX_CLEAN_AREA, best_threshold
 from reward_model.measuring.predict import predict_samples, selection_figures
@@ -46,7 +47,7 @@ class TrainConfig:
     dataset: str = "datasets/default"
     seed: int = 0
     stage_iterations: tuple[int, ...] = (60, 60, 80, 800)
-    base_score: str = EMBEDDED
+    anchor: str = EMBEDDED
     pixel_weight: float | None = None
     validation_samples: int = 96
     workers: int = 1
@@ -57,7 +58,7 @@ class TrainConfig:
     model: RewardModelConfig = field(default_factory=RewardModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    disguise: DisguiseConfig = field(default_factory=DisguiseConfig)
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
@@ -98,7 +99,7 @@ def open_data(config: TrainConfig) -> TrainingData:
 def train(config: TrainConfig, run: RunFolder, data: TrainingData) -> None:
     """Trains every stage that is not finished yet, publishes the checkpoint, and marks the run as finished."""
     for stage, iterations in list(enumerate(config.stage_iterations))[len(finished_stages(run)) :]:
-        # Each stage has an accelerator of its own: what it prepared and registered is no part of the next one's state.
+        # A new accelerator for each stage: what it prepared and registered must not enter the next stage's state.
         accelerator = open_accelerator(config)
         model = build_stage(config, run, stage)
         weights, seconds = model.state_dict(), 0.0
@@ -112,11 +113,11 @@ def train(config: TrainConfig, run: RunFolder, data: TrainingData) -> None:
                 workers=config.workers,
                 compile=config.compile,
                 channels_last=config.channels_last,
-                disguise=config.disguise,
+                adversarial=config.adversarial,
             )
-            base_score = stage_base_score(config, run, stage, accelerator.device)
+            anchor = stage_anchor(config, run, stage, accelerator.device)
             weights, seconds = train_stage(
-                model, job, data, base_score=base_score, loss=config.loss, optim=config.optim, accelerator=accelerator
+                model, job, data, anchor=anchor, loss=config.loss, optim=config.optim, accelerator=accelerator
             )
         if accelerator.is_main_process:
             run.write_json(f"{STAGES_FOLDER}/seconds_{stage}.json", seconds)
@@ -136,7 +137,7 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def build_stage(config: TrainConfig, run: RunFolder, stage: int) -> RewardModel:
-    """Returns RM_stage, warm-started from the stage before; its fresh weights depend on the seed and stage alone."""
+    """Returns RM_stage, warm-started from the stage before; its fresh weights depend on seed and stage alone."""
     before = RewardModel.from_pretrained(run.path / STAGES_FOLDER, stage=stage - 1) if stage > 0 else None
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(config.seed, "init", stage))
@@ -147,12 +148,12 @@ def build_stage(config: TrainConfig, run: RunFolder, stage: int) -> RewardModel:
     return model
 
 
-def stage_base_score(config: TrainConfig, run: RunFolder, stage: int, device: torch.device) -> BaseScore | None:
-    """Returns what anchors the stage's scores: nothing at stage 0, which learns quality itself."""
+def stage_anchor(config: TrainConfig, run: RunFolder, stage: int, device: torch.device) -> Anchor | None:
+    """Returns the anchor of the stage's scores; None at stage 0, which learns quality itself."""
     if stage == 0 or not config.loss.align:
         return None
     first = RewardModel.from_pretrained(run.path / STAGES_FOLDER, stage=0) if config.stage_iterations[0] else None
-    return open_base_score(config.base_score, first_stage=first, device=device)
+    return open_anchor(config.anchor, first_stage=first, device=device)
 
 
 def publish(config: TrainConfig, run: RunFolder, data: TrainingData, device: torch.device) -> None:

@@ -1,9 +1,10 @@
-"""Adversarial training: what RL would draw over a restoration to make its defects look clean is drawn here first.
+"""Adversarial training: the faint patterns that a policy would add to hide its defects from the reward model are added
+here first.
 
-A policy that follows a reward model finds the faintest pattern that darkens its map, and models of the same settings
-share it. Here restorations move a few 8-bit levels up the model's own gradient, while their targets stay. One step of
-signs from a random start (Wong et al., arXiv 2001.03994): grain is a disguise no longer, an attack of several steps or a
-policy that follows the gradient for a whole training still is (docs/decisions.md). Off by default.
+A policy that follows a reward model finds the faintest pattern that lowers its map, and models trained alike share that
+pattern. Here restorations move a few 8-bit levels along the model's own gradient while their targets stay. It is one
+signed step from a random start (Wong et al., arXiv 2001.03994). Afterwards grain no longer hides a defect; an attack of
+several steps, or a policy trained against the model for long enough, still does (docs/decisions.md). Off by default.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ _STEP = 1.25  # of the reach: from a random start a full step would seldom use a
 
 
 @dataclass(frozen=True)
-class DisguiseConfig:
-    """How many restorations are disguised, and how far."""
+class AdversarialConfig:
+    """How many restorations are perturbed, and how far."""
 
     share: float = 0.0  # of the triplets; 0 leaves them alone
     max_levels: float = 4.0  # of 255; each triplet draws its own reach from 0 to this
@@ -30,11 +31,11 @@ class DisguiseConfig:
         require_range(share=(self.share, 0, 1), max_levels=(self.max_levels, 0, 255))
 
 
-def disguised(model: RewardModel, batch: TripletBatch, config: DisguiseConfig, *, seed: int) -> TripletBatch:
-    """Returns the batch with syn and sr of the first `share` of its triplets disguised; gt and targets stay.
+def make_adversarial(model: RewardModel, batch: TripletBatch, config: AdversarialConfig, *, seed: int) -> TripletBatch:
+    """Returns the batch with syn and sr of the first `share` of its triplets perturbed; gt and targets stay.
 
-    The order of a batch is random, so its first triplets are as good as any. Draws depend on `seed` alone; the model's
-    gradients and statistics stay as they are. RM_0 has no map to be deceived: its batches stay.
+    The order within a batch is random, so its first triplets are as good as any. Draws depend on `seed` alone; the
+    model's gradients and statistics stay as they are. RM_0 has no map to attack: its batches are returned as they came.
     """
     count = round(config.share * len(batch.gt))
     if not count or not model.stage:

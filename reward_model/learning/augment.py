@@ -1,5 +1,5 @@
-"""Joint augmentation of a training sample: what happens to gt happens to sr, syn, mask and maps; and made-up restorers
-stand in for the pool's, with targets on the dataset's own scale."""
+"""Joint augmentation of a training sample: gt, sr, syn, mask and maps change together. In some samples a simulated
+restorer takes the place of the pool's, with targets on the dataset's own scale."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared.app.config import require_range
 from shared.seeds import numpy_rng
 from shared.vision.images import on_8_bits, to_array
 
-_CHANCES = ("flip", "rescale", "made_up", "mixed", "new_mask", "colour")
+_CHANCES = ("flip", "rescale", "simulated", "mixed", "new_mask", "colour")
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class AugmentConfig:
     flip: float = 0.5  # mirror, and with the same chance a quarter turn
     rescale: float = 0.15  # enlarge or shrink the whole triple
     rescale_max: float = 1.6  # by at most this factor, either way
-    made_up: float = 0.15  # sr comes from a made-up restorer, from gt or, as often, going on from the pool's
-    mixed: float = 0.1  # sr is the pool's in one half and a made-up one in the other
+    simulated: float = 0.15  # sr by a simulated restorer, from gt or, as often, on top of the pool's
+    mixed: float = 0.1  # sr is the pool's in one half and a simulated one in the other
     new_mask: float = 0.3  # the region is drawn anew
     colour: float = 0.15  # the whole triple gets another white balance and tone
     crop_px: int = 0  # side of a random crop; 0 keeps the stored size
@@ -55,11 +55,11 @@ class Augmenter:
 
     def _repaint(self, sample: Sample, rng: np.random.Generator) -> Sample:
         c = self.config
-        made_up, mixed, new_mask, rescale, colour = (
-            rng.uniform() < chance for chance in (c.made_up, c.mixed, c.new_mask, c.rescale, c.colour)
+        simulated, mixed, new_mask, rescale, colour = (
+            rng.uniform() < chance for chance in (c.simulated, c.mixed, c.new_mask, c.rescale, c.colour)
         )
-        # A control's syn cannot be made again from what is stored, so it keeps its pictures.
-        if sample.is_control or not (made_up or mixed or new_mask or rescale or colour):
+        # A control's syn cannot be rebuilt from what is stored, so a control keeps its pictures.
+        if sample.is_control or not (simulated or mixed or new_mask or rescale or colour):
             return sample
         gt, sr, mask = to_array(sample.gt), to_array(sample.sr), to_array(sample.mask)[..., 0]
         if rescale:
@@ -69,7 +69,7 @@ class Augmenter:
         if colour:
             change = recolour(rng)
             gt, sr = change(gt), change(sr)
-        if made_up:
+        if simulated:
             sr = simulated_restoration(gt, rng, restored=sr if rng.uniform() < 0.5 else None)
         elif mixed:
             side = draw_mask(gt, MaskConfig(kinds=("blobs",), area_min=0.3, area_max=0.7, feather_max_px=6.0), rng)

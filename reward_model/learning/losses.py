@@ -18,7 +18,7 @@ class LossConfig:
 
     map: float = 4.0  # λ_map
     rank: float = 1.0  # λ_rank
-    align: float = 0.5  # λ_align, soft: an IQA says little about pictures near the top
+    align: float = 0.5  # λ_align, soft: an IQA tells good pictures apart badly
     quality: float = 1.0  # stage 0 only
     map_l1: float = 1.0  # the published map loss
     map_bce: float = 0.5
@@ -34,8 +34,8 @@ class LossConfig:
 def map_loss(degradation_map: torch.Tensor, target: torch.Tensor, config: LossConfig) -> torch.Tensor:
     """Returns the weighted sum of the map terms, [B, 1, H, W] against a target in [0, 1]; the L1 term is L_map.
 
-    L1 is what the paper prints, and it tends to the median: where a defect is likelier absent than present, 0. Binary
-    cross-entropy tends to the mean, and soft Dice looks at overlap, not area.
+    L1 is the published term. It tends to the median, which is 0 wherever a defect is more likely absent than present.
+    Binary cross-entropy tends to the mean; soft Dice measures overlap, whatever the area.
     """
     total = degradation_map.new_zeros(())
     if config.map_l1:
@@ -63,8 +63,8 @@ def margins(syn_damage: torch.Tensor, sr_damage: torch.Tensor, margin: float) ->
     """Returns (m₁, m₂), both [B] ≥ 0: how far syn must stand above sr, and gt above syn.
 
     Damage is area × severity: the mean of the whole target map. Its square root is used, so that m₂ of a tiny swap is
-    small but can be seen, and m₁ + m₂ is the distance of sr from gt. A control has damage 0: it
-    demands nothing of gt over syn.
+    small but noticeable, and m₁ + m₂ is the distance of sr from gt. A control has damage 0: gt need not
+    stand above its syn.
     """
     syn_depth, sr_depth = margin * syn_damage.sqrt(), margin * sr_damage.sqrt()
     return (sr_depth - syn_depth).clamp(min=0.0), syn_depth
@@ -89,9 +89,9 @@ def rank_loss(
     return (below + above).mean()
 
 
-def align_loss(score_gt: torch.Tensor, base_score_gt: torch.Tensor) -> torch.Tensor:
+def align_loss(score_gt: torch.Tensor, anchor_score_gt: torch.Tensor) -> torch.Tensor:
     """Returns L_align = mean |S_gt − S_base(gt)|; S_base is frozen."""
-    return (score_gt - base_score_gt.detach()).abs().mean()
+    return (score_gt - anchor_score_gt.detach()).abs().mean()
 
 
 def quality_loss(score: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:

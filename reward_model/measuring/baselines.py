@@ -1,4 +1,4 @@
-"""What a trained map and score are measured beside: detectors without a reference, and full references as bounds."""
+"""What a trained map and score are compared with: detectors without a reference, and full-reference bounds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from reward_model.measuring.predict import Scorer
 from shared.vision.images import to_array
 
 _WINDOW_PX = 7
-_HALF = 0.02  # the raw response that a baseline's map shows as one half; ranks, and so AUROC, do not depend on it
+_HALF = (
+    0.02  # the raw response that becomes one half in a baseline's map; ranks, and with them AUROC, do not depend on it
+)
 
 Response = Callable[[torch.Tensor], torch.Tensor]  # [B, 3, H, W] → [B, 1, H, W], at least 0
 
@@ -31,7 +33,7 @@ def no_reference_baselines() -> dict[str, Scorer]:
 
 
 def upper_bounds(swaps: SampleMaker | None) -> dict[str, Scorer]:
-    """Returns full-reference scorers: what is left of 1 here is what no look at the picture alone can win back."""
+    """Returns full-reference scorers. What they lack of 1 cannot be reached from the picture alone."""
     bounds = {"full reference: |x − gt|": _pixel_error}
     if swaps is not None:
         bounds["full reference: the target map"] = _target_scorer(swaps)

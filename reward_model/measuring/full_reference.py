@@ -1,4 +1,4 @@
-"""How good a picture is beside its truth: what stage 0 learns to predict without the truth, and a bound for baselines."""
+"""Full-reference quality: what stage 0 learns to predict without the truth, and a bound for the baselines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well maps find planted defects and scores order pictures; every figure can be bootstrapped over pictures."""
+"""How well maps find planted defects and how well scores order pictures. Every figure can be bootstrapped over pictures."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def iou_and_f1(counts: PixelCounts, threshold: float) -> tuple[float, float]:
 
 def best_threshold(defects: PixelCounts, clean: PixelCounts, *, max_clean_area: float) -> float:
     """Returns the threshold with the highest F1 on `defects` among those that call at most `max_clean_area` of `clean`
-    broken: chosen on validation, used on test. Without the limit a map cries wolf on every picture that is whole.
+    broken: chosen on validation, used on test. Without the limit the threshold calls parts of every clean picture broken.
     """
     hits = defects.positive.sum(axis=0)[::-1].cumsum()[::-1]
     called = hits + defects.negative.sum(axis=0)[::-1].cumsum()[::-1]
@@ -105,7 +105,7 @@ def pair_accuracy(worse: np.ndarray, better: np.ndarray) -> float:
 
 
 def triplet_accuracy(sr: np.ndarray, syn: np.ndarray, gt: np.ndarray) -> float:
-    """Returns the share of triplets with sr < syn < gt; a third of random orders would do half of it: chance is 1/6."""
+    """Returns the share of triplets with sr < syn < gt; chance is 1/6, three scores having six orders."""
     return float(((sr < syn) & (syn < gt)).mean()) if len(sr) else float("nan")
 
 

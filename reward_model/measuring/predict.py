@@ -14,12 +14,14 @@ from reward_model.measuring.metrics import PixelCounts, count_pixels, pointing_h
 
 # (pictures, their gt), [B, 3, H, W] each → (score [B], map [B, 1, H, W] or None); no-reference scorers ignore gt.
 Scorer = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
-MASK_LEVEL = 0.5  # of the feathered mask: above it is defect, 0 is clean, the rim between counts as neither
+MASK_LEVEL = (
+    0.5  # of the feathered mask: above it a pixel is a defect, at 0 it is clean; the rim between counts as neither
+)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model, or a baseline, says of N samples."""
+    """The predictions of a model, or of a baseline, for N samples."""
 
     sr: np.ndarray  # [N] scores
     syn: np.ndarray

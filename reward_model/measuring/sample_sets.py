@@ -1,4 +1,4 @@
-"""What a reward model is measured on beyond its dataset's splits: swaps by restorers it never met, real triples."""
+"""Sample sets beyond the dataset's splits: swaps by restorers that training never met, and real triples."""
 
 from __future__ import annotations
 

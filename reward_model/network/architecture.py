@@ -1,4 +1,4 @@
-"""What the reward model is made of: encoder and decoder by name from smp and timm, cut to a stage's decoder blocks."""
+"""The reward model's parts: encoder and decoder by name from smp and timm, and as many decoder blocks as a stage has."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ register_embedded_encoders()
 
 @dataclass(frozen=True)
 class RewardModelConfig:
-    """What the network is; saved beside its weights."""
+    """The network's architecture, saved beside its weights."""
 
     encoder: str = "unshuffle-tiny"  # any smp encoder name; tu-<timm name> for timm's
     encoder_depth: int = 4  # number of feature levels, strides 2 … 2^depth

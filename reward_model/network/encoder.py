@@ -42,11 +42,11 @@ class DetailEnergy(nn.Module):
     """Returns [B, 54, H/2, W/2]: logarithms of how much detail there is, of which direction, octave and colour, and how
     far each is from its mean over the surroundings.
 
-    What gives a restored region away is mostly the *ratio* of its octaves and directions, at any contrast: grain without
+    A restored region is recognised mostly by the *ratio* of its octaves and directions, at any contrast: grain without
     edges, edges without grain, patterns of one frequency. In logarithms a ratio is a difference, which one convolution
     computes; from pixels a small network learns it slowly, if at all. The mean logarithm beside the logarithm of the
-    mean tells sparse detail (painted edges on nothing) from even detail (grain). Cameras differ in all of these, and a
-    planted region differs from the picture around it: hence the distance from the surroundings. Nothing here is trained.
+    mean tells sparse detail (painted edges on flat ground) from even detail (grain). Cameras differ in all of these, and
+    a planted region differs from the picture around it: hence the distance from the surroundings. Nothing is trained.
     """
 
     channels = 54

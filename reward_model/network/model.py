@@ -26,7 +26,7 @@ _RANGE_SLACK = 1e-3
 
 @dataclass(frozen=True)
 class RewardOutput:
-    """What the model says of B pictures."""
+    """The model's prediction for B pictures."""
 
     score: torch.Tensor  # [B], higher is better
     degradation_map: torch.Tensor | None  # [B, 1, H, W] in [0, 1], 1 worst; None at stage 0
@@ -39,7 +39,7 @@ class RewardOutput:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ScoreInputs:
     """What the score is computed from, on the padded picture; tiles of it can be cropped and summed."""
 
     features: torch.Tensor  # [B, C, h, w], f_N at the deepest stride
@@ -67,7 +67,7 @@ class RewardModel(nn.Module):
         self.score_head = HEADS[config.head](channels, with_map=stage > 0)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
-        # From here on the weights are these, wherever they began: every stage of a checkpoint is one network.
+        # Whatever the weights started from, they are now the model's own, and every stage of a checkpoint is one network.
         self.config = replace(config, pretrained=False)
 
     def forward(self, images: torch.Tensor) -> RewardOutput:
@@ -75,23 +75,23 @@ class RewardModel(nn.Module):
             require_pictures(images)
         height, width = images.shape[-2:]
         padded = pad_to_multiple(images, self.deep_stride)
-        anatomy = self.anatomy(padded)
+        inputs = self.score_inputs(padded)
         weight = valid_share(padded, height, width, self.deep_stride)
-        pooled = weighted_mean(anatomy.features, weight)
-        if anatomy.native_map is None:
+        pooled = weighted_mean(inputs.features, weight)
+        if inputs.native_map is None:
             return RewardOutput(self.score_head(pooled, None, None).float(), None)
-        gated = anatomy.features * to_grid(anatomy.native_map, anatomy.features)
-        native = anatomy.native_map[..., : -(-height // self.map_stride), : -(-width // self.map_stride)]
+        gated = inputs.features * to_grid(inputs.native_map, inputs.features)
+        native = inputs.native_map[..., : -(-height // self.map_stride), : -(-width // self.map_stride)]
         score = self.score_head(pooled, weighted_mean(gated, weight), map_statistics(native))
-        full = upsample(anatomy.native_map, self.map_stride)[..., :height, :width]
+        full = upsample(inputs.native_map, self.map_stride)[..., :height, :width]
         return RewardOutput(score.float(), full.float())
 
-    def anatomy(self, padded: torch.Tensor) -> Anatomy:
+    def score_inputs(self, padded: torch.Tensor) -> ScoreInputs:
         """Returns features and native map of pictures whose sides are multiples of the deepest stride."""
         features = self.encoder((on_levels(padded) - self.mean) / self.std)
         if self.stage == 0:
-            return Anatomy(features[-1], None)
-        return Anatomy(features[-1], torch.sigmoid(self._map_logits(features).float()))
+            return ScoreInputs(features[-1], None)
+        return ScoreInputs(features[-1], torch.sigmoid(self._map_logits(features).float()))
 
     def _map_logits(self, features: list[torch.Tensor]) -> torch.Tensor:
         if not isinstance(self.decoder, nn.ModuleList):
@@ -107,7 +107,7 @@ class RewardModel(nn.Module):
         return logits
 
     def warm_start(self, earlier: RewardModel) -> None:
-        """Copies every weight the stage before has; the new block's own stay fresh, and the map stays what it was."""
+        """Copies every weight of the stage before. The new block keeps its fresh weights and leaves the map as it was."""
         mine = self.state_dict()
         self.load_state_dict({**mine, **{k: v for k, v in earlier.state_dict().items() if k in mine}})
 
@@ -152,8 +152,8 @@ class RewardModel(nn.Module):
 def on_levels(images: torch.Tensor) -> torch.Tensor:
     """Returns the pictures rounded to 8-bit levels, with the gradient of the unrounded ones.
 
-    Training pictures come from files. Without this, a restorer's float output differs from every one of them in its
-    faintest detail, and scores as clean whatever it shows.
+    Training pictures come from 8-bit files. Without the rounding, a restorer's float output differs from all of them in
+    its faintest detail and is scored as clean whatever it shows.
     """
     return images + ((images * 255.0).round() / 255.0 - images).detach()
 

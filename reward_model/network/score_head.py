@@ -1,5 +1,5 @@
-"""From features and map to one number. Both heads see the picture only through averages over valid pixels, so that a
-tiled picture gets the same score as a whole one."""
+"""Score heads: features and map to one number. Both heads see only averages over valid pixels, so a tiled picture gets
+the same score as a whole one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def map_statistics(degradation_map: torch.Tensor) -> torch.Tensor:
     """Returns [B, 5] numbers in [0, 1], all 0 exactly when the map is 0.
 
     mean; root of the mean (a tiny defect must still show); mean of the worst 1 % and of the worst 10 %; the worst
-    8×8 block. Not the maximum: one false pixel in a third of clean maps drops pair accuracy to .70 with it.
+    8×8 block. Not the maximum: with it, one false pixel in a third of the clean maps lowers pair accuracy to .70.
     """
     values = degradation_map.flatten(1)
     mean = values.mean(dim=1)
@@ -60,7 +60,7 @@ class PenaltyHead(nn.Module):
     """S = S_base(f_N) − g(f_N, M) with g ≥ 0 and g(·, 0) = 0.
 
     g is a sum of the map's statistics, each times a price that the content sets and that softplus keeps positive: no
-    map can earn a bonus, and a clean picture pays nothing, whatever it shows.
+    map can raise the score, and a clean picture pays nothing, whatever it shows.
     """
 
     def __init__(self, channels: int, *, with_map: bool) -> None:

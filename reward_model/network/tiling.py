@@ -1,4 +1,4 @@
-"""Scores pictures too large for one pass: overlapping tiles whose sums and maps join into what one pass would give."""
+"""Scores pictures too large for one pass, in overlapping tiles whose sums and maps add up to the result of one pass."""
 
 from __future__ import annotations
 
@@ -14,13 +14,21 @@ from reward_model.network.model import RewardModel, require_pictures, to_grid, v
 from reward_model.network.score_head import map_statistics
 from shared.app.errors import UserError
 
-GLOBAL_DECODERS = ("upernet", "pspnet", "pan", "manet", "deeplabv3", "deeplabv3plus", "dpt")  # they pool all of it
+GLOBAL_DECODERS = (
+    "upernet",
+    "pspnet",
+    "pan",
+    "manet",
+    "deeplabv3",
+    "deeplabv3plus",
+    "dpt",
+)  # they pool over the whole picture
 TILE_PX, HALO_PX = 1024, 192  # the embedded networks see 182 and 190 px far; with the halo above that, tiles are exact
 
 
 @dataclass(frozen=True)
 class TiledOutput:
-    """What the model says of one picture; the map in 16 bits, because a 100-megapixel float map alone is 400 MB."""
+    """The prediction for one picture. The map has 16 bits: as floats, that of 100 megapixels would take 400 MB."""
 
     score: float
     degradation_map: np.ndarray | None  # [H, W] uint16, level / 65535; None at stage 0
@@ -40,7 +48,8 @@ def score_picture(
     """Returns the score and map of [H, W, 3] uint8, or float32 in [0, 1], of any size from 16 px.
 
     Tiles of `tile_px` overlap by `halo_px` on each side; memory grows with the tile and with the output map alone.
-    Equal to one pass where nothing in the network sees further than the halo, and to within what it sees beyond it.
+    The result equals one pass when the network's receptive field fits into the halo; otherwise it differs by what the
+    network sees beyond the halo.
     """
     if picture.ndim != 3 or picture.shape[2] != 3:
         raise UserError(f"expected an RGB picture [H, W, 3], got shape {list(picture.shape)}")
@@ -60,17 +69,17 @@ def score_picture(
     for tile in tiles:
         window = _window(picture, tile.window).to(device)
         require_pictures(window)
-        anatomy = model.anatomy(window)
+        inputs = model.score_inputs(window)
         share = _core_share(tile, height, width, stride).to(device)
         cells = _inside(tile, stride)
         weights += share.sum().double()
-        pooled += _sum(anatomy.features[cells] * share)
-        if anatomy.native_map is None:
+        pooled += _sum(inputs.features[cells] * share)
+        if inputs.native_map is None:
             continue
-        gated += _sum((anatomy.features * to_grid(anatomy.native_map, anatomy.features))[cells] * share)
+        gated += _sum((inputs.features * to_grid(inputs.native_map, inputs.features))[cells] * share)
         if native is None:
             native = torch.empty(1, 1, -(-height // model.map_stride), -(-width // model.map_stride))
-        _keep(native, levels, anatomy.native_map, tile, model.map_stride)
+        _keep(native, levels, inputs.native_map, tile, model.map_stride)
     mean = (pooled / weights).float()
     if native is None:
         return TiledOutput(float(model.score_head(mean, None, None)), None, None)

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from reward_model.learning.adversarial import DisguiseConfig
+from reward_model.learning.adversarial import AdversarialConfig
 from reward_model.learning.augment import Augmenter
-from reward_model.learning.stages import OptimConfig, TrainingData
+from reward_model.learning.optimizer import OptimConfig
+from reward_model.learning.stages import TrainingData
 from reward_model.network.architecture import RewardModelConfig
 from reward_model.train import TrainConfig, train
 from shared.runs.folder import RunFolder
@@ -23,7 +24,7 @@ def tiny_config(folder: Path, **changes) -> TrainConfig:
     optim = OptimConfig(batch_triplets=4, validate_every=3, save_every=2)
     made = TrainConfig(out=str(folder), stage_iterations=(4, 3, 4), workers=0, device="cpu", model=NETWORK, optim=optim)
     # Not the shipped setting: what is drawn at every step must not keep a resumed run from the same weights.
-    return dataclasses.replace(made, **{"disguise": DisguiseConfig(share=0.5), **changes})
+    return dataclasses.replace(made, **{"adversarial": AdversarialConfig(share=0.5), **changes})
 
 
 def tiny_data(config: TrainConfig) -> TrainingData:

@@ -11,7 +11,8 @@ from accelerate import Accelerator
 import reward_model.bench
 from reward_model.bench import VARIANTS, measure_scoring, measure_training
 from reward_model.learning.augment import AugmentConfig, Augmenter
-from reward_model.learning.stages import OptimConfig, TrainingData
+from reward_model.learning.optimizer import OptimConfig
+from reward_model.learning.stages import TrainingData
 from reward_model.network.model import RewardModelConfig
 from reward_model.train import TrainConfig
 from shared.app.config import to_yaml

@@ -102,7 +102,7 @@ def test_thresholds_are_chosen_on_validation(monkeypatch):
         swap = {"gt": gt, "syn": gt + 0.05 * mask, "sr": gt + 0.05, "mask": mask, "image_id": str(level)}
         return dataclasses.replace(tiny_sample(0, side_px=32), is_control=is_control, **swap)
 
-    # What the map says of each sample: inside its defect, a column of four, outside it, and everywhere on gt.
+    # The map of each sample: inside its defect, a column of four, outside it, and everywhere on gt.
     says = {0.25: (0.6, 0.1, 0.3), 0.5: (0.1, 0.5, 0.3), 0.75: (0.9, 0.7, 0.8)}
     splits = {"val": [flat(0.25), flat(0.5, is_control=True)], "test": [flat(0.75)]}
 
@@ -117,7 +117,7 @@ def test_thresholds_are_chosen_on_validation(monkeypatch):
     monkeypatch.setattr("reward_model.evaluate.load_samples", lambda folder, split: splits[split])
     config = EvaluateConfig(max_clean_area=0.0, bootstrap_rounds=2)
     thresholds = choose_thresholds(config, {"map": scorer, "no map": lambda pictures, gt: (gt.sum((1, 2, 3)), None)})
-    # The defect is .6, clean pictures .3. The control, with .5 around its harmless swap, has no say, nor has test.
+    # The defect is .6, clean pictures .3. The control, with .5 around its harmless swap, does not count, nor does test.
     assert thresholds == {"map": pytest.approx(0.3, abs=0.001)}
     row = measure(config, {"map": scorer}, {"night": splits["test"]}, thresholds)["night"]["map"].overall
     # All 16 pixels are above it: 4 hits and 12 false alarms, F1 8 / 20; all of gt is called broken.
@@ -153,7 +153,7 @@ def test_another_restorer_is_swapped_into_the_same_regions(dataset, here):
     for new, old in zip(swapped_by_restorer(samples, net, swaps), fitting, strict=True):
         assert torch.equal(torch.cat([new.gt, new.mask]), torch.cat([old.gt, old.mask]))
         sr = load_restorer(net).restore(old.lq[None], sample_seeds=[0])[0]
-        assert (new.sr - sr.clamp(0, 1)).abs().mean() < 0.02  # but for the noise that it draws
+        assert (new.sr - sr.clamp(0, 1)).abs().mean() < 0.02  # up to the noise it draws
     with pytest.raises(UserError, match="enlarges 4 times, and no sample's lq asks for that"):
         swapped_by_restorer([dataclasses.replace(sample, lq=sample.gt) for sample in fitting], net, swaps)
 

@@ -1,4 +1,4 @@
-"""Joint augmentation: whatever happens to gt happens to sr, syn, mask and both maps; repainting on the dataset's scale."""
+"""Joint augmentation: gt, sr, syn, mask and both maps change together; new targets are on the dataset's scale."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.helpers.reward_samples import SCALE, tiny_sample
 
 PICTURES = ("gt", "sr", "syn", "mask", "degradation_map", "sr_degradation_map")
 UNMASKED = tuple(name for name in PICTURES if name != "mask")
-NOTHING = AugmentConfig(flip=0, rescale=0, made_up=0, mixed=0, new_mask=0, colour=0)
+NOTHING = AugmentConfig(flip=0, rescale=0, simulated=0, mixed=0, new_mask=0, colour=0)
 REPAINTS = {  # what each of them changes
     "rescale": ("gt", "sr", "mask"),
     "colour": ("gt", "sr"),
-    "made_up": ("sr",),
+    "simulated": ("sr",),
     "mixed": ("sr",),
     "new_mask": ("mask",),
 }
@@ -63,7 +63,7 @@ def drawn(augmenter: Augmenter, sample: Sample, count: int) -> list[Sample]:
 
 def test_pictures_mask_and_maps_are_cut_and_turned_together():
     corners, turns = zip(*map(placed, drawn(only(flip=0.5, crop_px=32), numbered(), 160)), strict=True)
-    assert len(set(turns)) == 8  # every way to lay a square
+    assert len(set(turns)) == 8  # all eight symmetries of a square
     assert all(len(set(side)) > 10 for side in zip(*corners, strict=True))
     assert {placed(sample) for sample in drawn(only(), numbered(), 20)} == {((0, 0), (1, 0, 0, 1))}
 
@@ -76,7 +76,7 @@ def test_pictures_that_are_not_square_keep_their_shape():
 
 
 def test_a_control_is_cut_and_turned_and_never_repainted():
-    everything = AugmentConfig(flip=1, rescale=1, made_up=1, mixed=1, new_mask=1, colour=1, crop_px=32)
+    everything = AugmentConfig(flip=1, rescale=1, simulated=1, mixed=1, new_mask=1, colour=1, crop_px=32)
     control = numbered(is_control=True)
     places = {placed(sample) for sample in drawn(Augmenter(everything, SCALE, seed=0), control, 40)}
     assert len(places) > 20
@@ -110,7 +110,7 @@ def test_crops_of_a_picture_without_a_defect_lie_anywhere():
 
 
 def test_a_sample_is_a_function_of_seed_step_and_place():
-    sample, config = tiny_sample(0), AugmentConfig(made_up=0.8, new_mask=0.8, rescale=0.5, colour=0.5, crop_px=32)
+    sample, config = tiny_sample(0), AugmentConfig(simulated=0.8, new_mask=0.8, rescale=0.5, colour=0.5, crop_px=32)
     augmenter, again = (Augmenter(config, SCALE, seed=7) for _ in range(2))
     first = {(step, place): augmenter(sample, step=step, place=place) for step in range(4) for place in range(3)}
     torch.manual_seed(5)
@@ -160,17 +160,17 @@ def test_a_repainted_sample_is_a_swap_on_the_datasets_scale(change):
 def test_a_mixed_sample_is_the_pools_on_one_side_only():
     stored = tiny_sample(0)
     kept = [(s.sr == stored.sr).all(dim=0).float().mean().item() for s in drawn(only(mixed=1.0), stored, 20)]
-    # The other side is 30 to 70 % of the picture; a soft edge, and where the made-up one happens to agree.
+    # The other side is 30 to 70 % of the picture; a soft edge, and where the simulated one happens to agree.
     assert 0.2 < min(kept) < 0.5 < max(kept) < 0.95
-    # Made up wins over mixed.
-    both, alone = (drawn(only(mixed=mixed, made_up=1.0), stored, 8) for mixed in (1.0, 0.0))
+    # Simulated wins over mixed.
+    both, alone = (drawn(only(mixed=mixed, simulated=1.0), stored, 8) for mixed in (1.0, 0.0))
     assert all(torch.equal(first.sr, second.sr) for first, second in zip(both, alone, strict=True))
 
 
-def test_a_made_up_restorer_goes_on_from_the_pools_output_as_often_as_from_gt():
+def test_a_simulated_restorer_goes_on_from_the_pools_output_as_often_as_from_gt():
     stored = tiny_sample(0)
     white = dataclasses.replace(stored, sr=torch.ones_like(stored.sr))
-    made = [s.sr.mean().item() - stored.gt.mean().item() for s in drawn(only(made_up=1.0), white, 60)]
+    made = [s.sr.mean().item() - stored.gt.mean().item() for s in drawn(only(simulated=1.0), white, 60)]
     # gt's mean is about .45, so what began with white stands out, unless a faint version of it was asked for.
     assert 0.3 < np.mean([difference > 0.15 for difference in made]) < 0.7
 
@@ -179,7 +179,7 @@ def test_colour_is_one_curve_for_both_pictures():
     gt = tiny_sample(0).gt
     sample = dataclasses.replace(tiny_sample(0), sr=gt.flip(-1, -2))
     for changed in drawn(only(colour=1.0), sample, 8):
-        # The same values in other places: what the curve makes of them is the same.
+        # The same values in other places: the curve maps them to the same values.
         assert torch.equal(changed.sr, changed.gt.flip(-1, -2))
         assert (changed.gt - gt).abs().mean() > 0.005
 

@@ -1,4 +1,4 @@
-"""Batches of the reward model's training: a function of the step, shared by processes, of one picture size."""
+"""Training batches: a function of the step, shared between processes, of one picture size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of real triples: how files belong together, which crops are taken, and what is said of the others."""
+"""Folders of real triples: how files are matched, which crops are taken, and how the others are reported."""
 
 from __future__ import annotations
 

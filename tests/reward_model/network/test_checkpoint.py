@@ -13,8 +13,9 @@ from accelerate import Accelerator
 
 import reward_model.learning.stages
 import reward_model.network.model
+from reward_model.learning.averaged_weights import AveragedWeights
 from reward_model.learning.losses import LossConfig
-from reward_model.learning.stages import OptimConfig
+from reward_model.learning.optimizer import OptimConfig
 from reward_model.network.checkpoint import read_config, verify_checkpoint
 from reward_model.network.model import RewardModel, RewardModelConfig
 from shared.app.errors import UserError
@@ -70,7 +71,7 @@ class Killed(BaseException):
 
 def kill_at_update(monkeypatch, at_update: int) -> None:
     seen = {"updates": 0}
-    whole = reward_model.learning.stages.AveragedWeights.update
+    whole = AveragedWeights.update
 
     def update(self, model, step):
         seen["updates"] += 1
@@ -78,7 +79,7 @@ def kill_at_update(monkeypatch, at_update: int) -> None:
             raise Killed
         whole(self, model, step)
 
-    monkeypatch.setattr(reward_model.learning.stages.AveragedWeights, "update", update)
+    monkeypatch.setattr(AveragedWeights, "update", update)
 
 
 @pytest.mark.parametrize("at_update", [3, 6, 10])
@@ -117,7 +118,7 @@ def test_stages_that_began_pretrained_are_one_network(tmp_path, monkeypatch):
 
 def test_a_loaded_average_stays_on_its_device():
     model = torch.nn.Linear(2, 2)
-    averaged = reward_model.learning.stages.AveragedWeights(model, 0.9)
+    averaged = AveragedWeights(model, 0.9)
     held = {name: averaged.average[name] for name in averaged.average}
     state = {"average": {k: v + 1 for k, v in held.items()}, "best": {k: v + 2 for k, v in held.items()}}
     averaged.load_state_dict({**state, "best_figure": torch.tensor(0.5)})
@@ -152,7 +153,7 @@ def test_accumulated_batches_are_one_step_along_their_mean(monkeypatch):
         def to(self, device):
             return self
 
-    def loss_of(model, batch, config, base_score):
+    def loss_of(model, batch, config, anchor):
         return model.weight.sum() * float(batch), {"rank": model.weight.sum() * float(batch)}
 
     monkeypatch.setattr(reward_model.learning.stages, "stage_loss", loss_of)
@@ -165,7 +166,7 @@ def test_accumulated_batches_are_one_step_along_their_mean(monkeypatch):
         loss=LossConfig(),
         optim=OptimConfig(accumulate=2, gradient_clip=100.0),
         accelerator=Accelerator(cpu=True),
-        base_score=None,
+        anchor=None,
     )
     # Losses 1·w and 3·w at w = 1: mean 2, gradient 2, and one step of rate 1 ends at −1.
     assert figures == {"rank": 2.0, "loss": 2.0, "gradient_norm": 2.0}

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from reward_model.network.encoder import normalisation
-from reward_model.network.model import Anatomy, RewardModel, RewardModelConfig, on_levels, require_pictures
+from reward_model.network.model import RewardModel, RewardModelConfig, ScoreInputs, on_levels, require_pictures
 from reward_model.network.score_head import PenaltyHead, map_statistics, worst_mean
 from shared.app.errors import UserError
 from tests.helpers.reward_models import SMALL, build, pictures
@@ -54,11 +54,11 @@ class Seen(torch.nn.Module):
 
 def test_padding_does_not_enter_the_score(monkeypatch):
     # 33×64 is padded to 48×64: cells of 16 px, of whose last row 1/16 is picture; the map's grid of 2 px has 17 rows of
-    # picture and 7 of padding. There the network answers 9 for 1, and a map of 1 for 0.
+    # picture and 7 of padding. In the padding the stand-in network returns 9 for 1, and a map of 1 for 0.
     model = build()
     features, native = torch.ones(1, 2, 3, 4), torch.zeros(1, 1, 24, 32)
     features[:, :, 2], native[:, :, 17:] = 9.0, 1.0
-    monkeypatch.setattr(model, "anatomy", lambda padded: Anatomy(features, native))
+    monkeypatch.setattr(model, "score_inputs", lambda padded: ScoreInputs(features, native))
     model.score_head = Seen()
     output = model(pictures(1, 33, 64))
     # (1 + 1 + 9/16) / (2 + 1/16) = 41/33
@@ -101,7 +101,7 @@ def test_penalty_is_never_negative_and_nothing_for_a_clean_map():
 
 
 def test_the_paper_head_gives_every_clean_picture_one_score():
-    # The published form's weak point, kept to compare with: M = 0 leaves MLP(0).
+    # The published form's weak point, kept for comparison: M = 0 leaves MLP(0).
     from reward_model.network.score_head import PaperHead
 
     torch.manual_seed(0)

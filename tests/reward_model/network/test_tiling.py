@@ -18,7 +18,7 @@ from tests.helpers.reward_models import pictures
 
 def build(config: RewardModelConfig | None = None, stage: int | None = None) -> RewardModel:
     model = build_model(config or RewardModelConfig(), stage)
-    for head in model.map_heads:  # fresh ones are all but flat: nothing to disagree about
+    for head in model.map_heads:  # fresh heads are almost flat: there is nothing to disagree about
         torch.nn.init.normal_(head.weight, std=0.3)
     return model
 
@@ -86,7 +86,7 @@ def test_cores_cover_the_picture_once_and_windows_have_one_shape():
         seen[top:bottom, left:right] += 1
         assert all(corner % 16 == 0 for corner in (*tile.core, *tile.window))
         for core, window in ((top - window_top, window_top), (left - window_left, window_left)):
-            assert core >= 48 or window == 0  # the whole halo, but for the picture's own edge
+            assert core >= 48 or window == 0  # the whole halo, except at the picture's own edge
         for core, window, edge in ((bottom, window_bottom, 416), (right, window_right, 528)):
             assert window - core >= 48 or window == edge
     assert (seen == 1).all()
