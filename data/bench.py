@@ -9,10 +9,8 @@ import json
 import time
 from collections.abc import Sequence
 
-import albumentations as A
-
 from data.degradation.pairs import SCALES
-from data.degradation.presets import operators_for
+from data.degradation.presets import compose
 from data.regions.targets import fit_normaliser
 from data.store.config import BuildConfig
 from data.store.plan import Chunk, pair_counter
@@ -22,7 +20,7 @@ from shared.app.config import load_config
 from shared.app.errors import run_command
 
 PAIRS = 64
-OURS = ("masks", "swap", "targets", "encode")  # what the builder adds to operators and pool
+OURS = ("masks", "swap", "targets", "encode")  # what the build adds to operators and pool
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,12 +31,12 @@ def main(argv: Sequence[str]) -> None:
     for part, seconds in figures["seconds_by_part"].items():
         print(f"  {part:<12}{1000 * seconds / rows:8.2f} ms a row")
     print(f"  bare operators {1000 * figures['bare_operators_seconds'] / rows:5.2f} ms a row")
-    print(f"what the builder adds, over operators and pool: {figures['added_share']:.2f}")
+    print(f"what the build adds, over operators and pool: {figures['added_share']:.2f}")
     print(json.dumps(figures))
 
 
 def measure(maker: RowMaker, *, pairs: int) -> dict[str, object]:
-    """Returns the seconds of each part for the rows of the first `pairs` pairs of the train split, and what they compare to.
+    """Returns the seconds of each part for the rows of the first `pairs` train pairs, and what to compare them with.
 
     `added_share` is what masks, swap, targets and encoding took over what operators and pool took.
     """
@@ -64,7 +62,7 @@ def measure(maker: RowMaker, *, pairs: int) -> dict[str, object]:
 
 
 def bare_operators(maker: RowMaker, chunk: Chunk) -> float:
-    """Returns the seconds that the same operators take in a plain albumentations pipeline, crops at hand."""
+    """Returns the seconds that the same operators take in a plain albumentations pipeline, with the crops already made."""
     config, pictures, pipelines = maker.config, [], {}
     for number in range(chunk.first_pair, chunk.first_pair + chunk.pairs):
         counter = pair_counter(chunk.split, number)
@@ -72,7 +70,7 @@ def bare_operators(maker: RowMaker, chunk: Chunk) -> float:
         dataset = maker.pair_dataset(chunk.split, task)
         gt = to_float(dataset.levels(counter)[0])
         pictures.append((task, gt))
-        pipelines.setdefault(task, A.Compose(operators_for(config.degradation(task), gt.shape[:2], scale=SCALES[task])))
+        pipelines.setdefault(task, compose(config.degradation(task), gt.shape[:2], scale=SCALES[task]))
     started = time.perf_counter()
     for task, gt in pictures:
         pipelines[task](image=gt)

@@ -36,12 +36,12 @@ FIT_PAIRS_PER_TASK = 8
 def main(argv: Sequence[str]) -> None:
     started = time.perf_counter()
     config = load_config(BuildConfig, argv)
-    # A push may have failed after the build: only the stage itself tries it again.
+    # A push can fail after a finished build: then only this command tries it again.
     run = RunFolder.begin(config.out, config, () if config.push else argv, free_keys=FREE_KEYS)
     if run is None:
         push(config)
         return
-    # Everything that can be wrong is found before the folder exists: a mended config must find it empty.
+    # Everything that can be refused is checked before the folder exists, so that a corrected command finds it empty.
     maker = make_row_maker(config)
     inputs = maker.inputs()
     check_shards(config)
@@ -57,14 +57,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 def estimated_bytes(config: BuildConfig, chunks: list[Chunk]) -> int:
-    """Returns what the missing files of this shard need: 10 bytes a pixel and row, as measured on photographs."""
+    """Returns the disk space of this shard's missing files: 10 bytes a pixel and row, as measured on photographs."""
     folder = Path(config.out) / DATA_FOLDER
     missing = sum(chunk.pairs for chunk in chunks if not (folder / chunk.file_name).exists())
     return missing * config.masks_per_pair * config.crop_px**2 * 10 // shard_of(config)[1]
 
 
 def check_inputs(run: RunFolder, inputs: dict[str, str]) -> None:
-    """Writes what the build reads, by checksum. Raises UserError when the folder was begun from other contents."""
+    """Writes the checksums of what the build reads. Raises UserError when the folder was begun from other contents."""
     path = run.path / INPUTS_FILE
     if not path.exists():
         run.write_json(INPUTS_FILE, inputs)
@@ -101,7 +101,7 @@ def fit_scale(run: RunFolder, config: BuildConfig, each: Each, *, feature_peak: 
 
 
 def build_chunks(run: RunFolder, config: BuildConfig, chunks: list[Chunk], normaliser: Normaliser, each: Each) -> None:
-    """Writes every chunk of this shard that has no file yet, and what it cost into the build log."""
+    """Writes every chunk of this shard that has no file yet, and its seconds into the build log."""
     k, n = shard_of(config)
     mine = chunks[k - 1 :: n]
     missing = [chunk for chunk in mine if not (run.path / DATA_FOLDER / chunk.file_name).exists()]
@@ -121,7 +121,7 @@ def conclude(
     *,
     seconds: float,
 ) -> None:
-    """Writes card and summary once every file is there, and says what was built; a shard alone says what is missing."""
+    """Writes card and summary and says what was built; while files of other shards are missing, only says so."""
     missing = sum(not (run.path / DATA_FOLDER / chunk.file_name).exists() for chunk in chunks)
     if missing:
         print(f"shard {config.shard} is built in {config.out}; {missing} of {len(chunks)} files are still to come")
@@ -148,7 +148,7 @@ def seconds_by_part(run: RunFolder, chunks: list[Chunk]) -> dict[str, float]:
     spent: Counter[str] = Counter()
     for chunk in chunks:
         log = run.path / log_name(chunk)
-        # A kill between a chunk's file and its log loses a figure, not a row.
+        # A kill between a chunk's file and its log loses a timing, not a row.
         spent.update(json.loads(log.read_text())["seconds"] if log.exists() else {})
     return dict(spent)
 

@@ -1,4 +1,4 @@
-"""A sheet of what every restorer of the pool makes of the same pictures: the artifacts the dataset will hold, at a glance.
+"""A sheet of the same pictures restored by every member of the pool: the artifacts that the dataset will hold, at a glance.
 
 python -m data.pool_sheet configs/dataset.yaml runs=runs/mine          # writes runs/mine/pool_sr.png, pool_face.png
 """
@@ -38,7 +38,7 @@ def members(maker: RowMaker, task: Task) -> list[str]:
 
 
 def restorer_sheet(maker: RowMaker, task: Task, *, pictures: int, cell_px: int = 160) -> torch.Tensor:
-    """Returns [3, H, W]: a row for each test picture, with lq, gt and what every member of the pool makes of lq."""
+    """Returns [3, H, W]: a row for each test picture, with lq, gt and every pool member's restoration."""
     names, dataset = members(maker, task), maker.pair_dataset("test", task)
     rows = []
     for number in range(pictures):

@@ -1,4 +1,4 @@
-"""gt → lq by a published preset: what is drawn for a picture, as JSON, and the same bytes again from that JSON."""
+"""gt → lq by a published preset: the drawn parameters as JSON, and the same bytes again from that JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data.degradation.operators import OPERATORS, A
-from data.degradation.presets import DegradationConfig, operators_for
+from data.degradation.presets import DegradationConfig, compose
 from shared.seeds import derive_seed, numpy_rng
 from shared.vision.images import to_uint8
 
@@ -31,13 +31,11 @@ class Degradation:
         if gt_px[0] % self.scale or gt_px[1] % self.scale:
             raise ValueError(f"sides must be divisible by {self.scale}, got {gt_px[0]}x{gt_px[1]}")
         if gt_px not in self._composed:
-            self._composed[gt_px] = A.Compose(
-                operators_for(self.config, gt_px, scale=self.scale), save_applied_params=True
-            )
-        compose = self._composed[gt_px]
+            self._composed[gt_px] = compose(self.config, gt_px, scale=self.scale, save_applied_params=True)
+        pipeline = self._composed[gt_px]
         # albumentations draws from both kinds of generator; neither is ever the global one.
-        compose.set_random_state(numpy_rng(seed, "degrade"), random.Random(derive_seed(seed, "degrade")))
-        result = compose(image=gt)
+        pipeline.set_random_state(numpy_rng(seed, "degrade"), random.Random(derive_seed(seed, "degrade")))
+        result = pipeline(image=gt)
         drawn = [
             {"operator": name, **{k: v for k, v in params.items() if k != "shape"}}
             for name, params in result["applied_transforms"]
@@ -45,7 +43,7 @@ class Degradation:
         return _eight_bits(result["image"]), {"preset": self.config.preset, "operators": drawn}
 
     def replay(self, gt: np.ndarray, parameters: dict[str, Any]) -> np.ndarray:
-        """Returns the lq that `parameters` were drawn for, to the byte; they alone decide, not the config."""
+        """Returns the lq that `parameters` were drawn for, bit for bit; the config plays no part."""
         image = gt
         for drawn in parameters["operators"]:
             numbers = {key: value for key, value in drawn.items() if key != "operator"}

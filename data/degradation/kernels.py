@@ -1,4 +1,4 @@
-"""The blur kernels of the degradation model: numbers in, normalised weights out."""
+"""The blur kernels of the degradation model: normalised weights from a few numbers."""
 
 from __future__ import annotations
 

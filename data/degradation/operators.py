@@ -1,7 +1,9 @@
 """The degradations as albumentations operators whose drawn parameters are plain numbers, so that they replay from JSON.
 
-albumentations' own AdvancedBlur, RingingOvershoot and GaussNoise keep whole arrays among their parameters and draw
-other kernels than the published ones, and its Downscale resizes straight back, so that no noise could come in between.
+The only place that imports albumentations. It composes and chooses operators, seeds them, records what they drew,
+resizes, and compresses. Its own blur, sinc and noise are not used: they keep arrays among their parameters, draw other
+kernels than the published ones, and clip after every operator; its Downscale resizes back at once, so that no noise
+could be added at the small size.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every import asks
 import albumentations as A
 import cv2
 import numpy as np
+from albumentations.augmentations.geometric.functional import resize
 
 from data.degradation.kernels import KernelShape, blur_kernel, sinc_kernel
 from shared.seeds import numpy_rng
 from shared.vision.images import to_uint8
 
-# Crops are small and workers are processes: OpenCV's own threads only get in each other's way.
+# Crops are small and workers are processes: threads of OpenCV's own would only compete with them.
 cv2.setNumThreads(1)
 
 ResizeMode = Literal["area", "bilinear", "bicubic"]
@@ -63,7 +66,7 @@ class KernelBlur(Operator):
         sigma_x = float(rng.uniform(*self.sigma_px))
         beta_max = {"gaussian": 1.0, "generalized": 4.0, "plateau": 2.0}[kernel]
         beta_min = 0.5 if kernel == "generalized" else 1.0
-        # Sharper and flatter than a Gaussian are equally likely, however wide the two sides of 1 are.
+        # Sharper and flatter than a Gaussian are equally likely, although the two sides of 1 differ in width.
         beta = float(rng.uniform(beta_min, 1.0) if rng.random() < 0.5 else rng.uniform(1.0, beta_max))
         return {
             "kernel": kernel,
@@ -110,7 +113,7 @@ class SincFilter(Operator):
 
 
 class RandomResize(Operator):
-    """Resizes to a random multiple of `base_px`: smaller, larger or just that, by weights (section 3.2)."""
+    """Resizes to a random multiple of `base_px`: smaller, larger or exactly it, by weights (section 3.2)."""
 
     def __init__(
         self,
@@ -140,9 +143,7 @@ class RandomResize(Operator):
         return {"height": height, "width": width, "mode": str(self.modes[rng.integers(len(self.modes))])}
 
     def apply(self, img: np.ndarray, *, height: int, width: int, mode: ResizeMode, **_: Any) -> np.ndarray:
-        if img.shape[:2] == (height, width):
-            return img
-        return cv2.resize(img, (width, height), interpolation=INTERPOLATION[mode])
+        return resize(img, (height, width), INTERPOLATION[mode])
 
 
 class GaussianNoise(Operator):

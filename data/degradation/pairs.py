@@ -23,7 +23,7 @@ from shared.vision.images import to_tensor, to_uint8
 
 SCALES: dict[Task, int] = {"sr": 4, "face": 1}
 SUBJECTS: dict[Task, Subject] = {"sr": "photos", "face": "faces"}
-SHARP_SIDE_PX = 1024  # larger photographs are sharp at about this size, not at their own
+SHARP_SIDE_PX = 1024  # larger photographs are sharp at about this size, not pixel for pixel
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class PairConfig:
 
     crop_px: int = 64  # side of gt
     pairs: int = 4096  # distinct pairs
-    # Photographs are first made up to this many times smaller, so that crops hold structure; from what they would be at
-    # 1024 pixels on the short side where they are larger, since a camera's own pixels are soft.
+    # Photographs are first shrunk by 1 to this factor, so that crops hold structure; larger ones are first reduced to
+    # 1024 pixels on the short side, since they are soft pixel for pixel.
     shrink_max: float = 2.0
     cache: bool = True  # pairs stay in memory, at 8 bits
     degradation: DegradationConfig = field(default_factory=DegradationConfig)

@@ -56,7 +56,7 @@ class DegradationConfig:
 
 @dataclass(frozen=True)
 class Ranges:
-    """What DegradationConfig asks for, with nothing left open."""
+    """The ranges of a DegradationConfig, every one set."""
 
     reference_px: int
     blur_kernel_px: int
@@ -130,7 +130,7 @@ KEEP_SIZE = (0.0, 0.0, 1.0)
 
 @dataclass(frozen=True)
 class RoundStrength:
-    """How one round of real_sr stands to the first: its ranges as multiples, its probabilities as they are."""
+    """One round of real_sr relative to the first: ranges as multiples of the first's, probabilities as they are."""
 
     blur: float
     blur_probability: float
@@ -146,10 +146,17 @@ SECOND_ROUND = RoundStrength(0.5, 0.8, 0.5, 0.4, (0.3, 0.4, 0.3), 25 / 30)
 
 
 def resolve(config: DegradationConfig) -> Ranges:
-    """Returns the config's ranges, the preset's published ones where it leaves them open."""
+    """Returns the config's ranges, the preset's published ones where it sets none."""
     published = PUBLISHED[config.preset]
     asked = {field.name: getattr(config, field.name) for field in fields(Ranges)}
     return Ranges(**{name: getattr(published, name) if value is None else value for name, value in asked.items()})
+
+
+def compose(
+    config: DegradationConfig, gt_px: tuple[int, int], *, scale: int, save_applied_params: bool = False
+) -> A.Compose:
+    """Returns the preset as one albumentations pipeline for pictures of [height, width]."""
+    return A.Compose(operators_for(config, gt_px, scale=scale), save_applied_params=save_applied_params)
 
 
 def operators_for(config: DegradationConfig, gt_px: tuple[int, int], *, scale: int) -> list[A.BasicTransform]:

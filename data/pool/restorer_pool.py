@@ -1,4 +1,4 @@
-"""The restorers whose mistakes fill the dataset, by name, each with its task, its share of the rows, and its artifacts."""
+"""The restorers whose mistakes fill the dataset, by name, each with its tasks and its share of the rows."""
 
 from __future__ import annotations
 

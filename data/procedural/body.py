@@ -6,9 +6,8 @@ import math
 
 import numpy as np
 
-from data.procedural.hair import Layer
+from data.procedural.drawing import Layer, colour, coverage, mix, smoothstep, value_noise
 from data.procedural.head import Head
-from data.procedural.noise import colour, coverage, mix, smoothstep, value_noise
 from data.procedural.traits import Traits
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from data.procedural.drawing import bounds, bump, colour, coverage, mix, smoothstep, streak_noise, value_noise
 from data.procedural.head import BROW_Y, EYE_Y, Head, mouth_height
-from data.procedural.noise import bounds, bump, colour, coverage, mix, smoothstep, streak_noise, value_noise
 from data.procedural.traits import Traits
 
 
 def paint_face(
     albedo: np.ndarray, gloss: np.ndarray, traits: Traits, head: Head, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the albedo [H, W, 3] and gloss [H, W] with the features painted on, each in its own small window."""
+    """Returns the albedo [H, W, 3] and gloss [H, W] with every part painted on, each in its own small window."""
     if traits.beard != "none":
         albedo, gloss = _paint_beard(albedo, gloss, traits, head, rng)
     eye, mouth = traits.eye_gap, mouth_height(traits)

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
+from data.procedural.drawing import Layer, colour, coverage, mix, smooth_max, smoothstep, streak_noise, value_noise
 from data.procedural.head import BROW_Y, HAIRLINE_Y, Head
-from data.procedural.noise import colour, coverage, mix, smooth_max, smoothstep, streak_noise, value_noise
 from data.procedural.traits import Traits
 
 LONG = ("bob", "straight", "wavy", "curly")
 OVER_EARS = (*LONG, "scarf")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One thing in the picture, painted over what is behind it."""
-
-    alpha: np.ndarray  # [H, W]
-    albedo: np.ndarray  # [H, W, 3] sRGB
-    depth: np.ndarray  # [H, W] towards the viewer, in half picture widths
-    gloss: np.ndarray  # [H, W]
-    is_skin: bool = False  # light travels some way below its surface
-
-    def part(self, window: tuple[slice, slice]) -> Layer:
-        """Returns the rows and columns of `window` alone."""
-        return Layer(self.alpha[window], self.albedo[window], self.depth[window], self.gloss[window], self.is_skin)
 
 
 def build_hair(traits: Traits, head: Head, rng: np.random.Generator) -> tuple[Layer | None, Layer | None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from data.procedural.noise import bump, colour, coverage, mix, smooth_max, smoothstep, value_noise
+from data.procedural.drawing import bump, colour, coverage, mix, smooth_max, smoothstep, value_noise
 from data.procedural.traits import Traits
 
 EYE_Y, BROW_Y, HAIRLINE_Y = -0.04, -0.175, -0.50  # in half picture widths from the middle of an upright, frontal head

@@ -1,7 +1,7 @@
-"""Procedural portraits: people who do not exist, lit and posed at random, for faces without any download.
+"""Procedural portraits: people who do not exist, lit and posed at random, so that faces need no download.
 
-A person is a set of numbers (procedural_traits), a turned head with relief (procedural_head), painted features
-(procedural_features) and hair (procedural_hair); here the layers are lit, shadowed and put over one another.
+A person is a set of numbers (traits), a turned head with relief (head), painted eyes and lips (face_parts), hair (hair),
+and neck, clothes and room (body). Here the layers are lit, shadowed and composited.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 
 from data.procedural.body import backdrop, build_body, build_ears
+from data.procedural.drawing import Layer, bounds, bump, colour, mix, pixel_grid, smoothstep
 from data.procedural.face_parts import paint_face, paint_glasses
-from data.procedural.hair import OVER_EARS, Layer, build_hair
+from data.procedural.hair import OVER_EARS, build_hair
 from data.procedural.head import build_head, skin_albedo
-from data.procedural.noise import bounds, bump, colour, mix, pixel_grid, smoothstep
 from data.procedural.traits import Traits, draw_traits
 from shared.seeds import numpy_rng
 

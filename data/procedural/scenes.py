@@ -12,7 +12,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from data.procedural.noise import mix
+from data.procedural.drawing import mix
 from data.procedural.textures import draw_palette, draw_texture
 from shared.seeds import numpy_rng
 

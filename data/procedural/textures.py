@@ -8,7 +8,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from data.procedural.noise import mix, smoothstep, streak_noise, value_noise
+from data.procedural.drawing import mix, smoothstep, streak_noise, value_noise
 
 Pattern = Callable[[np.random.Generator, int], np.ndarray]
 FINEST_PX, COARSEST_PX = 2.6, 24.0  # periods of repeated patterns

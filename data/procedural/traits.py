@@ -131,9 +131,7 @@ def draw_traits(rng: np.random.Generator) -> Traits:
         mouth_width=float(rng.normal(0.185, 0.014)),
         lip_thickness=float(np.clip(rng.normal(0.9, 0.18) + 0.2 * feminine + 0.03 * tone - 0.35 * age, 0.4, 1.5)),
         smile=smile,
-        mouth_open=float(
-            rng.uniform(0.3, 1.0) if smile > 0.25 and rng.random() < 0.6 else max(0, rng.normal(-0.3, 0.3))
-        ),
+        mouth_open=_mouth_open(rng, smile),
         lip=_colour(lip),
         makeup=makeup,
         hair=hair,

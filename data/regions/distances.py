@@ -1,4 +1,4 @@
-"""How unlike two pictures are, as maps: pixel distance, and a feature distance that sees lost and invented texture."""
+"""Distance maps between two pictures: one of pixels, and one of features, which sees lost and invented texture."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pixel_distance(first: np.ndarray, second: np.ndarray, *, blur_px: float) -> 
 
 
 class GradientDistance:
-    """Gradient energy in four directions at three scales: unlike where texture was lost, invented, or turned.
+    """Gradient energy in four directions at three scales: large where texture was lost, invented, or turned.
 
     Per scale and pixel the features are the window means of |∇·u| over four directions u; their distance is
     ‖a − b‖ / (‖a‖ + ‖b‖ + floor), so that it compares contrast with contrast and stays near zero on flat ground.

@@ -106,7 +106,7 @@ def strokes(gt: np.ndarray, area: float, rng: np.random.Generator) -> np.ndarray
 
 
 def blobs(gt: np.ndarray, area: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns one soft-outlined blob, now and then with islands around it, [H, W] bool."""
+    """Returns one soft-outlined blob, sometimes with islands around it, [H, W] bool."""
     height, width = gt.shape[:2]
     radius_px = math.sqrt(area * height * width / math.pi)
     noise = rng.standard_normal((height, width)).astype(np.float32)

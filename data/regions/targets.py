@@ -83,7 +83,7 @@ def fit_normaliser(values: Distances, *, quantile: float, feature_peak: float) -
 
 
 class TargetMaker:
-    """Measures pictures against one gt, which it describes once."""
+    """Measures pictures against a gt that is described once."""
 
     def __init__(self, config: TargetConfig, *, device: str = "cpu") -> None:
         """`device` is the timm backbone's; everything else is computed on the CPU."""

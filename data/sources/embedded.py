@@ -11,7 +11,7 @@ from data.procedural.scenes import dead_leaves
 from data.sources.image_source import ImageSource, Subject
 from shared.vision.images import read_image
 
-# In the wheel itself, nothing is fetched. Left out: drawings, a blurred clock, the second view of a stereo pair.
+# Part of the wheel: nothing is fetched. Left out: drawings, a blurred clock, the second view of a stereo pair.
 PHOTOGRAPHS = (
     "astronaut.png",
     "brick.png",
@@ -64,7 +64,7 @@ class EmbeddedSource(ImageSource):
 
 
 def _shipped_folder() -> Path:
-    import skimage  # slow to import, and a folder of one's own does not need it
+    import skimage  # slow to import, and a folder of pictures does not need it
 
     return Path(skimage.__file__).parent / "data"
 

@@ -1,4 +1,4 @@
-"""A folder of anybody's pictures, decoded once up front; what was found is remembered, so a second start is quick."""
+"""A folder of pictures, each decoded once up front; the result is cached, so that a second start is quick."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LICENCE_FILES = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENCE.txt", "LICENSE.md
 
 @dataclass(frozen=True)
 class Scanned:
-    """What decoding one file showed; the size in bytes and the time tell whether it still holds."""
+    """The result of decoding one file, valid while its size in bytes and its time stay the same."""
 
     size_bytes: int
     modified_ns: int
@@ -81,14 +81,14 @@ def scan_folder(folder: Path, *, cache: Path) -> dict[str, Scanned]:
     ]
     found = {path: known[path] for path in stats if path in known}
     try:
-        # Threads do: the decoders let go of the interpreter's lock. Few, since each holds a whole picture.
+        # Threads suffice: decoders release the interpreter's lock. Few, since each holds a whole picture.
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             results = pool.map(lambda path: _scan(folder, path, stats[path]), new)
             for path, result in zip(
                 new, progress(results, title="reading", unit="image", total=len(new), quiet=len(new) < 200), strict=True
             ):
                 found[path] = result
-    finally:  # a scan cut short is not lost
+    finally:  # an interrupted scan is kept
         if new:
             write_bytes(record, json.dumps({path: asdict(result) for path, result in found.items()}).encode())
     return {path: found[path] for path in stats}

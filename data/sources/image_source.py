@@ -1,4 +1,4 @@
-"""What every source of clean pictures answers to, with a bounded memory of the pictures decoded last."""
+"""The interface of every source of clean pictures, with a bounded cache of decoded ones."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class ImageSource(ABC):
 
     @abstractmethod
     def decode(self, image_id: str) -> np.ndarray:
-        """Returns the picture as [H, W, 3] float32 in [0, 1], from where it is kept."""
+        """Returns the picture as [H, W, 3] float32 in [0, 1], decoded anew."""
 
     def load(self, image_id: str) -> np.ndarray:
-        """Returns the picture as [H, W, 3] float32 in [0, 1], not to be written to; the latest ones stay in memory."""
+        """Returns the picture as [H, W, 3] float32 in [0, 1], read-only; the latest ones stay in memory."""
         if image_id in self._held:
             self._held.move_to_end(image_id)
             return self._held[image_id]
@@ -44,7 +44,7 @@ class ImageSource(ABC):
         return image
 
     def report_skipped(self) -> str:
-        """Returns one line that names what was left out and why, or nothing."""
+        """Returns one line that names the pictures left out and the reasons, or an empty string."""
         if not self.skipped:
             return ""
         named = "; ".join(f"{path} ({reason})" for path, reason in self.skipped[:5])

@@ -1,4 +1,4 @@
-"""Where clean pictures come from: a folder, a Hub dataset, or what is embedded; and which split a picture is in."""
+"""Opens the configured source of clean pictures (folder, Hub dataset, embedded) and splits its pictures."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SourceConfig:
 
 
 def open_source(config: SourceConfig, subject: Subject, *, min_side_px: int) -> ImageSource:
-    """Returns the configured source of `subject`, every picture in it proven readable and at least `min_side_px` small.
+    """Returns the configured source of `subject`, every picture proven readable, with sides of at least `min_side_px`.
 
     Raises UserError for a missing folder, one without pictures or without a usable one, and a name of another form.
     """
@@ -89,7 +89,7 @@ def open_source(config: SourceConfig, subject: Subject, *, min_side_px: int) -> 
 
 
 def split_image_ids(image_ids: Sequence[str], config: SourceConfig) -> dict[Split, tuple[str, ...]]:
-    """Returns the ids of each split, a function of (seed, the set of ids) alone, in an order that mixes them.
+    """Returns the ids of each split, a function of (seed, the set of ids) alone, in a mixed order.
 
     Sizes are the fractions rounded, at least one picture each. Raises UserError below three pictures.
     """

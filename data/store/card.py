@@ -1,4 +1,4 @@
-"""The dataset card: README.md with the splits that `load_dataset` reads, and what a person asks of a dataset first."""
+"""The dataset card: README.md with the splits that `load_dataset` reads, and the answers to a reader's first questions."""
 
 from __future__ import annotations
 
@@ -180,9 +180,9 @@ def _content_version(folder: Path, chunks: list[Chunk], columns: dict[str, Colum
 
 
 def _config_text(config: BuildConfig) -> str:
-    # What cannot change a byte of the dataset is no part of its description.
+    # Settings that cannot change the dataset are no part of its description.
     described = OmegaConf.create(to_yaml(config))
-    for kind in ("images", "faces"):  # where a folder lies on somebody's disk is not the reader's business
+    for kind in ("images", "faces"):  # a path on the builder's disk means nothing to a reader
         described.source[kind] = short_name(described.source[kind])
     for key in FREE_KEYS:
         parent, _, name = key.rpartition(".")

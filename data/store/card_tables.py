@@ -22,7 +22,7 @@ def counts_table(columns: dict[str, Columns]) -> str:
 
 
 def restorer_table(columns: dict[str, Columns]) -> str:
-    """Returns each restorer's rows by split and task, and how badly and how findably it breaks pictures."""
+    """Returns each restorer's rows by split and task, the severity of its defects and their correlation with the mask."""
     together = _joined(columns)
     lines = [
         f"| Restorer | {' | '.join(columns)} | of them faces | severity | correlation |",
@@ -37,7 +37,7 @@ def restorer_table(columns: dict[str, Columns]) -> str:
 
 
 def mask_table(columns: dict[str, Columns]) -> str:
-    """Returns each kind of region with its rows, its area, and how it is broken."""
+    """Returns each kind of region with its rows, its area and its defects."""
     together = _joined(columns)
     lines = ["| Region | rows | area | severity | correlation |", "|---|---|---|---|---|"]
     for kind in sorted(set(together["mask_kind"])):

@@ -20,7 +20,7 @@ FREE_KEYS = ("out", "workers", "shard", "merge", "push", "runs", "source.memory_
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """The distortion dataset: what goes in, how much of it, and where it ends up."""
+    """The distortion dataset: its pictures, its size, and where it is written."""
 
     out: str = "datasets/default"
     workers: int = 2  # processes

@@ -1,4 +1,4 @@
-"""Takes over what other machines built: files of shards of one and the same build."""
+"""Merges the shards of one build that other machines made."""
 
 from __future__ import annotations
 

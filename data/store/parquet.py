@@ -19,7 +19,7 @@ from data.store.plan import Chunk
 from shared.files import write_bytes
 from shared.vision.images import encode_png, encode_png16
 
-# In the dataset's folder; the build log is gone once it is finished.
+# In the dataset's folder; the build log is removed once the dataset is finished.
 DATA_FOLDER, LOG_FOLDER, NORMALISER_FILE, INPUTS_FILE = "data", "build_log", "normaliser.json", "inputs.json"
 PICTURES = ("gt", "lq", "sr", "syn", "mask")  # 8-bit PNG
 MAPS = ("degradation_map", "sr_degradation_map")  # 16-bit PNG: level / 65535
@@ -48,7 +48,7 @@ FEATURES = Features(
 
 
 def log_name(chunk: Chunk) -> str:
-    """Returns the name of the file that says what a chunk cost."""
+    """Returns the name of the file with a chunk's timings."""
     return f"{LOG_FOLDER}/{chunk.file_name.removesuffix('.parquet')}.json"
 
 
@@ -112,7 +112,7 @@ class ParquetRows:
 
 @lru_cache(maxsize=64)
 def _open(path: Path) -> pq.ParquetFile:
-    # Per process: open files cannot be handed to another.
+    # Open files cannot be passed to another process, so each has its own.
     return pq.ParquetFile(path, memory_map=True)
 
 

@@ -18,7 +18,7 @@ SPLITS = ("train", "val", "test", "test_restorer", "test_source")
 AUTO, NONE = "auto", "none"
 # Pairs are counted through all splits: a counter names one pair of the dataset, whichever split it is in.
 SPLIT_STRIDE = 10_000_000
-# Photographs that are texture from edge to edge: the embedded source's own unlike part.
+# Photographs that are texture from edge to edge: the part of the embedded source least like the rest.
 EMBEDDED_TEXTURES = ("scikit-image/brick.png", "scikit-image/grass.png", "scikit-image/gravel.png")
 
 
@@ -108,12 +108,12 @@ def pair_counter(split: str, pair: int) -> int:
 
 
 def short_name(where: str) -> str:
-    """Returns the name of a source without the path it lies under here: the last folder's, or the Hub id."""
+    """Returns the name of a source without its path on this machine: the last folder's, or the Hub id."""
     return where if where.startswith("hf:") else PurePath(where).name
 
 
 def part_name(source: ImageSource, image_id: str) -> str:
-    """Returns which part of which source a picture is from, such as dev/cid22, without the path it lies under here."""
+    """Returns which part of which source a picture is from, such as dev/cid22, without the path on this machine."""
     return "/".join(filter(None, (short_name(source.name), _part_of(image_id))))
 
 

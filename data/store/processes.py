@@ -1,4 +1,4 @@
-"""The processes of a dataset build: each makes whole chunks, so how many there are changes no byte."""
+"""The processes of a dataset build: each makes whole chunks, so that their number changes no byte."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _maker: RowMaker | None = None  # this process's own
 
 
 def make_row_maker(config: BuildConfig) -> RowMaker:
-    """Returns a RowMaker in a process that computes on one thread: sums must not depend on how many cores there are."""
+    """Returns a RowMaker in a process that computes on one thread: sums must not depend on the number of cores."""
     import cv2
     import torch
 
@@ -79,12 +79,12 @@ def processes(config: BuildConfig, maker: RowMaker) -> Iterator[Each]:
 
 def _start(config: BuildConfig) -> None:
     global _maker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer; chunks in work are finished
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C; chunks in work are finished
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _maker = make_row_maker(config)
 
 
 def _end_with_parent() -> None:
-    # A killed main process cannot tell its workers, which would wait for work for ever.
+    # A killed main process cannot stop its workers, which would wait for work for ever.
     parent_process().join()
     os._exit(1)

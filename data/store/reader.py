@@ -1,4 +1,4 @@
-"""The finished dataset as records for training and evaluation; decoded row by row, so size on disk is no matter."""
+"""The finished dataset as records for training and evaluation; decoded row by row, so that it need not fit into memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PICTURES = ("gt", "lq", "sr", "syn", "mask", "degradation_map", "sr_degradation
 _VALUES = ("area", "severity", "is_control", "restorer", "mask_kind", "source", "image_id", "index")
 
 
-# Of decoded rows kept by a process; what does not fit is decoded each time, so that a large dataset is only slower.
+# Of decoded rows that a process keeps; the others are decoded each time, so that a large dataset is slower, no more.
 CACHE_BYTES = 2**30
 
 

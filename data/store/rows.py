@@ -31,7 +31,7 @@ VALUES_PER_REGION = 256  # of the fit pass: a large region must not outvote a sm
 
 @dataclass(frozen=True)
 class Restored:
-    """One pair with a restorer's answer, on 8-bit levels: what is stored is what everything else is computed from."""
+    """One pair with its restoration, on 8-bit levels: everything else is computed from what is stored."""
 
     gt: np.ndarray  # [H, W, 3] uint8
     lq: np.ndarray  # [h, w, 3] uint8
@@ -44,13 +44,13 @@ class Restored:
 
     @property
     def key(self) -> tuple[str, int]:
-        """What, with the seed, every draw about this pair depends on."""
+        """With the seed, all that a draw for this pair depends on."""
         return self.image_id, self.index
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A pair with gt's features, which serve every comparison with it."""
+    """A pair with gt's features, computed once for every comparison."""
 
     pair: Restored
     gt: np.ndarray  # [H, W, 3] float32
@@ -59,7 +59,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Region:
-    """One mask over one pair, and what it makes of it."""
+    """One mask on one pair, with syn and its distances from gt."""
 
     mask: np.ndarray  # [H, W] uint8
     drawn: Mask
@@ -143,14 +143,14 @@ class RowMaker:
     def pair_dataset(self, split: str, task: Task) -> PairDataset:
         """Returns the pairs of one split and task, by `pair_counter`."""
         if (split, task) not in self._pairs:
-            # Nothing is cached: every pair is made once, and a large build must not grow in memory.
+            # Every pair is made once, so a cache would only let memory grow with the build.
             pair_config = PairConfig(
                 crop_px=self.config.crop_px,
                 pairs=len(SPLITS) * SPLIT_STRIDE,
                 cache=False,
                 degradation=self.config.degradation(task),
             )
-            # Its own stream: with the policies' seed, the restorers would meet the very pairs they were trained on.
+            # A stream of its own: with the policies' seed, restorers would be given the pairs they were trained on.
             seed = derive_seed(self.config.seed, "dataset")
             ids = self.plan.image_ids[split][task]
             self._pairs[split, task] = PairDataset(self.sources[task], ids, pair_config, task=task, seed=seed)

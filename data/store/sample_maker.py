@@ -1,4 +1,4 @@
-"""Region swaps made on the spot, by augmentation and by evaluation, with maps on the dataset's own scale."""
+"""New samples from pictures and masks, for augmentation and evaluation, with maps on a dataset's scale."""
 
 from __future__ import annotations
 

@@ -1,12 +1,15 @@
-"""Made-up restorers and other colours: what each may change, and that a change is the same for every picture it is given."""
+"""Simulated restorers: what each kind may change; and a change of colours that is the same for every picture."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from data.pool import simulated as artifacts
+from data.pool.simulated import recolour, simulated_restoration
+from data.pool.simulated_filters import LOSING, REPAINTING, SHARPENING
+from data.pool.simulated_textures import INVENTING, grid
 from shared.seeds import numpy_rng
+from shared.vision.images import on_8_bits
 
 SIDE = 48
 
@@ -15,13 +18,13 @@ SIDE = 48
 def picture() -> np.ndarray:
     ramp = np.linspace(0.2, 0.8, SIDE, dtype=np.float32)
     texture = numpy_rng(0, "texture").normal(0, 0.05, (SIDE, SIDE, 3)).astype(np.float32)
-    return artifacts.on_8_bits(ramp[:, None, None] + texture)
+    return on_8_bits(ramp[:, None, None] + texture)
 
 
 @pytest.mark.parametrize(
     "kind",
     sorted(
-        {*artifacts.LOSING, *artifacts.REPAINTING, *artifacts.SHARPENING, *artifacts.INVENTING},
+        {*LOSING, *REPAINTING, *SHARPENING, *INVENTING},
         key=lambda f: f.__name__,
     ),
 )
@@ -33,16 +36,16 @@ def test_every_kind_of_artifact_changes_a_picture_and_keeps_its_shape(kind, pict
     assert 1e-3 < np.abs(broken - picture).mean() < 0.3
 
 
-def test_a_made_up_restoration_is_a_function_of_its_generator_and_on_8_bit_levels(picture):
-    once, again, other = (artifacts.simulated_restoration(picture, numpy_rng(seed, "m")) for seed in (1, 1, 2))
+def test_a_simulated_restoration_is_a_function_of_its_generator_and_on_8_bit_levels(picture):
+    once, again, other = (simulated_restoration(picture, numpy_rng(seed, "m")) for seed in (1, 1, 2))
     np.testing.assert_array_equal(once, again)
     assert np.abs(once - other).max() > 0
-    np.testing.assert_array_equal(once, artifacts.on_8_bits(once))
+    np.testing.assert_array_equal(once, on_8_bits(once))
 
 
-def test_a_real_restoration_is_gone_on_from_and_not_from_the_truth(picture):
+def test_a_simulation_can_start_from_a_real_restoration(picture):
     restored = np.full_like(picture, 0.3)  # far from the truth, and nothing that any kind would make of it
-    made = [artifacts.simulated_restoration(picture, numpy_rng(seed, "m"), restored=restored) for seed in range(30)]
+    made = [simulated_restoration(picture, numpy_rng(seed, "m"), restored=restored) for seed in range(30)]
     nearer = [np.abs(m - restored).mean() < np.abs(m - picture).mean() for m in made]
     assert sum(nearer) >= 20  # the subtle ones are mixed with the truth
 
@@ -50,7 +53,7 @@ def test_a_real_restoration_is_gone_on_from_and_not_from_the_truth(picture):
 @pytest.mark.parametrize("seed", range(6))
 def test_a_grid_repeats_one_tile_over_flat_ground_too(seed):
     flat = np.full((SIDE, SIDE, 3), 0.5, np.float32)
-    pattern = artifacts.grid(flat, numpy_rng(seed, "grid")) - flat
+    pattern = grid(flat, numpy_rng(seed, "grid")) - flat
     np.testing.assert_allclose(pattern[8:, :], pattern[:-8, :], atol=1e-6)  # 8 is a multiple of every period drawn
     np.testing.assert_allclose(pattern[:, 8:], pattern[:, :-8], atol=1e-6)
     assert 0.003 < pattern.std() < 0.031  # the amplitude drawn is its standard deviation, 0.004 to 0.03
@@ -58,7 +61,7 @@ def test_a_grid_repeats_one_tile_over_flat_ground_too(seed):
 
 
 def test_recolouring_keeps_order_and_is_the_same_curve_for_every_picture(picture):
-    change = artifacts.recolour(numpy_rng(5, "colour"))
+    change = recolour(numpy_rng(5, "colour"))
     levels = np.linspace(0, 1, 256, dtype=np.float32)[:, None, None].repeat(3, axis=2)
     curve = change(levels)
     assert (np.diff(curve, axis=0) >= 0).all()

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from data.procedural.body import build_body, build_ears
+from data.procedural.drawing import bounds, coverage, pixel_grid, smoothstep, value_noise
 from data.procedural.hair import build_hair
 from data.procedural.head import EYE_Y, build_head, rotation
-from data.procedural.noise import bounds, coverage, pixel_grid, smoothstep, value_noise
 from data.procedural.portraits import portrait, render
 from data.procedural.scenes import LARGEST, SMALLEST, dead_leaves, leaf_radii
 from data.procedural.textures import PATTERNS, draw_palette

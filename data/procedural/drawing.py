@@ -1,9 +1,26 @@
-"""Drawing with arrays: soft steps, bumps, coverage of implicit shapes, and the noises that textures are made of."""
+"""Drawing with arrays: layers, soft steps, bumps, coverage of implicit shapes, and noise for textures."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One thing in the picture, painted over what is behind it."""
+
+    alpha: np.ndarray  # [H, W]
+    albedo: np.ndarray  # [H, W, 3] sRGB
+    depth: np.ndarray  # [H, W] towards the viewer, in half picture widths
+    gloss: np.ndarray  # [H, W]
+    is_skin: bool = False  # light travels some way below its surface
+
+    def part(self, window: tuple[slice, slice]) -> Layer:
+        """Returns the rows and columns of `window` alone."""
+        return Layer(self.alpha[window], self.albedo[window], self.depth[window], self.gloss[window], self.is_skin)
 
 
 def pixel_grid(side_px: int) -> tuple[np.ndarray, np.ndarray]:
