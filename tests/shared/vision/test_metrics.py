@@ -15,9 +15,6 @@ import torch.nn.functional as F
 import torchvision
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure, peak_signal_noise_ratio
 
-from shared.app.errors import UserError
-from shared.vision import lpips as lpips_module
-from shared.vision.lpips import load_lpips, lpips_weights_path
 from shared.vision.metrics import (
     PANEL,
     bootstrap_interval,
@@ -168,31 +165,6 @@ def test_panel_gradients_are_finite_at_equal_pictures():
     for metric in PANEL.values():
         sr = GT.clone().requires_grad_()
         assert torch.isfinite(torch.autograd.grad(metric.function(sr, GT).sum(), sr)[0]).all(), metric.name
-
-
-def test_lpips_without_weights_says_where_they_should_be(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(UserError, match=r"vgg backbone at .*vgg16-397923af\.pth; allow the download"):
-        load_lpips("vgg")
-    with pytest.raises(UserError, match="expected one of vgg, alex, squeeze"):
-        load_lpips("resnet")
-
-
-def test_lpips_with_weights_on_disk_needs_no_network(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    path = lpips_weights_path("squeeze")
-    path.parent.mkdir(parents=True)
-    torch.manual_seed(0)
-    torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), path)
-    lpips_module._network.cache_clear()
-    try:
-        lpips = load_lpips("squeeze")
-        assert lpips(GT, GT).tolist() == [0.0, 0.0]
-        assert (lpips(noisy(GT, 0.2), GT) > lpips(noisy(GT, 0.02), GT)).all()
-        sr = SR.clone().requires_grad_()
-        assert torch.autograd.grad(lpips(sr, GT).sum(), sr)[0].abs().sum().item() > 0.0
-    finally:
-        lpips_module._network.cache_clear()
 
 
 def test_paired_difference_is_scipys_paired_t():
