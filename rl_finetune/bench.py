@@ -13,7 +13,7 @@ from statistics import median
 import torch
 
 from rl_finetune.loop.config import TrainRlConfig
-from rl_finetune.loop.iteration import draw, groups_of, step
+from rl_finetune.loop.iteration import draw, groups_of, iterate
 from rl_finetune.loop.session import Session
 from rl_finetune.methods.trajectory import Rollout
 from rl_finetune.methods.window import WindowConfig, stochastic_range
@@ -86,7 +86,7 @@ def measure_time(session: Session) -> dict[str, object]:
         with clock("data"):
             groups_of(session, iteration)  # kept, so that the iteration finds them made
         with clock("whole"):
-            figures = step(session, iteration)
+            figures = iterate(session, iteration)
         for part, run in bare_passes(session, draw(session, iteration)).items():
             with clock(f"bare {part}"):
                 run()
@@ -112,7 +112,7 @@ def measure_rescoring(session: Session) -> dict[int, float]:
     for iteration in range(ITERATIONS + 1):
         for steps, seconds in taken.items():
             config = replace(session.config, steps_per_pass=steps)
-            figures = step(replace(session, config=config), iteration)
+            figures = iterate(replace(session, config=config), iteration)
             if iteration:
                 seconds.append(figures["seconds/update"])
     return {steps: median(seconds) for steps, seconds in taken.items()}
@@ -143,7 +143,7 @@ def bare_passes(session: Session, drawn: Rollout) -> dict[str, Callable[[], None
 
     @torch.no_grad()
     def judge() -> None:
-        for pictures in (*drawn.sr_by_step[:-1], drawn.sr):
+        for pictures in drawn.pictures:
             for part in pictures.split(session.judge.final.images_per_call or len(pictures)):
                 reward_model(part)
 
@@ -175,7 +175,7 @@ def measure_memory(session: Session, shape: Shape) -> dict[str, float]:
     drawn = draw(shaped, 0)
     kept = sum(t.nbytes for s in drawn.steps for t in (s.x_t, s.prev, s.mean, s.log_prob_map)) + drawn.sr.nbytes
     del drawn
-    peak = peak_memory_mb(lambda: step(shaped, 0), device=session.learner.accelerator.device)
+    peak = peak_memory_mb(lambda: iterate(shaped, 0), device=session.learner.accelerator.device)
     return {**asdict(shape), "peak_mb": peak, "rollout_keeps_mb": kept / 2**20}
 
 

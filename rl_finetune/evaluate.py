@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from data.sources.open_source import Split
-from rl_finetune.evidence.held_out import compare_on_held_out, panel_of
+from rl_finetune.evidence.held_out import compare_on_held_out
 from rl_finetune.loop.config import TrainRlConfig
-from rl_finetune.rewards.judge import Judge
+from rl_finetune.loop.session import open_judge, panel_of
 from shared.app.config import load_config
 from shared.app.errors import UserError, run_command
 from shared.app.words import read_words
@@ -27,7 +27,7 @@ from shared.runs.folder import CONFIG_FILE
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class EvaluateConfig:
     """What is measured against what; whatever is not said is as it was at the end of the run."""
 
     run: str  # an RL run's folder: its pictures, degradation and reward
@@ -43,32 +43,33 @@ class CompareConfig:
 
 
 def main(argv: Sequence[str]) -> None:
-    config = read_words(CompareConfig, argv, expected="run=<an RL run's folder>")
+    config = read_words(EvaluateConfig, argv, expected="run=<an RL run's folder>")
     try:
         rl, sampler = settings_of(config)
     except ValueError as error:
         raise UserError(str(error)) from None
     torch.set_num_threads(rl.cpu_threads)
-    judge = Judge(
-        rl.reward,
-        rl.curriculum,
-        checkpoint=rl.reward_model,
-        revision=rl.reward_revision,
-        device=torch.device("cpu"),
-        with_maps=False,
-    )
+    judge = open_judge(rl, torch.device("cpu"))
     before, after = (
         open_restorer(where, sampler) for where in (config.against or rl.base, config.policy or config.run)
     )
     folder = Path(config.out or f"{config.run}/eval")
     panel = panel_of(rl, judge, open_restorer(rl.base, rl.sampler))
     figures = compare_on_held_out(
-        rl, before, after, judge, panel, folder=folder, steps=sampler.steps, split=config.split
+        rl.held_out(),
+        before,
+        after,
+        judge,
+        panel,
+        folder=folder,
+        images=rl.eval_images,
+        steps=sampler.steps,
+        split=config.split,
     )
     print(f"{figures['table']}\npictures and values in {folder}")
 
 
-def settings_of(config: CompareConfig) -> tuple[TrainRlConfig, SamplerSpec]:
+def settings_of(config: EvaluateConfig) -> tuple[TrainRlConfig, SamplerSpec]:
     """Returns the run's settings and sampler with what was asked for in their place.
 
     Raises UserError when there is no run, ValueError for a value out of range.

@@ -7,14 +7,14 @@ accelerate launch -m rl_finetune.train configs/train_rl_sr.yaml key=value …
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast
 
-from rl_finetune.evidence.held_out import evaluate_run, held_out
-from rl_finetune.evidence.measure import evaluate
+from rl_finetune.evidence.held_out import compare_on_held_out
 from rl_finetune.loop.config import FREE_KEYS, TrainRlConfig
-from rl_finetune.loop.iteration import step
+from rl_finetune.loop.iteration import iterate
 from rl_finetune.loop.session import Session
 from rl_finetune.methods.window import sampler_of_iteration
 from shared.app.config import load_config
@@ -37,9 +37,10 @@ def main(argv: Sequence[str]) -> None:
     run.make(config)
     seconds = train(session)
     if accelerator.is_main_process:
-        summary = evaluate_run(config, run, session.tuned(), session.judge, session.panel, seconds=seconds)
-        print(summary["table"])
-        run.finish(summary, says=f"RL {config.task}: {seconds:.0f} s of training, policy and pictures in {run.path}")
+        figures = compare_with_base(session)
+        print(figures["table"])
+        says = f"RL {config.task}: {seconds:.0f} s of training, policy and pictures in {run.path}"
+        run.finish({"seconds": seconds, **figures}, says=says)
         if session.pairs.source.skipped:
             print(session.pairs.source.report_skipped())
 
@@ -63,7 +64,7 @@ def train(session: Session) -> float:
             iteration, config.iterations, warmup=config.warmup_iterations, decay=config.decay_share
         )
         set_learning_rate(session.learner.optimizer, config.learning_rate * factor)
-        loop.record(step(session, iteration), show=["reward"])
+        loop.record(iterate(session, iteration), show=["reward"])
         if config.check_every and loop.done % config.check_every == 0 and check(session, loop):
             accelerator.wait_for_everyone()
             session.roll_back()
@@ -76,6 +77,21 @@ def train(session: Session) -> float:
     return loop.seconds
 
 
+def compare_with_base(session: Session) -> dict[str, Any]:
+    """Returns the policy before and after RL on held-out pictures, with the same sampler and the same noise."""
+    config = session.config
+    return compare_on_held_out(
+        config.held_out(),
+        session.base(),
+        session.restorer(),
+        session.judge,
+        session.panel,
+        folder=session.run.path,
+        images=config.eval_images,
+        steps=config.sampler.steps,
+    )
+
+
 def check(session: Session, loop: TrainingLoop) -> bool:
     """Reads the hacking gauge on validation pictures; returns whether it asks to stop and go back to the last good policy.
 
@@ -85,18 +101,9 @@ def check(session: Session, loop: TrainingLoop) -> bool:
     if not config.check_every:
         return False
     device = session.learner.accelerator.device
-    pairs = held_out(config, split="val", count=config.check_images)
-    restorer = session.restorer()
-    found = evaluate(
-        restorer,
-        pairs,
-        session.panel.measures,
-        batch=config.eval_batch,
-        seed=config.seed,
-        title="check",
-        quiet=True,
-        device=device,
-    )
+    held_out, restorer = config.held_out(), session.restorer()
+    pairs = held_out.draw("val", config.check_images)
+    found = held_out.evaluate(restorer, pairs, session.panel, title="check", quiet=True)
     # The main process's figures count everywhere: the last bits may differ, and a verdict must not.
     values = {n: v.cpu() for n, v in broadcast({n: v.to(device) for n, v in found.values.items()}).items()}
     loop.record({f"check/{name}": float(v.mean()) for name, v in values.items()})
@@ -143,7 +150,7 @@ def _reach(session: Session) -> str:
     config = session.config
     if config.method != "policy_gradient":
         one = "one of the last" if config.method == "refl" else "the last"
-        return f"{config.method} with the reward's gradient through {one} {config.feedback.last_steps}"
+        return f"{config.method} with the reward's gradient through {one} {config.reward_gradient.last_steps}"
     spec = sampler_of_iteration(config.sampler, config.window, iteration=0, seed=config.seed)
     window = "" if config.window.kind == "declared" else f" ({config.window.kind} window)"
     return f"policy gradient on {len(spec.stochastic_steps(session.learner.policy.schedule))}{window}"

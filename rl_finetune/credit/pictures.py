@@ -1,6 +1,6 @@
 """How much better each restoration is than the others of its group: the scalar side of credit, as pure functions.
 
-Shapes: B groups (one lq each), G restorations a group, J trained steps. Credit in space and time is in `credit.py`.
+Shapes: B groups (one lq each), G restorations a group, J trained steps. Credit in time: `steps.py`; in space: `cells.py`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Literal
 
 import torch
 
+from rl_finetune.rewards.config import Order
 from shared.app.errors import UserError
 
 Std = Literal["group", "batch", "pooled", "none"]
-Order = Literal["sum_first", "normalise_first"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def group_advantages(
         scale = (rewards - rewards.mean()).square().mean().sqrt()
     else:
         scale = deviation_scale(centred, kept, std=std, group_dims=(1,))
-    return finish(centred / scale.clamp(min=std_floor), kept, clip=clip)
+    return as_result(centred / scale.clamp(min=std_floor), kept, clip=clip)
 
 
 def combined_advantages(
@@ -75,7 +75,7 @@ def combined_advantages(
     kept = torch.stack([part.kept for part in parts.values()]).any(0)
     total = sum(weights[name] * part.values.double() for name, part in parts.items())
     scale = deviation_scale(total, kept, std="none" if std == "none" else "pooled", group_dims=(1,))
-    return finish(total / scale.clamp(min=std_floor), kept, clip=clip)
+    return as_result(total / scale.clamp(min=std_floor), kept, clip=clip)
 
 
 def noise_level_weights(step_stds: torch.Tensor, *, mean_std: float | None = None) -> torch.Tensor:
@@ -143,7 +143,7 @@ def deviation_scale(
     raise ValueError(f"std must be one of cell, group, pooled, none here, got {std!r}")
 
 
-def finish(values: torch.Tensor, kept: torch.Tensor, *, clip: float) -> AdvantageResult:
+def as_result(values: torch.Tensor, kept: torch.Tensor, *, clip: float) -> AdvantageResult:
     """Returns the record, values clipped to ±`clip` and exactly 0 in groups that are not kept."""
     shape = (-1,) + (1,) * (values.dim() - 1)
     values = torch.where(kept.view(shape), values.clamp(-clip, clip), torch.zeros_like(values)).float()

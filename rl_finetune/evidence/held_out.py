@@ -1,4 +1,4 @@
-"""The end of an RL run: before and after on held-out pictures, as a table, as a grid, and as numbers."""
+"""Two policies beside each other on pictures that RL does not train on: as a table, as a grid, and as numbers."""
 
 from __future__ import annotations
 
@@ -11,26 +11,23 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from data.degradation.pairs import collate_pairs, pairs_for_task
-from data.degradation.records import PairBatch
-from data.sources.open_source import Split
+from data.degradation.pairs import PairConfig, collate_pairs, pairs_for_task
+from data.degradation.records import PairBatch, Task
+from data.sources.open_source import SourceConfig, Split
 from rl_finetune.evidence.gauge import panel_without
 from rl_finetune.evidence.measure import (
     LPIPS,
     Evaluation,
     Measure,
-    compare,
+    change_rows,
     evaluate,
     format_table,
     held_out_pairs,
     panel_measure,
 )
-from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.rewards.faces import identity, load_identity
 from rl_finetune.rewards.judge import Judge
 from rl_finetune.rewards.objective import OBJECTIVE, RewardScale, measure_scales, objective
-from shared.restorers.load import load_policy
-from shared.restorers.pixel_unet import PixelUNet, PixelUNetRestorer
 from shared.restorers.protocol import Restorer
 from shared.runs.folder import RunFolder
 from shared.vision.images import paint_map, picture_grid, save_image
@@ -43,6 +40,37 @@ IDENTITY = "identity_check"  # by a recogniser of its own: a reward's cannot tes
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Which pictures are measured, and how."""
+
+    source: SourceConfig
+    pairs: PairConfig
+    task: Task
+    crop_px: int
+    batch: int
+    seed: int  # of crops, degradation and the sampler's noise; the split is the source's own
+
+    def draw(self, split: Split, count: int) -> PairBatch:
+        """Returns one pair from each of `count` distinct pictures of a split. Raises UserError when it holds fewer."""
+        return held_out_pairs(
+            self.source, self.pairs, task=self.task, split=split, count=count, crop_px=self.crop_px, seed=self.seed
+        )
+
+    def evaluate(self, restorer: Restorer, pairs: PairBatch, panel: Panel, *, title: str, quiet: bool) -> Evaluation:
+        """Returns the panel's measures of a restorer on `pairs`."""
+        return evaluate(
+            restorer,
+            pairs,
+            panel.measures,
+            batch=self.batch,
+            seed=self.seed,
+            title=title,
+            quiet=quiet,
+            device=panel.device,
+        )
+
+
+@dataclass(frozen=True)
 class Panel:
     """What evaluation measures, and what it would measure if it could."""
 
@@ -50,59 +78,39 @@ class Panel:
     proxy: str  # which measure training maximises
     checks_identity: bool
     absent: Mapping[str, str]  # name → why it is not measured
+    device: torch.device
 
     def for_gauge(self, reward_names: Sequence[str]) -> tuple[str, ...]:
         """Returns the names that the hacking gauge reads: none that the reward contains."""
         return panel_without(reward_names) + ((IDENTITY,) if self.checks_identity else ())
 
 
-def evaluate_run(
-    config: TrainRlConfig, run: RunFolder, tuned: PixelUNet, judge: Judge, panel: Panel, *, seconds: float
-) -> dict[str, Any]:
-    """Returns the run's summary: the policy before and after RL, with the same sampler and the same noise."""
-    base, _ = load_policy(config.base)
-    before, after = (PixelUNetRestorer(p.to(judge.final.toolbox.device), config.sampler) for p in (base, tuned))
-    figures = compare_on_held_out(config, before, after, judge, panel, folder=run.path, steps=config.sampler.steps)
-    return {"seconds": seconds, **figures}
-
-
 def compare_on_held_out(
-    config: TrainRlConfig,
+    held_out: HeldOut,
     before: Restorer,
     after: Restorer,
     judge: Judge,
     panel: Panel,
     *,
     folder: Path,
+    images: int,
     steps: int,
     split: Split = "test",
 ) -> dict[str, Any]:
-    """Returns the figures of two restorers on distinct pictures that RL does not train on.
+    """Returns the figures of two restorers on distinct pictures that RL does not train on, with the same noise.
 
     Writes `before_after.png` and `evaluation.json` (the figures, and every picture's values) into `folder`.
     """
-    pairs = held_out(config, split=split, count=config.eval_images)
-    found: list[Evaluation] = []
-    for name, restorer in (("before", before), ("after", after)):
-        found.append(
-            evaluate(
-                restorer,
-                pairs,
-                panel.measures,
-                batch=config.eval_batch,
-                seed=config.seed,
-                title=f"{name} RL, {config.task}",
-                quiet=False,
-                device=judge.final.toolbox.device,
-            )
-        )
-    rows = compare(*found)
-    seconds = tuple(each.seconds_per_picture for each in found)
-    title = f"{config.task}: {len(pairs.indices)} held-out pictures, {steps} steps"
-    shared_pattern = {
-        name: hatch(sr) for name, sr in (("before", found[0].sr), ("after", found[1].sr), ("truth", pairs.gt))
+    pairs = held_out.draw(split, images)
+    found = {
+        name: held_out.evaluate(restorer, pairs, panel, title=f"{name} RL, {held_out.task}", quiet=False)
+        for name, restorer in (("before", before), ("after", after))
     }
+    rows = change_rows(found["before"], found["after"])
+    seconds = tuple(each.seconds_per_picture for each in found.values())
+    shared_pattern = {name: hatch(each.sr) for name, each in found.items()} | {"truth": hatch(pairs.gt)}
     line = ", ".join(f"{value:.2f} {name}" for name, value in shared_pattern.items())
+    title = f"{held_out.task}: {images} held-out pictures, {steps} steps"
     figures = {
         "table": format_table(rows, title=title, seconds=seconds)
         + f"\nhatch on every picture, grey levels: {line}; far above the truth's, it is a pattern of the latent grid",
@@ -110,43 +118,29 @@ def compare_on_held_out(
         "rows": [{**dataclasses.asdict(row), "z": row.change.z, "verdict": row.verdict} for row in rows],
         "replacements": dict(judge.final.replacements),
         "absent": dict(panel.absent),
-        "pictures": len(pairs.indices),
+        "pictures": images,
         "seconds_per_picture": seconds,
     }
-    save_image(folder / "before_after.png", before_after_grid(pairs, *found, judge))
-    values = {
-        name: {k: v.tolist() for k, v in e.values.items()} for name, e in zip(("before", "after"), found, strict=True)
-    }
+    save_image(folder / "before_after.png", before_after_grid(pairs, found["before"], found["after"], judge))
+    values = {name: {k: v.tolist() for k, v in each.values.items()} for name, each in found.items()}
     RunFolder(folder).write_json("evaluation.json", {**figures, "image_ids": pairs.image_ids, **values})
     return figures
 
 
-def held_out(config: TrainRlConfig, *, split: Split, count: int) -> PairBatch:
-    """Returns one pair from each of `count` distinct pictures that RL does not train on."""
-    return held_out_pairs(
-        config.source,
-        config.pairs,
-        task=config.task,
-        split=split,
-        count=count,
-        crop_px=config.eval_crop_px,
-        seed=config.seed,
-    )
-
-
-def panel_of(config: TrainRlConfig, judge: Judge, base: Restorer) -> Panel:
+def open_panel(
+    judge: Judge,
+    *,
+    scales: Mapping[str, RewardScale],
+    task: Task,
+    identity_weights: str,
+    allow_download: bool,
+) -> Panel:
     """Returns the last stage's reward and its parts, the metrics, LPIPS and identity where their weights are.
 
-    Where rewards are normalised before they are weighed, `objective` is their sum as training adds them: each from its
-    mean, in units of its spread within groups of `base`, the policy before RL.
-    Raises UserError when the face recogniser that the config names cannot be loaded.
+    scales: the rewards' (`objective_scales`) where training adds them normalised; `objective` is then their sum as
+    training adds them. Raises UserError when the face recogniser that is named cannot be loaded.
     """
-    scales: dict[str, RewardScale] = {}
-    if config.method == "policy_gradient" and config.reward.order == "normalise_first":
-        asked = dataclasses.replace(config.pairs, pairs=SCALE_GROUPS, cache=False)
-        pairs = pairs_for_task(config.source, asked, task=config.task, split="train", seed=0)
-        groups = collate_pairs([pairs[i] for i in range(SCALE_GROUPS)])
-        scales = measure_scales(base, groups, judge.final, members=SCALE_MEMBERS, seed=0)
+    device = torch.device(judge.final.toolbox.device)
 
     def rewards(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor) -> Mapping[str, torch.Tensor]:
         judged = judge.final(sr, gt, lq)
@@ -161,13 +155,22 @@ def panel_of(config: TrainRlConfig, judge: Judge, base: Restorer) -> Panel:
         measures.append(lambda sr, gt, lq: {LPIPS: lpips(sr, gt)})
     else:
         absent[LPIPS] = "AlexNet's weights are not on this machine's disk"
-    if config.identity_weights:
-        download = config.reward.tools.allow_download
-        network = load_identity(config.identity_weights, device=judge.final.toolbox.device, allow_download=download)
+    if identity_weights:
+        network = load_identity(identity_weights, device=device, allow_download=allow_download)
         measures.append(lambda sr, gt, lq: {IDENTITY: identity(sr, gt, lq, identity_network=network)})
-    elif config.task == "face":
+    elif task == "face":
         absent[IDENTITY] = "identity_weights names no face recogniser"
-    return Panel(measures, OBJECTIVE if scales else "reward", bool(config.identity_weights), absent)
+    return Panel(measures, OBJECTIVE if scales else "reward", bool(identity_weights), absent, device)
+
+
+def objective_scales(
+    judge: Judge, base: Restorer, source: SourceConfig, pairs: PairConfig, task: Task
+) -> dict[str, RewardScale]:
+    """Returns each reward's mean and its spread within groups of `base`, the policy before RL, on training pictures."""
+    few = dataclasses.replace(pairs, pairs=SCALE_GROUPS, cache=False)
+    dataset = pairs_for_task(source, few, task=task, split="train", seed=0)
+    groups = collate_pairs([dataset[i] for i in range(SCALE_GROUPS)])
+    return measure_scales(base, groups, judge.final, members=SCALE_MEMBERS, seed=0)
 
 
 def before_after_grid(pairs: PairBatch, before: Evaluation, after: Evaluation, judge: Judge) -> torch.Tensor:

@@ -105,7 +105,7 @@ def panel_measure(names: Sequence[str] = tuple(PANEL)) -> Measure:
     return lambda sr, gt, lq: {name: PANEL[name].function(sr, gt) for name in names}
 
 
-def compare(before: Evaluation, after: Evaluation) -> list[Row]:
+def change_rows(before: Evaluation, after: Evaluation) -> list[Row]:
     """Returns the table's rows, in the order of the measures."""
     rows = []
     for name, first in before.values.items():

@@ -8,104 +8,20 @@ from typing import Literal
 from data.degradation.pairs import PairConfig
 from data.degradation.records import Task
 from data.sources.open_source import SourceConfig
+from rl_finetune.credit.config import AdvantageConfig
 from rl_finetune.evidence.gauge import GaugeConfig
+from rl_finetune.evidence.held_out import HeldOut
 from rl_finetune.loop.trainable import LoraConfig, Trainable
-from rl_finetune.methods.reward_gradient_loss import FeedbackConfig
+from rl_finetune.methods.likelihood import LikelihoodConfig
+from rl_finetune.methods.policy_loss import LossConfig
+from rl_finetune.methods.reward_gradient_loss import RewardGradientConfig
 from rl_finetune.methods.window import WindowConfig, stochastic_range
+from rl_finetune.rewards.config import RewardConfig
 from rl_finetune.rewards.curriculum import CurriculumConfig
-from rl_finetune.rewards.registry import ToolSettings
 from shared.app.config import require_range
 from shared.diffusion.sampler import SamplerSpec
 
 FREE_KEYS = ("checkpoint_every", "cpu_threads", "source.cache_folder", "source.memory_mb")
-
-
-@dataclass(frozen=True)
-class RewardPart:
-    """One named reward and its share."""
-
-    name: str
-    weight: float
-
-
-@dataclass(frozen=True)
-class RewardConfig:
-    """The composite reward: what RL maximises."""
-
-    parts: list[RewardPart] = field(default_factory=lambda: [RewardPart("fgr_score", 0.5), RewardPart("fgr_map", 0.5)])
-    order: Literal["sum_first", "normalise_first"] = "normalise_first"
-    networks: Literal["embedded", "hub"] = "embedded"  # embedded: substitutes for rewards whose weights need the Hub
-    # The degradation maps that credit in space is taken from, each normalised before it is weighed.
-    maps: list[RewardPart] = field(default_factory=lambda: [RewardPart("fgr_map", 1.0)])
-    tools: ToolSettings = field(default_factory=ToolSettings)
-
-    def __post_init__(self) -> None:
-        if not self.parts:
-            raise ValueError("reward.parts must name at least one reward")
-        for key, parts in (("parts", self.parts), ("maps", self.maps)):
-            names = [part.name for part in parts]
-            if len(set(names)) < len(names):
-                raise ValueError(f"reward.{key} names a reward twice: {', '.join(names)}")
-            if any(not part.weight > 0 for part in parts):
-                raise ValueError(f"the weights of reward.{key} must be above 0: leave a part out to do without it")
-
-
-@dataclass(frozen=True)
-class AdvantageConfig:
-    """How rewards become credit."""
-
-    credit: Literal["scalar", "spatial", "temporal", "spacetime"] = "spatial"
-    spatial_weight: float = 0.7  # share of the map in spatial and spacetime credit; 0 is the scalar algorithm
-    std: Literal["group", "batch", "pooled", "none"] = "pooled"
-    cell_std: Literal["cell", "group", "pooled", "none"] = "pooled"
-    radius: int = 1  # latent cells around a cell whose quality its noise is credited with
-    trace_decay: float = 1.0
-    clip: float = 5.0  # of a picture's advantage, in standard deviations
-    cell_clip: float = 10.0  # of a cell's: a tighter one cuts exactly the broken cells (docs/equations.md)
-    noise_level_weights: bool = True
-    hard_fraction: float = 1.0  # train on this worst-restored share of the groups
-
-    def __post_init__(self) -> None:
-        require_range(spatial_weight=(self.spatial_weight, 0, 1), trace_decay=(self.trace_decay, 0, 1))
-        require_range(clip=(self.clip, 1e-3, 1e9), cell_clip=(self.cell_clip, 1e-3, 1e9))
-        require_range(hard_fraction=(self.hard_fraction, 0.01, 1), radius=(self.radius, 0, 64))
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """What one update minimises."""
-
-    kind: Literal["ppo_clip", "kl_trust_region"] = "kl_trust_region"
-    clip_range_per_element: float = 0.0128  # PPO: divided by √(elements of a cell); LRPO's 1e-4 at 4×64×64
-    max_kl: float = 1e-3  # trust region: nats per latent element and step
-    reference_kl: float = 0.0  # weight of the KL to the frozen base policy
-
-    def __post_init__(self) -> None:
-        require_range(
-            clip_range_per_element=(self.clip_range_per_element, 1e-9, 1e9),
-            max_kl=(self.max_kl, 1e-12, 1e9),
-            reference_kl=(self.reference_kl, 0, 1e9),
-        )
-
-
-@dataclass(frozen=True)
-class LikelihoodConfig:
-    """The ground-truth-guided term."""
-
-    form: Literal["none", "marginal", "posterior"] = "posterior"
-    weight: float = 0.001
-    last_steps: int = 5  # of the trained steps
-    # By difficulty: near the GT the term alone, far from it the policy's loss alone, between the two in proportion.
-    difficulty: bool = False
-    hard_db: float = 20.0  # a group's mean PSNR that counts as far
-    easy_db: float = 30.0  # and as near
-
-    def __post_init__(self) -> None:
-        require_range(weight=(self.weight, 0, 1e9), last_steps=(self.last_steps, 1, 1e6))
-        if not self.hard_db < self.easy_db:
-            raise ValueError(f"likelihood.hard_db must lie below easy_db, got {self.hard_db:g} and {self.easy_db:g}")
-        if self.difficulty and self.form == "none":
-            raise ValueError("likelihood.difficulty shares the loss with a likelihood term: form must not be none")
 
 
 @dataclass(frozen=True)
@@ -124,7 +40,7 @@ class TrainRlConfig:
     trainable: Trainable = "full"
     lora: LoraConfig = field(default_factory=LoraConfig)  # of trainable: lora
     window: WindowConfig = field(default_factory=WindowConfig)  # of policy_gradient, as advantage, loss and likelihood
-    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)  # of refl and draft
+    reward_gradient: RewardGradientConfig = field(default_factory=RewardGradientConfig)  # of refl and draft
     reward: RewardConfig = field(default_factory=RewardConfig)
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -155,6 +71,17 @@ class TrainRlConfig:
     cpu_threads: int = 2
     seed: int = 0
 
+    def held_out(self) -> HeldOut:
+        """Returns which pictures the run is measured on."""
+        return HeldOut(
+            source=self.source,
+            pairs=self.pairs,
+            task=self.task,
+            crop_px=self.eval_crop_px,
+            batch=self.eval_batch,
+            seed=self.seed,
+        )
+
     def __post_init__(self) -> None:
         require_range(iterations=(self.iterations, 1, 1e9), groups=(self.groups, 1, 1e6))
         require_range(eval_images=(self.eval_images, 2, 1e6), ema_decay=(self.ema_decay, 0, 1))
@@ -180,9 +107,9 @@ class TrainRlConfig:
             raise ValueError("gauge.action is raise_gt_weight, but likelihood.form is none or its weight 0")
         if self.method == "policy_gradient":
             self._require_something_to_train()
-        elif self.feedback.last_steps > self.sampler.steps:
+        elif self.reward_gradient.last_steps > self.sampler.steps:
             raise ValueError(
-                f"feedback.last_steps is {self.feedback.last_steps}, but sampler.steps only {self.sampler.steps}"
+                f"reward_gradient.last_steps is {self.reward_gradient.last_steps}, but sampler.steps only {self.sampler.steps}"
             )
 
     def _require_something_to_train(self) -> None:

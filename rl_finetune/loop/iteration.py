@@ -1,4 +1,8 @@
-"""One iteration of RL, by policy gradient or by reward feedback: which pictures, drawn how, judged, learnt from."""
+"""One iteration of RL as one read: which pictures, drawn how, judged, credited, learnt from.
+
+`policy_gradient_iteration` is LRPO (arXiv 2509.23339) with credit in space and time; `reward_gradient_iteration` is ReFL
+and DRaFT-K. Each step is one call; what it does in detail is behind that name.
+"""
 
 from __future__ import annotations
 
@@ -11,114 +15,152 @@ import torch
 
 from data.degradation.pairs import collate_pairs
 from data.degradation.records import PairBatch
-from rl_finetune.credit.assign import Credit, Judgement, assign_credit
+from rl_finetune.credit.assign import Credit, assign_credit
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.loop.session import Session
 from rl_finetune.methods.policy_gradient import UpdatePlan, update
-from rl_finetune.methods.reward_gradient import FeedbackPlan, feedback_update
+from rl_finetune.methods.reward_gradient import RewardGradientPlan, reward_gradient_update
 from rl_finetune.methods.rollout import rollout
 from rl_finetune.methods.trajectory import Rollout
 from rl_finetune.methods.window import sampler_of_iteration
-from rl_finetune.rewards.curriculum import CurriculumState, blend
-from rl_finetune.rewards.judge import FeedbackReward
-from shared.diffusion.sampler import SamplerSpec
+from rl_finetune.rewards.curriculum import advance
+from rl_finetune.rewards.judge import DifferentiableReward, Judgement, Subjects
 from shared.diffusion.schedule import NoiseSchedule
 from shared.diffusion.transition import step_std
 from shared.seeds import derive_seed, shuffled
 
 
-def step(session: Session, iteration: int) -> dict[str, float]:
-    """Makes one iteration and returns its figures."""
-    by_gradient = session.config.method == "policy_gradient"
-    figures = (policy_gradient_step if by_gradient else feedback_step)(session, iteration)
-    session.average.update()
-    stage = session.config.curriculum.stages[session.curriculum.position]
-    return {**figures, "curriculum_stage": float(stage)}
+def iterate(session: Session, iteration: int) -> dict[str, float]:
+    """Makes one iteration of the run's method and returns its figures."""
+    if session.config.method == "policy_gradient":
+        return policy_gradient_iteration(session, iteration)
+    return reward_gradient_iteration(session, iteration)
 
 
-def policy_gradient_step(session: Session, iteration: int) -> dict[str, float]:
-    """Rolls out, judges, assigns credit and updates."""
+def policy_gradient_iteration(session: Session, iteration: int) -> dict[str, float]:
+    """Makes one iteration and returns its figures.
+
+    draw     G restorations of each of B lq from π_θ_old; keep (x_t, x_{t−1}, log π_θ_old) of the trained steps
+    reward   R = Σ_k share_k · R_k of every restoration (CCL), and the maps M of where it is broken
+    credit   A = (R − mean over the group) / std (LRPO, group advantage); by cell from −M and by step from the
+             predictions x̂_0; times w_j = s_j / mean s (LRPO, noise-level advantage)
+    update   ρ = π_θ / π_θ_old per cell; θ ← AdamW on −min(ρA, clip(ρ, 1 ± ε)A) or a KL trust region, plus the
+             GT-guided likelihood on the last steps (LRPO, PPO objective and likelihood regularisation)
+    average  θ̄ ← d·θ̄ + (1 − d)·θ, what is evaluated and saved; the curriculum takes its next step
+    """
     config, accelerator = session.config, session.learner.accelerator
     times = [time.perf_counter()]
     drawn = draw(session, iteration)
     times.append(time.perf_counter())
-    moves = config.window.kind in ("random", "sliding")  # a window that stays is all that is ever trained
-    judgement, session.curriculum = session.judge.judge(drawn, session.curriculum, accelerator.gather)
+    judgement = session.judge.judge(subjects_of(drawn), session.curriculum)
     credit = assign_credit(
         judgement,
-        drawn,
-        accelerator,
-        advantage=config.advantage,
-        order=config.reward.order,
-        mean_std=_mean_std(config.sampler, session.learner.policy.schedule) if moves else None,
+        drawn.step_stds,
+        config.advantage,
+        gather=accelerator.gather,
+        process=accelerator.process_index,
+        mean_std=declared_mean_std(config, session.learner.policy.schedule),
     )
     times.append(time.perf_counter())
-    likelihood = replace(config.likelihood, weight=config.likelihood.weight * session.gauge.gt_weight_factor)
-    plan = UpdatePlan(
-        updates=config.updates_per_rollout,
-        microbatch_groups=config.microbatch_groups,
-        gradient_clip=config.gradient_clip,
-        loss=config.loss,
-        likelihood=likelihood,
-        seed=derive_seed(config.seed, "update", iteration),
-        steps_per_pass=config.steps_per_pass,
-    )
-    figures = update(session.learner, drawn, credit.advantages, credit.weights, plan)
+    figures = update(session.learner, drawn, credit.advantages, credit.weights, update_plan(session, iteration))
     times.append(time.perf_counter())
+    session.average.update()
+    stage = config.curriculum.stages[session.curriculum.position]
+    session.curriculum = advance(session.curriculum, config.curriculum, accelerator.gather(judgement.stage_total))
     names = ("seconds/rollout", "seconds/judge", "seconds/update")
     timings = {name: end - start for name, (start, end) in zip(names, pairwise(times), strict=True)}
-    return {**_reward_figures(session, judgement, credit), **figures, **timings}
+    return {**_reward_figures(session, judgement, credit), **figures, **timings, "curriculum_stage": float(stage)}
 
 
-def feedback_step(session: Session, iteration: int) -> dict[str, float]:
-    """Follows the reward's own gradient."""
-    config, accelerator = session.config, session.learner.accelerator
+def reward_gradient_iteration(session: Session, iteration: int) -> dict[str, float]:
+    """Follows the reward's own gradient through the policy's last steps, and returns the iteration's figures.
+
+    draw     x_T → x_t without gradient, by the policy's own sampler
+    reward   R(decode(x̂_0)) of one late step (ReFL, arXiv 2304.05977, algorithm 1) or of the last K steps
+             (DRaFT-K, arXiv 2309.17400), with its gradient
+    update   θ ← AdamW on −R + w·‖x̂_0 − GT‖²
+    average  as for the policy gradient
+    """
+    config, gather = session.config, session.learner.accelerator.gather
     started = time.perf_counter()
-    state = _with_scale(session, iteration)
-    reward = FeedbackReward(session.judge, state)
+    reward = DifferentiableReward(session.judge, session.curriculum)
     batch, seeds = groups_of(session, iteration)
-    weight = config.feedback.supervised_weight * session.gauge.gt_weight_factor
-    plan = FeedbackPlan(
-        method=config.method,
-        updates=config.updates_per_rollout,
-        microbatch_groups=config.microbatch_groups,
-        gradient_clip=config.gradient_clip,
-        feedback=replace(config.feedback, supervised_weight=weight),
-        seed=derive_seed(config.seed, "update", iteration),
-    )
-    figures = feedback_update(
+    plan = reward_gradient_plan(session, iteration)
+    figures = reward_gradient_update(
         session.learner, batch, config.sampler, plan, reward, group_size=config.group_size, sample_seeds=seeds
     )
-    blended = blend(state, config.curriculum, reward.totals(config.group_size, accelerator.gather))
-    session.curriculum = blended.state
+    session.average.update()
+    totals = {stage: gather(total) for stage, total in reward.totals(config.group_size).items()}
+    stage = config.curriculum.stages[session.curriculum.position]
+    session.curriculum = advance(session.curriculum, config.curriculum, totals[stage])
+    blended = sum(share * totals[stage] for stage, share in reward.shares.items())
     seconds = time.perf_counter() - started
-    return {"reward": float(blended.rewards.mean()), **figures, "seconds/update": seconds}
+    named = {"reward": float(blended.mean()), "seconds/update": seconds, "curriculum_stage": float(stage)}
+    return {**named, **figures}
 
 
 def draw(session: Session, iteration: int) -> Rollout:
     """Returns this process's groups of one iteration, drawn by the policy as it is now."""
     config, accelerator, policy = session.config, session.learner.accelerator, session.learner.policy
     batch, seeds = groups_of(session, iteration)
-    by_gradient, spec = config.method == "policy_gradient", config.sampler
-    if by_gradient:
-        spec = sampler_of_iteration(spec, config.window, iteration=iteration, seed=config.seed)
+    spec = sampler_of_iteration(config.sampler, config.window, iteration=iteration, seed=config.seed)
 
-    def forward(x_t: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    def denoise(x_t: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         with accelerator.autocast():
             return policy.predict(x_t, timesteps, condition)
 
     per_update = len(batch.indices) // config.updates_per_rollout
     return rollout(
         policy,
-        forward,
+        denoise,
         batch,
         spec,
         group_size=config.group_size,
         sample_seeds=seeds,
         microbatch=(config.microbatch_groups or per_update) * config.group_size,
         per_update=per_update * config.group_size,
-        trained=spec.stochastic_steps(policy.schedule) if by_gradient else (),
-        keep_predictions=by_gradient and config.advantage.credit in ("temporal", "spacetime"),
+        trained=spec.stochastic_steps(policy.schedule),
+        keep_predictions=config.advantage.in_time,
+    )
+
+
+def subjects_of(drawn: Rollout) -> Subjects:
+    """Returns what the judge is shown of a rollout."""
+    return Subjects(
+        pictures=drawn.pictures,
+        gt=drawn.each_sample(drawn.gt),
+        lq=drawn.each_sample(drawn.lq),
+        sample_ids=[f"picture {i}, member {g}" for i in drawn.group_ids for g in range(drawn.group_size)],
+        group_size=drawn.group_size,
+        latent_hw=tuple(drawn.steps[0].x_t.shape[-2:]),
+    )
+
+
+def update_plan(session: Session, iteration: int) -> UpdatePlan:
+    """Returns how the iteration's rollout is cut into optimizer steps."""
+    config = session.config
+    return UpdatePlan(
+        updates=config.updates_per_rollout,
+        microbatch_groups=config.microbatch_groups,
+        gradient_clip=config.gradient_clip,
+        loss=config.loss,
+        likelihood=replace(config.likelihood, weight=config.likelihood.weight * session.gauge.gt_weight_factor),
+        seed=derive_seed(config.seed, "update", iteration),
+        steps_per_pass=config.steps_per_pass,
+    )
+
+
+def reward_gradient_plan(session: Session, iteration: int) -> RewardGradientPlan:
+    """Returns how the iteration's groups are cut into optimizer steps."""
+    config = session.config
+    weight = config.reward_gradient.supervised_weight * session.gauge.gt_weight_factor
+    return RewardGradientPlan(
+        method=config.method,
+        updates=config.updates_per_rollout,
+        microbatch_groups=config.microbatch_groups,
+        gradient_clip=config.gradient_clip,
+        config=replace(config.reward_gradient, supervised_weight=weight),
+        seed=derive_seed(config.seed, "update", iteration),
     )
 
 
@@ -151,26 +193,17 @@ def local_positions(config: TrainRlConfig, iteration: int, rank: int, world: int
     ]
 
 
-def _mean_std(spec: SamplerSpec, schedule: NoiseSchedule) -> float:
-    """Returns the mean noise of the steps that the sampler declares stochastic, whichever of them are trained now."""
-    stds = [step_std(schedule, times) for times in spec.plan(schedule)]
-    return mean(std for std in stds if std > 0.0)
-
-
-def _with_scale(session: Session, iteration: int) -> CurriculumState:
-    """Returns the curriculum's state, the incoming stage's scale fitted: a ramp's first iteration is drawn for that."""
-    state = session.curriculum
-    if state.ramp == 0 or state.next_scale is not None:
-        return state
-    drawn = draw(session, iteration)
-    _, after = session.judge.judge(drawn, state, session.learner.accelerator.gather)
-    return replace(state, next_scale=after.next_scale or after.scale)
+def declared_mean_std(config: TrainRlConfig, schedule: NoiseSchedule) -> float | None:
+    """Returns the mean noise of the steps the sampler declares stochastic; None where all of them are trained anyway."""
+    if config.window.kind not in ("random", "sliding"):  # a window that stays is all that is ever trained
+        return None
+    return mean(std for times in config.sampler.plan(schedule) if (std := step_std(schedule, times)) > 0.0)
 
 
 def _reward_figures(session: Session, judgement: Judgement, credit: Credit) -> dict[str, float]:
     gather = session.learner.accelerator.gather
     return {
         "reward": float(gather(judgement.total).mean()),
-        **{f"reward/{name}": float(gather(values).mean()) for name, values in judgement.rewards.items()},
+        **{f"reward/{name}": float(gather(values[..., -1]).mean()) for name, values in judgement.rewards.items()},
         "zero_variance_groups": float(credit.zero_variance_groups),
     }

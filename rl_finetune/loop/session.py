@@ -12,17 +12,18 @@ from accelerate import Accelerator
 
 from data.degradation.pairs import SCALES, PairDataset, pairs_for_task
 from rl_finetune.evidence.gauge import HackingGauge
-from rl_finetune.evidence.held_out import Panel, held_out, panel_of
+from rl_finetune.evidence.held_out import Panel, objective_scales, open_panel
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.loop.trainable import as_base, make_trainable, whole_policy
 from rl_finetune.loop.weight_average import WeightAverage
-from rl_finetune.methods.policy_gradient import Learner
-from rl_finetune.methods.rollout import Forward
+from rl_finetune.methods.learner import Learner
+from rl_finetune.methods.rollout import ConditionedDenoiser
 from rl_finetune.rewards.curriculum import CurriculumState, from_plain, to_plain
 from rl_finetune.rewards.judge import Judge
 from shared.app.errors import UserError
 from shared.restorers.load import load_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetRestorer
+from shared.restorers.protocol import Restorer
 from shared.runs.folder import RunFolder
 
 
@@ -53,21 +54,13 @@ class Session:
         )
         model, optimizer = accelerator.prepare(policy, optimizer)
         learner = Learner(accelerator, accelerator.unwrap_model(model), model, optimizer, reference)
-        judge = Judge(
-            config.reward,
-            config.curriculum,
-            checkpoint=config.reward_model,
-            revision=config.reward_revision,
-            device=accelerator.device,
-            with_maps=config.method == "policy_gradient" and config.advantage.credit in ("spatial", "spacetime"),
-        )
+        judge = open_judge(config, accelerator.device)
         # Too few held-out pictures would otherwise be noticed only after all the training.
-        held_out(config, split="test", count=config.eval_images)
+        config.held_out().draw("test", config.eval_images)
         pairs = pairs_for_task(config.source, config.pairs, task=config.task, split="train", seed=config.seed)
         if config.method != "policy_gradient":
             judge.require_gradient(pairs[0].gt[None], pairs[0].lq[None])
-        base = PixelUNetRestorer(load_policy(config.base)[0].to(accelerator.device), config.sampler)
-        panel = panel_of(config, judge, base)
+        panel = panel_of(config, judge, base_restorer(config, accelerator.device))
         gauge = HackingGauge(config.gauge, panel.for_gauge(list(judge.final.weights)))
         average = WeightAverage(learner.policy, config.ema_decay)
         session = cls(config, run, learner, judge, pairs, average, panel, gauge)
@@ -88,6 +81,10 @@ class Session:
         """Returns the averaged policy, whole: what is evaluated, saved, and loaded again by `load_policy`."""
         return self.rolled_back_to or whole_policy(self.learner.policy, self.average.values)
 
+    def base(self) -> PixelUNetRestorer:
+        """Returns the policy that the run started from, with the run's sampler."""
+        return base_restorer(self.config, self.learner.accelerator.device)
+
     def restorer(self) -> PixelUNetRestorer:
         """Returns the averaged policy with the run's sampler."""
         return PixelUNetRestorer(self.tuned(), self.config.sampler)
@@ -107,6 +104,36 @@ class Session:
         self.gauge.load_state_dict(state["gauge"])
 
 
+def base_restorer(config: TrainRlConfig, device: torch.device) -> PixelUNetRestorer:
+    """Returns the policy that a run starts from, with the run's sampler."""
+    policy, _ = load_policy(config.base)
+    return PixelUNetRestorer(policy.to(device), config.sampler)
+
+
+def open_judge(config: TrainRlConfig, device: torch.device) -> Judge:
+    """Returns the run's rewards, every network loaded."""
+    return Judge(
+        config.reward,
+        config.curriculum,
+        checkpoint=config.reward_model,
+        revision=config.reward_revision,
+        device=device,
+        with_maps=config.method == "policy_gradient" and config.advantage.in_space,
+    )
+
+
+def panel_of(config: TrainRlConfig, judge: Judge, base: Restorer) -> Panel:
+    """Returns what the run is measured by; `base` is the policy it starts from, with the run's sampler."""
+    normalised = config.method == "policy_gradient" and config.reward.order == "normalise_first"
+    return open_panel(
+        judge,
+        scales=objective_scales(judge, base, config.source, config.pairs, config.task) if normalised else {},
+        task=config.task,
+        identity_weights=config.identity_weights,
+        allow_download=config.reward.tools.allow_download,
+    )
+
+
 def _require_fitting_sizes(config: TrainRlConfig, policy: PixelUNet) -> None:
     if policy.scale != SCALES[config.task]:
         raise UserError(
@@ -121,7 +148,7 @@ def _require_fitting_sizes(config: TrainRlConfig, policy: PixelUNet) -> None:
         )
 
 
-def _reference(policy: PixelUNet, config: TrainRlConfig, device: torch.device) -> Forward | None:
+def _reference(policy: PixelUNet, config: TrainRlConfig, device: torch.device) -> ConditionedDenoiser | None:
     """Returns the frozen base policy's network where the loss asks for it: a copy, or the policy less its adapters."""
     if config.loss.reference_kl == 0.0:
         return None

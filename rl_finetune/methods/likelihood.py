@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
+from shared.app.config import require_range
+
 LikelihoodForm = Literal["marginal", "posterior", "none"]
 _TEMPERATURE = 40.0  # LRPO divides the mean log-prob by it, which keeps the exponential near 1
+
+
+@dataclass(frozen=True)
+class LikelihoodConfig:
+    """The ground-truth-guided term."""
+
+    form: LikelihoodForm = "posterior"
+    weight: float = 0.001
+    last_steps: int = 5  # of the trained steps
+    # By difficulty: near the GT the term alone, far from it the policy's loss alone, between the two in proportion.
+    difficulty: bool = False
+    hard_db: float = 20.0  # a group's mean PSNR that counts as far
+    easy_db: float = 30.0  # and as near
+
+    def __post_init__(self) -> None:
+        require_range(weight=(self.weight, 0, 1e9), last_steps=(self.last_steps, 1, 1e6))
+        if not self.hard_db < self.easy_db:
+            raise ValueError(f"likelihood.hard_db must lie below easy_db, got {self.hard_db:g} and {self.easy_db:g}")
+        if self.difficulty and self.form == "none":
+            raise ValueError("likelihood.difficulty shares the loss with a likelihood term: form must not be none")
 
 
 def marginal_likelihood_loss(gt_prev: torch.Tensor, mean: torch.Tensor, std: torch.Tensor | float) -> torch.Tensor:

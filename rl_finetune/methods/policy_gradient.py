@@ -8,10 +8,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 
-from rl_finetune.loop.config import LikelihoodConfig, LossConfig
+from rl_finetune.methods.learner import Learner, optimizer_step
 from rl_finetune.methods.likelihood import (
+    LikelihoodConfig,
     difficulty_weights,
     likelihood_steps,
     marginal_likelihood_loss,
@@ -19,6 +19,7 @@ from rl_finetune.methods.likelihood import (
     posterior_likelihood_loss,
 )
 from rl_finetune.methods.policy_loss import (
+    LossConfig,
     PolicyLoss,
     assert_first_step_ratio,
     clip_range_at,
@@ -26,23 +27,10 @@ from rl_finetune.methods.policy_loss import (
     kl_trust_region_loss,
     ppo_clip_loss,
 )
-from rl_finetune.methods.rollout import Forward
 from rl_finetune.methods.trajectory import Rollout, TrainedStep
 from shared.diffusion.transition import Transition, log_prob_map, transition, transition_towards
-from shared.restorers.protocol import DiffusionPolicy
 from shared.seeds import derive_seed, gaussian
 from shared.vision.metrics import psnr
-
-
-@dataclass(frozen=True)
-class Learner:
-    """The policy being trained, and what trains it."""
-
-    accelerator: Accelerator
-    policy: DiffusionPolicy  # the bare module: encode, condition, decode
-    model: torch.nn.Module  # the same as Accelerate prepared it: every trained forward goes through here
-    optimizer: torch.optim.Optimizer
-    reference: Forward | None = None  # the frozen base policy, where the loss asks for it
 
 
 @dataclass(frozen=True)
@@ -103,27 +91,6 @@ def update(
                 sums["clip_fraction"].append(figures.clip_fraction)
         sums["gradient_norm"].append(optimizer_step(learner, plan.gradient_clip))
     return {name: float(torch.stack(values).mean()) for name, values in sums.items()}
-
-
-def optimizer_step(learner: Learner, gradient_clip: float) -> torch.Tensor:
-    """Makes one optimizer step and returns the norm its gradient had before clipping.
-
-    Raises RuntimeError unless the optimizer's own count goes up by one: a wrapper that accumulates gradients changes
-    how many steps a rollout makes, and with it every learning rate, without a word.
-    """
-    before = _steps_made(learner.optimizer)
-    norm = learner.accelerator.clip_grad_norm_(learner.model.parameters(), gradient_clip)
-    learner.optimizer.step()
-    # float16's scaler leaves a step out when it finds an infinity, and says so.
-    expected = 0 if learner.accelerator.optimizer_step_was_skipped else 1
-    made = _steps_made(learner.optimizer) - before
-    if made != expected:
-        raise RuntimeError(f"{expected} optimizer step was to be made, but the optimizer counts {made}")
-    return torch.as_tensor(norm).detach()
-
-
-def _steps_made(optimizer: torch.optim.Optimizer) -> int:
-    return int(next(iter(optimizer.state.values()), {}).get("step", 0))
 
 
 def _batch(

@@ -9,8 +9,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+
+from shared.app.config import require_range
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What one update minimises."""
+
+    kind: Literal["ppo_clip", "kl_trust_region"] = "kl_trust_region"
+    clip_range_per_element: float = 0.0128  # PPO: divided by √(elements of a cell); LRPO's 1e-4 at 4×64×64
+    max_kl: float = 1e-3  # trust region: nats per latent element and step
+    reference_kl: float = 0.0  # weight of the KL to the frozen base policy
+
+    def __post_init__(self) -> None:
+        require_range(
+            clip_range_per_element=(self.clip_range_per_element, 1e-9, 1e9),
+            max_kl=(self.max_kl, 1e-12, 1e9),
+            reference_kl=(self.reference_kl, 0, 1e9),
+        )
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
 
 from data.degradation.records import PairBatch
-from rl_finetune.methods.policy_gradient import Learner, optimizer_step
-from rl_finetune.methods.reward_gradient_loss import FeedbackConfig, FeedbackLoss, draft_loss, refl_loss
+from rl_finetune.methods.learner import Learner, average_gradients, optimizer_step
+from rl_finetune.methods.reward_gradient_loss import RewardGradientConfig, RewardGradientLoss, draft_loss, refl_loss
 from shared.diffusion.sampler import SamplerSpec, draw_step, pure_noise
 from shared.diffusion.transition import StepTimes, transition
 from shared.seeds import numpy_rng
@@ -25,22 +24,22 @@ PictureReward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Sequence[str
 
 
 @dataclass(frozen=True)
-class FeedbackPlan:
+class RewardGradientPlan:
     """How an iteration's groups are cut into optimizer steps, and how far the gradient reaches."""
 
     method: Literal["refl", "draft"]
     updates: int  # optimizer steps per iteration
     microbatch_groups: int  # groups per forward pass; 0: all of an update's
     gradient_clip: float
-    feedback: FeedbackConfig
+    config: RewardGradientConfig
     seed: int
 
 
-def feedback_update(
+def reward_gradient_update(
     learner: Learner,
     pairs: PairBatch,
     spec: SamplerSpec,
-    plan: FeedbackPlan,
+    plan: RewardGradientPlan,
     reward: PictureReward,
     *,
     group_size: int,
@@ -69,17 +68,6 @@ def feedback_update(
         average_gradients(learner.accelerator, learner.model)
         sums["gradient_norm"].append(optimizer_step(learner, plan.gradient_clip))
     return {name: float(torch.stack(values).mean()) for name, values in sums.items()}
-
-
-def average_gradients(accelerator: Accelerator, model: torch.nn.Module) -> None:
-    """Replaces every trained parameter's gradient by its mean over processes."""
-    if accelerator.num_processes == 1:
-        return
-    trained = [p for p in model.parameters() if p.requires_grad]
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
-    flat = accelerator.reduce(flat, reduction="mean")
-    for parameter, mean in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
-        parameter.grad = mean.view_as(parameter)
 
 
 @dataclass(frozen=True)
@@ -127,8 +115,8 @@ class _Part:
         return transition(self.learner.policy.schedule, self.predict(x_t, timesteps), x_t, times).x0_pred
 
 
-def _loss(part: _Part, plan: FeedbackPlan, reward: PictureReward, *, number: int) -> FeedbackLoss:
-    config = plan.feedback
+def _loss(part: _Part, plan: RewardGradientPlan, reward: PictureReward, *, number: int) -> RewardGradientLoss:
+    config = plan.config
     first = len(part.steps) - config.last_steps
     options = {
         "decode": lambda latent: part.learner.policy.decode(latent, part.lq),

@@ -15,14 +15,14 @@ from torch.utils.checkpoint import checkpoint
 from rl_finetune.credit.pictures import require_finite
 from shared.app.config import require_range
 
-Predict = Callable[[torch.Tensor], torch.Tensor]  # x_t → x0_pred at x_t's own noise level, with gradient
-Step = Callable[[torch.Tensor, int], torch.Tensor]  # (x, j) → x after step j of the plan, with gradient
+CleanPredictor = Callable[[torch.Tensor], torch.Tensor]  # x_t → x0_pred at x_t's own noise level, with gradient
+TakeStep = Callable[[torch.Tensor, int], torch.Tensor]  # (x, j) → x after step j of the plan, with gradient
 Decode = Callable[[torch.Tensor], torch.Tensor]  # latent → picture [B, 3, H, W], not clamped
 RewardOf = Callable[[torch.Tensor], torch.Tensor]  # picture → [B], differentiable
 
 
 @dataclass(frozen=True)
-class FeedbackConfig:
+class RewardGradientConfig:
     """How far the reward's gradient reaches, and what holds it."""
 
     last_steps: int = 2  # draft: K, the steps the gradient runs through; refl: its one step is drawn from the last K
@@ -35,7 +35,7 @@ class FeedbackConfig:
 
 
 @dataclass(frozen=True)
-class FeedbackLoss:
+class RewardGradientLoss:
     """The loss of B pictures and its parts; the parts are detached."""
 
     per_sample: torch.Tensor  # [B]; the loss is its mean
@@ -47,12 +47,12 @@ def refl_loss(
     x_t: torch.Tensor,
     gt_latent: torch.Tensor,
     *,
-    predict: Predict,
+    predict: CleanPredictor,
     decode: Decode,
     reward: RewardOf,
     supervised_weight: float,
     reward_ceiling: float | None = None,
-) -> FeedbackLoss:
+) -> RewardGradientLoss:
     """Returns −reward(decode(x̂_0)) + w·‖x̂_0 − GT‖² from one late step with gradient.
 
     x_t: [B, C, h, w], reached by the policy's own sampler without gradient, and fed to `predict` at the noise level it
@@ -60,7 +60,7 @@ def refl_loss(
     stops the pull on pictures already rewarded that much, as ReFL's φ does.
     """
     x0_pred = predict(x_t.detach())
-    return _feedback(
+    return _loss(
         x0_pred,
         gt_latent,
         decode=decode,
@@ -75,13 +75,13 @@ def draft_loss(
     gt_latent: torch.Tensor,
     *,
     steps: range,
-    take_step: Step,
+    take_step: TakeStep,
     decode: Decode,
     reward: RewardOf,
     supervised_weight: float = 0.0,
     reward_ceiling: float | None = None,
     recompute: bool = False,
-) -> FeedbackLoss:
+) -> RewardGradientLoss:
     """Returns −reward(decode(x_0)), the gradient running back through the K last steps of the plan, `steps`.
 
     x: [B, C, h, w] before the first of them, reached without gradient (DRaFT-K, arXiv 2309.17400, section 4.1). With
@@ -90,7 +90,7 @@ def draft_loss(
     x = x.detach()
     for j in steps:
         x = checkpoint(take_step, x, j, use_reentrant=False) if recompute else take_step(x, j)
-    return _feedback(
+    return _loss(
         x,
         gt_latent,
         decode=decode,
@@ -100,7 +100,7 @@ def draft_loss(
     )
 
 
-def _feedback(
+def _loss(
     x0: torch.Tensor,
     gt_latent: torch.Tensor,
     *,
@@ -108,10 +108,10 @@ def _feedback(
     reward: RewardOf,
     supervised_weight: float,
     reward_ceiling: float | None,
-) -> FeedbackLoss:
+) -> RewardGradientLoss:
     values = reward(decode(x0))
     require_finite(values, name="reward")
     supervised = F.mse_loss(x0.float(), gt_latent.float(), reduction="none").mean((1, 2, 3))
     # Above the ceiling the value stays and the gradient goes.
     pulled = values if reward_ceiling is None else values.clamp(max=reward_ceiling)
-    return FeedbackLoss(-pulled + supervised_weight * supervised, values.detach(), supervised.detach())
+    return RewardGradientLoss(-pulled + supervised_weight * supervised, values.detach(), supervised.detach())

@@ -11,14 +11,14 @@ from rl_finetune.methods.trajectory import Rollout, TrainedStep
 from shared.diffusion.sampler import SamplerSpec, StepRecord, sample
 from shared.restorers.protocol import DiffusionPolicy
 
-# forward(x_t, timesteps, condition) → output: the policy's network as Accelerate prepared it
-Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+# denoise(x_t, timesteps, condition) → output: the policy's network as Accelerate prepared it
+ConditionedDenoiser = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @torch.no_grad()
 def rollout(
     policy: DiffusionPolicy,
-    forward: Forward,
+    denoise: ConditionedDenoiser,
     pairs: PairBatch,
     spec: SamplerSpec,
     *,
@@ -33,7 +33,7 @@ def rollout(
 
     Runs `microbatch` samples at a time, within each `per_update` of them (0: all): updates re-score in the same slices,
     so that the same kernels see the same shapes and the first ratio is 1. `sample_seeds` holds B·G integers,
-    group-major. `keep_predictions` also decodes the clean-image prediction before and after every trained step.
+    group-major. `keep_predictions` also decodes the clean-image prediction before every trained step.
     """
     lq = pairs.lq.repeat_interleave(group_size, dim=0)
     condition = policy.condition(pairs.lq)
@@ -42,7 +42,7 @@ def rollout(
     for window in _slices(len(sample_seeds), per_update or len(sample_seeds), microbatch):
         part = _rollout_slice(
             policy,
-            forward,
+            denoise,
             lq[window],
             condition_of_samples[window],
             spec,
@@ -59,7 +59,7 @@ def rollout(
         group_size=group_size,
         sr=torch.cat([sr for sr, _, _ in parts]),
         steps=tuple(_concatenate(steps) for steps in zip(*(steps for _, steps, _ in parts), strict=True)),
-        sr_by_step=tuple(torch.cat(p) for p in zip(*(predictions for _, _, predictions in parts), strict=True)),
+        predictions=tuple(torch.cat(p) for p in zip(*(predictions for _, _, predictions in parts), strict=True)),
     )
 
 
@@ -74,7 +74,7 @@ def _slices(total: int, per_update: int, microbatch: int) -> list[slice]:
 
 def _rollout_slice(
     policy: DiffusionPolicy,
-    forward: Forward,
+    denoise: ConditionedDenoiser,
     lq: torch.Tensor,
     condition: torch.Tensor,
     spec: SamplerSpec,
@@ -84,18 +84,19 @@ def _rollout_slice(
     keep_predictions: bool,
 ) -> tuple[torch.Tensor, list[TrainedStep], list[torch.Tensor]]:
     steps: list[TrainedStep] = []
-    predictions: dict[int, torch.Tensor] = {}
+    predictions: list[torch.Tensor] = []
 
     def record(step: StepRecord) -> None:
-        if keep_predictions and (step.j in trained or step.j - 1 in trained):
-            predictions[step.j] = policy.decode(step.scored.transition.x0_pred, lq).clamp(0, 1)
-        if step.j in trained:
-            gaussian = step.scored.transition
-            drawn = (step.x_t, step.scored.prev, gaussian.mean, step.scored.log_prob_map)
-            steps.append(TrainedStep(step.j, step.times, gaussian.std, *drawn))
+        if step.j not in trained:
+            return
+        gaussian = step.scored.transition
+        drawn = (step.x_t, step.scored.prev, gaussian.mean, step.scored.log_prob_map)
+        steps.append(TrainedStep(step.j, step.times, gaussian.std, *drawn))
+        if keep_predictions:
+            predictions.append(policy.decode(gaussian.x0_pred, lq).clamp(0, 1))
 
     x0 = sample(
-        lambda x_t, timesteps: forward(x_t, timesteps, condition),
+        lambda x_t, timesteps: denoise(x_t, timesteps, condition),
         policy.schedule,
         spec,
         sample_seeds=sample_seeds,
@@ -103,11 +104,7 @@ def _rollout_slice(
         device=lq.device,
         on_step=record,
     )
-    sr = policy.decode(x0, lq).clamp(0, 1)
-    if keep_predictions:
-        # After the very last step the prediction is the picture itself.
-        predictions.setdefault(max(trained) + 1, sr)
-    return sr, steps, [predictions[j] for j in sorted(predictions)]
+    return policy.decode(x0, lq).clamp(0, 1), steps, predictions
 
 
 def _concatenate(slices: Sequence[TrainedStep]) -> TrainedStep:

@@ -33,8 +33,18 @@ class Rollout:
     group_size: int
     sr: torch.Tensor  # [B·G, 3, H, W] in [0, 1]
     steps: tuple[TrainedStep, ...]  # J, in the order they were taken
-    # Clean-image predictions before and after every trained step, as pictures; only where credit is given in time.
-    sr_by_step: tuple[torch.Tensor, ...]  # J + 1 of [B·G, 3, H, W] in [0, 1], or empty
+    # The clean-image prediction before every trained step, as pictures; only where credit is given in time.
+    predictions: tuple[torch.Tensor, ...]  # J of [B·G, 3, H, W] in [0, 1], or empty
+
+    @property
+    def pictures(self) -> tuple[torch.Tensor, ...]:
+        """Returns what is judged, K of [B·G, 3, H, W]: the predictions, and last the restoration itself."""
+        return (*self.predictions, self.sr)
+
+    @property
+    def step_stds(self) -> torch.Tensor:
+        """Returns the noise of each trained step, [J] float32."""
+        return torch.tensor([step.std for step in self.steps], device=self.sr.device)
 
     def each_sample(self, per_group: torch.Tensor) -> torch.Tensor:
         """Returns [B·G, …] from [B, …]: every member of a group sees the same."""

@@ -13,6 +13,7 @@ from rl_finetune.rewards.learned import JudgedOnce
 from rl_finetune.rewards.registry import Reward, Toolbox, bind, find_map, find_reward
 from shared.app.errors import UserError
 
+REWARD_MODEL = "reward_model"  # the tool that changes with the curriculum's stage
 Parts = Literal["embedded", "hub"]
 
 # LRPO (arXiv 2509.23339): face preference, 1 − LPIPS, CLIP-IQA, dual-tree wavelet fidelity.
@@ -63,20 +64,33 @@ class Composite:
         return cls(resolved, replacements, entries, map_entries, toolbox, images_per_call)
 
     def __call__(
-        self, sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, sample_ids: Sequence[str] | None = None
+        self,
+        sr: torch.Tensor,
+        gt: torch.Tensor,
+        lq: torch.Tensor,
+        *,
+        sample_ids: Sequence[str] | None = None,
+        known: RewardValues | None = None,
     ) -> RewardValues:
         """Returns the rewards of N restorations; sr and gt [N, 3, H, W] and lq [N, 3, h, w], clamped to [0, 1] here.
 
-        Raises UserError naming the reward and the sample when a value is not finite: clamping hides an infinite
-        picture, so pictures are checked before it.
+        known: what another stage's composite said of the very same pictures; what does not need the reward model is
+        taken from there. Raises UserError naming the reward and the sample when a value is not finite: clamping hides
+        an infinite picture, so pictures are checked before it.
         """
         step = self.images_per_call or len(sr)
         require_finite_reward("the restoration itself", sr.flatten(1).sum(1), sample_ids)
-        batches = [self._judge(sr[i : i + step], gt[i : i + step], lq[i : i + step]) for i in range(0, len(sr), step)]
-        values = {entry.name: torch.cat([values[entry.name] for values, _ in batches]) for entry in self.entries}
+        entries, map_entries = (_unknown(entries, known) for entries in (self.entries, self.map_entries))
+        batches = [
+            self._judge(entries, map_entries, sr[i : i + step], gt[i : i + step], lq[i : i + step])
+            for i in range(0, len(sr), step)
+        ]
+        fresh = {entry.name: torch.cat([values[entry.name] for values, _ in batches]) for entry in entries}
+        values = {e.name: fresh[e.name] if e.name in fresh else known.values[e.name] for e in self.entries}
         for name, value in values.items():
             require_finite_reward(f"reward {name!r}", value, sample_ids)
-        maps = {entry.name: torch.cat([maps[entry.name] for _, maps in batches]) for entry in self.map_entries}
+        fresh = {entry.name: torch.cat([maps[entry.name] for _, maps in batches]) for entry in map_entries}
+        maps = {e.name: fresh[e.name] if e.name in fresh else known.degradation_maps[e.name] for e in self.map_entries}
         for name, degradation_map in maps.items():
             require_finite_reward(f"the degradation map {name!r}", degradation_map.flatten(1).sum(1), sample_ids)
         total = sum(self.weights[name] * value for name, value in values.items())
@@ -95,14 +109,24 @@ class Composite:
                 )
 
     def _judge(
-        self, sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor
+        self,
+        entries: Sequence[Reward],
+        map_entries: Sequence[Reward],
+        sr: torch.Tensor,
+        gt: torch.Tensor,
+        lq: torch.Tensor,
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         sr, gt, lq = (picture.float().clamp(0.0, 1.0) for picture in (sr, gt, lq))
         toolbox = self.toolbox
-        if "reward_model" in toolbox.given:
-            toolbox = toolbox.giving(reward_model=JudgedOnce(toolbox.given["reward_model"]))
-        values = {entry.name: bind(entry, toolbox)(sr, gt, lq).float() for entry in self.entries}
-        return values, {entry.name: bind(entry, toolbox)(sr, gt, lq).float() for entry in self.map_entries}
+        if REWARD_MODEL in toolbox.given:
+            toolbox = toolbox.giving(reward_model=JudgedOnce(toolbox.given[REWARD_MODEL]))
+        values = {entry.name: bind(entry, toolbox)(sr, gt, lq).float() for entry in entries}
+        return values, {entry.name: bind(entry, toolbox)(sr, gt, lq).float() for entry in map_entries}
+
+
+def _unknown(entries: Sequence[Reward], known: RewardValues | None) -> list[Reward]:
+    """Returns the entries that have to be evaluated: all, or those that look through the reward model."""
+    return [entry for entry in entries if known is None or REWARD_MODEL in entry.needs]
 
 
 def resolve(weights: Mapping[str, float], parts: Parts) -> tuple[dict[str, float], dict[str, str]]:

@@ -1,7 +1,7 @@
-"""CCL: the reward grows stricter stage by stage (RM_0, RM_1, …), and its scale never jumps at a hand-over.
+"""CCL: the reward grows stricter stage by stage (RM_0, RM_1, …), each blended in over a ramp.
 
-The state is a frozen record of plain numbers, so that a resumed run goes on from exactly where it was. Every process
-must see the same rewards: pass those gathered over all of them.
+Pure functions of a frozen state of plain numbers, so that a resumed run goes on from exactly where it was. Every process
+must see the same rewards: pass those gathered over all of them. arXiv 2512.22647, co-evolutionary curriculum learning.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from typing import Any
 import torch
 
 from shared.app.errors import UserError
-
-_STD_FLOOR = 1e-6
 
 
 @dataclass(frozen=True)
@@ -40,34 +38,13 @@ class CurriculumConfig:
 
 
 @dataclass(frozen=True)
-class Scale:
-    """reward → gain · reward + offset: what puts one stage's rewards on the scale the run began with."""
-
-    gain: float = 1.0
-    offset: float = 0.0
-
-    def __call__(self, rewards: torch.Tensor) -> torch.Tensor:
-        return self.gain * rewards + self.offset
-
-
-@dataclass(frozen=True)
 class CurriculumState:
     """Where the curriculum stands."""
 
     position: int = 0  # index into the config's stages
     iterations: int = 0  # completed in this stage, the ramp into it not counted
     ramp: int = 0  # iterations of the ramp into the next stage begun; 0 when none is under way
-    scale: Scale = Scale()
-    next_scale: Scale | None = None  # fitted on the ramp's first iteration
-    history: tuple[float, ...] = ()  # mean scaled rewards of this stage, at most `plateau_window` of them
-
-
-@dataclass(frozen=True)
-class Blended:
-    """One iteration's reward under the curriculum, and the state after it."""
-
-    rewards: torch.Tensor  # [B, G]
-    state: CurriculumState
+    history: tuple[float, ...] = ()  # mean rewards of this stage, at most `plateau_window` of them
 
 
 def stage_rewards(weights: Mapping[str, float], stage: int) -> dict[str, float]:
@@ -87,48 +64,31 @@ def stage_weights(state: CurriculumState, config: CurriculumConfig) -> dict[int,
     return {stage: 1.0 - share, config.stages[state.position + 1]: share}
 
 
-def blend(state: CurriculumState, config: CurriculumConfig, rewards: Mapping[int, torch.Tensor]) -> Blended:
-    """Returns the blended rewards [B, G] of the stages in `stage_weights`, and the state for the next iteration.
-
-    On a ramp's first iteration the new stage's scale is fitted: on these very pictures it has the old one's mean and
-    its spread within groups, which is what advantages are made of. From there on the scale is fixed.
-    """
-    weights = stage_weights(state, config)
-    old = state.scale(rewards[config.stages[state.position]])
-    if state.ramp == 0:
-        return Blended(old, _after_stage_iteration(state, config, float(old.double().mean())))
-    incoming = config.stages[state.position + 1]
-    next_scale = state.next_scale or fit_scale(rewards[incoming], old)
-    mixed = weights[config.stages[state.position]] * old + weights[incoming] * next_scale(rewards[incoming])
-    if state.ramp < config.ramp_iterations:
-        return Blended(mixed, replace(state, ramp=state.ramp + 1, next_scale=next_scale))
-    return Blended(mixed, CurriculumState(position=state.position + 1, scale=next_scale))
-
-
-def blend_maps(
-    state: CurriculumState, config: CurriculumConfig, maps: Mapping[int, torch.Tensor]
-) -> torch.Tensor | None:
-    """Returns the degradation map [N, 1, H, W] under the same weights; None while no stage in the blend has one.
+def blend_maps(shares: Mapping[int, float], maps: Mapping[int, torch.Tensor]) -> torch.Tensor | None:
+    """Returns the degradation map [N, 1, H, W] under the stages' shares; None while no stage in the blend has one.
 
     `maps` leaves out stages without a map (RM_0): next to one, the other's map counts whole.
     """
-    weights = {stage: weight for stage, weight in stage_weights(state, config).items() if stage in maps}
+    weights = {stage: weight for stage, weight in shares.items() if stage in maps}
     total = sum(weights.values())
     return sum(weight / total * maps[stage] for stage, weight in weights.items()) if weights else None
 
 
-def fit_scale(rewards: torch.Tensor, target: torch.Tensor) -> Scale:
-    """Returns the scale that gives `rewards` [B, G] the mean and the within-group spread of `target` [B, G].
+def advance(state: CurriculumState, config: CurriculumConfig, stage_reward: torch.Tensor) -> CurriculumState:
+    """Returns the state for the next iteration.
 
-    Groups of one, which reward feedback allows, have no spread of their own: there the spread over pictures serves.
+    stage_reward: [B, G], what this iteration's own stage (on a ramp, the one being left) said of every picture.
     """
-    rewards, target = rewards.double(), target.double()
-    over = 1 if rewards.shape[1] > 1 else 0
-    spread, wanted = (
-        float((values - values.mean(over, keepdim=True)).square().mean().sqrt()) for values in (rewards, target)
-    )
-    gain = wanted / spread if min(spread, wanted) > _STD_FLOOR else 1.0
-    return Scale(gain, float(target.mean()) - gain * float(rewards.mean()))
+    if 0 < state.ramp < config.ramp_iterations:
+        return replace(state, ramp=state.ramp + 1)
+    if state.ramp:
+        return CurriculumState(position=state.position + 1)
+    history = (*state.history, float(stage_reward.double().mean()))[-config.plateau_window :]
+    iterations = state.iterations + 1
+    spent = 0 < config.budget_iterations <= iterations
+    ready = iterations >= config.min_iterations and (spent or has_plateaued(history, config))
+    is_last = state.position == len(config.stages) - 1
+    return replace(state, iterations=iterations, history=history, ramp=1 if ready and not is_last else 0)
 
 
 def has_plateaued(history: tuple[float, ...], config: CurriculumConfig) -> bool:
@@ -153,21 +113,4 @@ def to_plain(state: CurriculumState) -> dict[str, Any]:
 
 def from_plain(content: Mapping[str, Any]) -> CurriculumState:
     """Returns the state that `to_plain` wrote, bit for bit, also through json."""
-    next_scale = content["next_scale"]
-    return CurriculumState(
-        position=content["position"],
-        iterations=content["iterations"],
-        ramp=content["ramp"],
-        scale=Scale(**content["scale"]),
-        next_scale=None if next_scale is None else Scale(**next_scale),
-        history=tuple(content["history"]),
-    )
-
-
-def _after_stage_iteration(state: CurriculumState, config: CurriculumConfig, mean: float) -> CurriculumState:
-    history = (*state.history, mean)[-config.plateau_window :]
-    iterations = state.iterations + 1
-    spent = 0 < config.budget_iterations <= iterations
-    ready = iterations >= config.min_iterations and (spent or has_plateaued(history, config))
-    is_last = state.position == len(config.stages) - 1
-    return replace(state, iterations=iterations, history=history, ramp=1 if ready and not is_last else 0)
+    return CurriculumState(**{**content, "history": tuple(content["history"])})

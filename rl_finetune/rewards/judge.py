@@ -1,28 +1,57 @@
-"""The rewards of a rollout under the curriculum: frozen reward models by stage, composites, blending."""
+"""The rewards of a rollout under the curriculum: pictures in, one record of values and maps out.
+
+    pictures → values and maps of every stage in the blend → one `Judgement` → credit (rl_finetune.credit)
+
+Nothing comes back here: what follows reads the record.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from reward_model.network.model import RewardModel
-from rl_finetune.credit.assign import Judgement, latent_maps
-from rl_finetune.loop.config import RewardConfig
-from rl_finetune.methods.trajectory import Rollout
 from rl_finetune.rewards.composite import Composite, RewardValues, resolve
-from rl_finetune.rewards.curriculum import (
-    Blended,
-    CurriculumConfig,
-    CurriculumState,
-    blend,
-    blend_maps,
-    stage_weights,
-)
-from rl_finetune.rewards.curriculum import stage_rewards as rewards_of_stage
+from rl_finetune.rewards.config import Order, RewardConfig
+from rl_finetune.rewards.curriculum import CurriculumConfig, CurriculumState, blend_maps, stage_rewards, stage_weights
+from rl_finetune.rewards.latent_grid import to_latent_grid
 from rl_finetune.rewards.registry import Toolbox
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the rewards say of B groups of G restorations, at K moments: the last is the final picture.
+
+    K is 1, or with credit in time J + 1: the clean-image predictions before each of J trained steps, then the picture.
+    """
+
+    rewards: Mapping[str, torch.Tensor]  # name → [B, G, K]; to be added under `order` with `weights`
+    weights: Mapping[str, float]  # of the same names
+    order: Order
+    maps: Mapping[str, torch.Tensor]  # name → [B, G, K, h, w] degradation on the latent grid
+    map_weights: Mapping[str, float]  # of the same names, and of those that no stage in the blend can give yet
+    map_order: Order
+    total: torch.Tensor  # [B, G] the weighted sum of the raw rewards of the final picture
+    stage_total: torch.Tensor  # [B, G] the same of the curriculum's present stage alone
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """B groups of G restorations to be judged, flattened group-major, with what they are compared with."""
+
+    pictures: Sequence[torch.Tensor]  # K of [B·G, 3, H, W] in [0, 1]
+    gt: torch.Tensor  # [B·G, 3, H, W]
+    lq: torch.Tensor  # [B·G, 3, h_lq, w_lq]
+    sample_ids: Sequence[str]  # B·G names for messages
+    group_size: int
+    latent_hw: tuple[int, int]
+
+    def by_group(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Returns [B, G, K, …] from K tensors [B·G, …]."""
+        return torch.stack(list(values), dim=1).unflatten(0, (-1, self.group_size))
 
 
 class Judge:
@@ -48,7 +77,7 @@ class Judge:
             model = RewardModel.from_pretrained(checkpoint, stage=stage, revision=revision).to(device)
             model.requires_grad_(False)
             composite = Composite.build(
-                rewards_of_stage(weights, stage),
+                stage_rewards(weights, stage),
                 toolbox.giving(reward_model=model),
                 parts=reward.networks,
                 images_per_call=16,  # small batches stay in cache: twice as fast on a CPU as 48 at once
@@ -68,117 +97,87 @@ class Judge:
             composite.require_gradient(gt.to(device), lq.to(device))
 
     @torch.no_grad()
-    def judge(self, rollout: Rollout, state: CurriculumState, gather) -> tuple[Judgement, CurriculumState]:
-        """Returns the judgement of a rollout and the curriculum's next state.
-
-        `gather` collects [B, …] over processes: the curriculum must see what every process sees.
-        """
-        stages = list(stage_weights(state, self.curriculum))
-        # Before every trained step, and last the final picture: reward-to-go is unbiased only towards that one.
-        pictures = (*rollout.sr_by_step[:-1], rollout.sr)
-        values = {stage: [self._values(stage, sr, rollout) for sr in pictures] for stage in stages}
-        totals = {stage: _by_group([v.total for v in per_step], rollout) for stage, per_step in values.items()}
-        final = {stage: gather(total[..., -1]) for stage, total in totals.items()}
-        blended: Blended = blend(state, self.curriculum, final)
-        total_by_step = _blend_like(state, self.curriculum, blended, totals)
-        if len(self.curriculum.stages) > 1 and self.order == "sum_first":
-            # Stages differ in scale: the curriculum puts their sums on one, and blends those.
-            rewards, weights = {"curriculum": total_by_step}, {"curriculum": 1.0}
-        else:
-            rewards, weights = self._parts(values, state, rollout)
-        return (
-            Judgement(
-                rewards={name: by_step[..., -1] for name, by_step in rewards.items()},
-                weights=weights,
-                total=total_by_step[..., -1],
-                maps={
-                    name: m for name in self.map_weights if (m := self._map(name, values, state, rollout)) is not None
-                },
-                map_weights=self.map_weights,
-                rewards_by_step=rewards if rollout.sr_by_step else {},
-            ),
-            blended.state,
+    def judge(self, subjects: Subjects, state: CurriculumState) -> Judgement:
+        """Returns what every stage in the curriculum's blend says of the pictures, as one record."""
+        shares = stage_weights(state, self.curriculum)
+        values: dict[int, list[RewardValues]] = {stage: [] for stage in shares}
+        for sr in subjects.pictures:
+            said: RewardValues | None = None
+            for stage in shares:  # what does not depend on the stage is computed by the first
+                said = self.composites[stage](sr, subjects.gt, subjects.lq, sample_ids=subjects.sample_ids, known=said)
+                values[stage].append(said)
+        totals = {stage: subjects.by_group([v.total for v in said]) for stage, said in values.items()}
+        rewards, weights, order = self._parts(values, totals, shares, subjects)
+        first = next(iter(shares))
+        return Judgement(
+            rewards=rewards,
+            weights=weights,
+            order=order,
+            maps=self._maps(values, shares, subjects),
+            map_weights=self.map_weights,
+            map_order=self.order,
+            total=sum(share * totals[stage] for stage, share in shares.items())[..., -1],
+            stage_total=totals[first][..., -1],
         )
 
     def _parts(
-        self, values: dict[int, list[RewardValues]], state: CurriculumState, rollout: Rollout
-    ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-        """Returns ({name: [B, G, K]}, their weights): every part of every stage in the blend on its own.
+        self,
+        values: Mapping[int, list[RewardValues]],
+        totals: Mapping[int, torch.Tensor],
+        shares: Mapping[int, float],
+        subjects: Subjects,
+    ) -> tuple[dict[str, torch.Tensor], dict[str, float], Order]:
+        """Returns ({name: [B, G, K]}, their weights, how they are to be added).
 
-        Each is brought to unit spread before it is weighed, so neither a part nor an incoming stage changes the scale.
+        Every part of every stage in the blend stands on its own, but for a ramp under `sum_first`: two stages differ in
+        scale, so each one's sum of raw rewards is normalised before it is blended.
         """
+        if self.order == "sum_first" and len(shares) > 1:
+            named = {f"stage {stage}": total for stage, total in totals.items()}
+            return named, dict(zip(named, shares.values(), strict=True)), "normalise_first"
         rewards, weights = {}, {}
-        for stage, share in stage_weights(state, self.curriculum).items():
+        for stage, share in shares.items():
             own = self.composites[stage].weights
             for name, weight in own.items():
                 label = name if len(self.curriculum.stages) == 1 else f"{name}@{stage}"
-                rewards[label] = _by_group([v.values[name] for v in values[stage]], rollout)
+                rewards[label] = subjects.by_group([v.values[name] for v in values[stage]])
                 weights[label] = share * weight / sum(own.values())
-        return rewards, weights
+        return rewards, weights, self.order
 
-    def _values(self, stage: int, sr: torch.Tensor, rollout: Rollout) -> RewardValues:
-        names = [f"picture {i}, member {g}" for i in rollout.group_ids for g in range(rollout.group_size)]
-        gt, lq = rollout.each_sample(rollout.gt), rollout.each_sample(rollout.lq)
-        return self.composites[stage](sr, gt, lq, sample_ids=names)
-
-    def _map(
-        self, name: str, values: dict[int, list[RewardValues]], state: CurriculumState, rollout: Rollout
-    ) -> torch.Tensor | None:
-        """Returns one map under the curriculum, [B, G, h, w] or [B, G, J + 1, h, w]; None while no stage has it."""
-        count = len(next(iter(values.values())))
-        per_step = []
-        for k in range(count):
-            by_stage = {
-                stage: v[k].degradation_maps[name] for stage, v in values.items() if name in v[k].degradation_maps
-            }
-            blended = blend_maps(state, self.curriculum, by_stage)
-            if blended is None:
-                return None
-            per_step.append(latent_maps(blended, rollout))
-        return torch.stack(per_step, dim=2) if rollout.sr_by_step else per_step[0]
+    def _maps(
+        self, values: Mapping[int, list[RewardValues]], shares: Mapping[int, float], subjects: Subjects
+    ) -> dict[str, torch.Tensor]:
+        """Returns {name: [B, G, K, h, w]} of the maps that a stage in the blend has."""
+        maps = {}
+        for name in self.map_weights:
+            given = [stage for stage in shares if name in values[stage][0].degradation_maps]
+            if not given:
+                continue
+            cells = []
+            for k in range(len(subjects.pictures)):
+                blended = blend_maps(shares, {stage: values[stage][k].degradation_maps[name] for stage in given})
+                cells.append(to_latent_grid(blended, subjects.latent_hw))
+            maps[name] = subjects.by_group(cells)
+        return maps
 
 
-class FeedbackReward:
-    """The curriculum's reward of one iteration, differentiable in sr; remembers what every stage said, in order."""
+class DifferentiableReward:
+    """The curriculum's reward of one iteration with its gradient in sr; remembers what each stage said, in order."""
 
     def __init__(self, judge: Judge, state: CurriculumState) -> None:
-        self.judge, self.state = judge, state
-        self.weights = stage_weights(state, judge.curriculum)
-        self.said: dict[int, list[RewardValues]] = defaultdict(list)
+        self.judge = judge
+        self.shares = stage_weights(state, judge.curriculum)
+        self.said: dict[int, list[torch.Tensor]] = defaultdict(list)
 
     def __call__(self, sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, sample_ids: Sequence[str]) -> torch.Tensor:
-        """Returns the reward [N] on the scale the run began with."""
-        totals = {}
-        for stage in self.weights:
-            judged = self.judge.composites[stage](sr, gt, lq, sample_ids=sample_ids)
-            detached = {name: value.detach() for name, value in judged.values.items()}
-            self.said[stage].append(RewardValues(detached, judged.total.detach(), {}))
-            totals[stage] = judged.total
-        old, *incoming = self.weights
-        reward = self.weights[old] * self.state.scale(totals[old])
-        for stage in incoming:
-            reward = reward + self.weights[stage] * self.state.next_scale(totals[stage])
-        return reward
+        """Returns the weighted sum of the raw rewards under the stages' shares, [N]."""
+        total: torch.Tensor | None = None
+        for stage, share in self.shares.items():
+            judged = self.judge.composites[stage](sr, gt, lq, sample_ids=sample_ids).total
+            self.said[stage].append(judged.detach())
+            total = share * judged if total is None else total + share * judged
+        return total
 
-    def totals(self, group_size: int, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[int, torch.Tensor]:
-        """Returns each stage's own totals so far [B, G], over all processes."""
-        said = {stage: torch.cat([v.total for v in values]) for stage, values in self.said.items()}
-        return {stage: gather(total.unflatten(0, (-1, group_size))) for stage, total in said.items()}
-
-
-def _by_group(totals: Sequence[torch.Tensor], rollout: Rollout) -> torch.Tensor:
-    """Returns [B, G, K] from K totals [B·G]."""
-    return torch.stack(list(totals), dim=-1).unflatten(0, (-1, rollout.group_size))
-
-
-def _blend_like(
-    state: CurriculumState, config: CurriculumConfig, blended: Blended, totals: dict[int, torch.Tensor]
-) -> torch.Tensor:
-    """Returns this process's totals [B, G, K] on the scale and in the mix that `blend` gave everybody's."""
-    weights = stage_weights(state, config)
-    stages = list(weights)
-    mixed = weights[stages[0]] * state.scale(totals[stages[0]])
-    if len(stages) == 1:
-        return mixed
-    scale = blended.state.next_scale or blended.state.scale
-    return mixed + weights[stages[1]] * scale(totals[stages[1]])
+    def totals(self, group_size: int) -> dict[int, torch.Tensor]:
+        """Returns each stage's own totals so far [B, G]."""
+        return {stage: torch.cat(said).unflatten(0, (-1, group_size)) for stage, said in self.said.items()}

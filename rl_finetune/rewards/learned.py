@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
+from reward_model.network.model import RewardOutput
 from rl_finetune.rewards.registry import PYIQA, ToolSettings, reward, reward_map, tool
 from shared.app.errors import UserError
 from shared.vision.clip import QUALITY_PROMPTS, ClipSimilarity, clip_iqa, load_clip_similarity
@@ -16,25 +17,15 @@ ANY = (-math.inf, math.inf)
 WORST_SHARE = 0.01
 
 
-class Judgement(Protocol):
-    """What the reward model answers (reward_model.network.model.RewardOutput)."""
-
-    score: torch.Tensor  # [B], higher is better
-
-    def require_map(self) -> torch.Tensor:
-        """Returns [B, 1, H, W] in [0, 1], 1 worst. Raises UserError where the stage has none."""
-        ...
-
-
 class JudgedOnce:
     """A reward model that answers for the same pictures from memory: score and map cost one pass. One per batch."""
 
-    def __init__(self, model: Callable[[torch.Tensor], Judgement]) -> None:
+    def __init__(self, model: Callable[[torch.Tensor], RewardOutput]) -> None:
         self.model = model
         self._images: torch.Tensor | None = None
-        self._answer: Judgement | None = None
+        self._answer: RewardOutput | None = None
 
-    def __call__(self, images: torch.Tensor) -> Judgement:
+    def __call__(self, images: torch.Tensor) -> RewardOutput:
         if self._images is not images:
             self._images, self._answer = images, self.model(images)
         return self._answer
@@ -48,7 +39,7 @@ def worst_share_mean(degradation_map: torch.Tensor, share: float = WORST_SHARE) 
 
 @reward("fgr_score", value_range=ANY, needs=("reward_model",))
 def fgr_score(
-    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[[torch.Tensor], Judgement]
+    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[[torch.Tensor], RewardOutput]
 ) -> torch.Tensor:
     """Returns the reward model's score, [B]; on its own scale. S̄_global of CCL (arXiv 2512.22647)."""
     return reward_model(sr).score
@@ -56,7 +47,7 @@ def fgr_score(
 
 @reward("fgr_map", value_range=(0.0, 1.0), needs=("reward_model",))
 def fgr_map(
-    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[[torch.Tensor], Judgement]
+    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[[torch.Tensor], RewardOutput]
 ) -> torch.Tensor:
     """Returns 1 − the mean of the worst 1 % of the reward model's map, [B]. 1 − max̂(M) of CCL (arXiv 2512.22647)."""
     return 1.0 - worst_share_mean(reward_model(sr).require_map())
@@ -64,7 +55,7 @@ def fgr_map(
 
 @reward_map("fgr_map", needs=("reward_model",))
 def fgr_degradation_map(
-    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[[torch.Tensor], Judgement]
+    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[[torch.Tensor], RewardOutput]
 ) -> torch.Tensor:
     """Returns the reward model's degradation map, [B, 1, H, W]."""
     return reward_model(sr).require_map()

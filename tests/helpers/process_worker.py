@@ -13,11 +13,13 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
-from rl_finetune.loop.config import AdvantageConfig, LossConfig, TrainRlConfig
-from rl_finetune.loop.iteration import step
+from rl_finetune.credit.config import AdvantageConfig
+from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.loop.iteration import iterate
 from rl_finetune.loop.session import Session
 from rl_finetune.loop.trainable import LoraConfig
-from rl_finetune.methods.reward_gradient_loss import FeedbackConfig
+from rl_finetune.methods.policy_loss import LossConfig
+from rl_finetune.methods.reward_gradient_loss import RewardGradientConfig
 from shared.app.config import load_config
 from shared.app.errors import leave_together
 from shared.runs.folder import RunFolder
@@ -28,7 +30,11 @@ KINDS = {
     "spacetime": {"advantage": AdvantageConfig(credit="spacetime")},
     "lora": {"trainable": "lora", "lora": LoraConfig(rank=2), "loss": LossConfig(reference_kl=0.5)},
     "refl": {"method": "refl"},
-    "draft": {"method": "draft", "trainable": "lora", "feedback": FeedbackConfig(last_steps=3, recompute=True)},
+    "draft": {
+        "method": "draft",
+        "trainable": "lora",
+        "reward_gradient": RewardGradientConfig(last_steps=3, recompute=True),
+    },
 }
 
 
@@ -39,8 +45,8 @@ def gradients(config: TrainRlConfig, folder: Path) -> dict[str, torch.Tensor]:
         out = folder / name
         config_of_kind = dataclasses.replace(config, updates_per_rollout=1, gradient_clip=1e9, out=str(out), **changes)
         session = Session.open(config_of_kind, RunFolder(out), Accelerator(cpu=True))
-        step(session, 0)
-        step(session, 1)
+        iterate(session, 0)
+        iterate(session, 1)
         found[name] = flat_gradient(session)
     return found
 

@@ -11,8 +11,14 @@ from accelerate.state import AcceleratorState
 
 from data.degradation.pairs import PairConfig
 from data.sources.open_source import SourceConfig
-from rl_finetune.loop.config import RewardConfig, RewardPart, TrainRlConfig
+from rl_finetune.credit.assign import Credit, assign_credit
+from rl_finetune.credit.config import AdvantageConfig
+from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.loop.iteration import subjects_of
 from rl_finetune.loop.session import Session
+from rl_finetune.methods.trajectory import Rollout
+from rl_finetune.rewards.config import RewardConfig, RewardPart
+from rl_finetune.rewards.judge import Judgement
 from shared.diffusion.sampler import SamplerSpec
 from shared.runs.folder import RunFolder
 from tests.helpers.tiny import save_pictures, save_tiny_policy, save_tiny_reward_model
@@ -51,6 +57,16 @@ def open_session(config: TrainRlConfig, out: Path, *, mixed_precision: str = "no
     AcceleratorState._reset_state(reset_partial_state=True)
     config = dataclasses.replace(config, out=str(out), mixed_precision=mixed_precision)
     return Session.open(config, RunFolder.open(out, config), Accelerator(cpu=True, mixed_precision=mixed_precision))
+
+
+def judge(session: Session, drawn: Rollout) -> Judgement:
+    """Returns what the session's rewards say of a rollout."""
+    return session.judge.judge(subjects_of(drawn), session.curriculum)
+
+
+def credit(session: Session, drawn: Rollout, judgement: Judgement, advantage: AdvantageConfig) -> Credit:
+    """Returns the credit of a rollout in one process."""
+    return assign_credit(judgement, drawn.step_stds, advantage, gather=lambda values: values, process=0)
 
 
 def flat(session: Session) -> torch.Tensor:

@@ -11,23 +11,19 @@ from safetensors.torch import load_file
 
 from reward_model.network.model import RewardOutput
 from rl_finetune import train as rl
-from rl_finetune.evidence.held_out import evaluate_run
-from rl_finetune.loop.config import (
-    AdvantageConfig,
-    LikelihoodConfig,
-    LossConfig,
-    RewardConfig,
-    RewardPart,
-    TrainRlConfig,
-)
+from rl_finetune.credit.config import AdvantageConfig
+from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.loop.iteration import draw, local_positions
+from rl_finetune.methods.likelihood import LikelihoodConfig
 from rl_finetune.methods.policy_gradient import UpdatePlan, update
+from rl_finetune.methods.policy_loss import LossConfig
 from rl_finetune.rewards.composite import LRPO_FACE
+from rl_finetune.rewards.config import RewardConfig, RewardPart
 from rl_finetune.rewards.curriculum import CurriculumConfig
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
 from shared.diffusion.transition import transition
-from tests.helpers.tiny_rl import flat, open_session, tiny_rl_config
+from tests.helpers.tiny_rl import flat, judge, open_session, tiny_rl_config
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +34,7 @@ def tiny_run(tmp_path_factory) -> TrainRlConfig:
 def test_an_iteration_moves_the_policy_and_states_its_steps(tiny_run, tmp_path):
     session = open_session(tiny_run, tmp_path)
     before = flat(session).clone()
-    figures = rl.step(session, 0)
+    figures = rl.iterate(session, 0)
     assert not torch.equal(before, flat(session))
     # AdamW's own counter: two optimizer steps for one rollout, as the config states.
     states = session.learner.optimizer.state_dict()["state"].values()
@@ -52,7 +48,7 @@ def test_rollout_keeps_only_the_trained_steps(tiny_run, tmp_path):
     drawn = draw(session, 0)
     assert [step.j for step in drawn.steps] == [1, 2]
     assert drawn.sr.shape == (12, 3, 32, 32)
-    assert drawn.sr_by_step == ()
+    assert drawn.predictions == ()
     # One lq per group, every member another restoration of it.
     assert drawn.lq.shape[0] == 4
     assert (drawn.sr[0] - drawn.sr[1]).abs().max() > 0
@@ -86,7 +82,7 @@ def test_every_credit_and_loss_trains(tiny_run, tmp_path, credit, kind):
     config = dataclasses.replace(tiny_run, advantage=advantage, loss=LossConfig(kind=kind), likelihood=none)
     session = open_session(config, tmp_path)
     before = flat(session).clone()
-    rl.step(session, 0)
+    rl.iterate(session, 0)
     assert torch.isfinite(flat(session)).all()
     assert not torch.equal(before, flat(session))
 
@@ -98,7 +94,7 @@ def test_spatial_weight_zero_is_the_scalar_algorithm_bit_for_bit(tiny_run, tmp_p
         ("spatial", AdvantageConfig(credit="spatial", spatial_weight=0.0)),
     ):
         session = open_session(dataclasses.replace(tiny_run, advantage=advantage), tmp_path / name)
-        rl.step(session, 0)
+        rl.iterate(session, 0)
         runs.append(flat(session))
     assert torch.equal(*runs)
 
@@ -111,7 +107,7 @@ def test_credit_in_time_runs_from_before_the_first_trained_step_to_the_final_pic
     )
     session = open_session(config, tmp_path)
     drawn = draw(session, 0)
-    assert len(drawn.sr_by_step) == len(drawn.steps) + 1 == 3
+    assert len(drawn.predictions) == len(drawn.steps) == 2
     # Before step 1 of the plan: what the network predicts from the x_t recorded there.
     first = drawn.steps[0]
     lq = drawn.each_sample(drawn.lq)
@@ -119,12 +115,12 @@ def test_credit_in_time_runs_from_before_the_first_trained_step_to_the_final_pic
     with torch.no_grad():
         output = policy.predict(first.x_t, torch.full((12,), first.times.t), policy.condition(lq))
     x0 = transition(policy.schedule, output, first.x_t, first.times).x0_pred
-    torch.testing.assert_close(drawn.sr_by_step[0], policy.decode(x0, lq).clamp(0, 1), atol=1e-5, rtol=1e-5)
-    judgement, _ = session.judge.judge(drawn, session.curriculum, lambda x: x)
+    torch.testing.assert_close(drawn.predictions[0], policy.decode(x0, lq).clamp(0, 1), atol=1e-5, rtol=1e-5)
+    judgement = judge(session, drawn)
     final = session.judge.final(drawn.sr, drawn.each_sample(drawn.gt), lq)
-    before = session.judge.final(drawn.sr_by_step[0], drawn.each_sample(drawn.gt), lq)
+    before = session.judge.final(drawn.predictions[0], drawn.each_sample(drawn.gt), lq)
     for name in ("fgr_score", "fgr_map"):
-        by_step = judgement.rewards_by_step[name]
+        by_step = judgement.rewards[name]
         assert by_step.shape == (4, 3, 3)
         torch.testing.assert_close(by_step[..., -1].flatten(), final.values[name])
         torch.testing.assert_close(by_step[..., 0].flatten(), before.values[name])
@@ -160,7 +156,7 @@ def test_all_equal_rewards_leave_the_policy_where_it_is(tiny_run, tmp_path):
     for composite in session.judge.composites.values():
         object.__setattr__(composite, "toolbox", composite.toolbox.giving(reward_model=ConstantRewardModel()))
     before = flat(session).clone()
-    figures = rl.step(session, 0)
+    figures = rl.iterate(session, 0)
     assert figures["zero_variance_groups"] == 4
     assert torch.equal(before, flat(session))
 
@@ -170,7 +166,7 @@ def test_a_nan_restoration_stops_with_the_sample_named(tiny_run, tmp_path):
     drawn = draw(session, 0)
     drawn.sr[5, 0, 3, 3] = float("nan")  # of three members a group
     with pytest.raises(UserError, match=rf"the restoration itself.*picture {drawn.group_ids[1]}, member 2"):
-        session.judge.judge(drawn, session.curriculum, lambda x: x)
+        judge(session, drawn)
 
 
 def test_curriculum_hands_over_within_a_run(tiny_run, tmp_path):
@@ -178,8 +174,8 @@ def test_curriculum_hands_over_within_a_run(tiny_run, tmp_path):
         stages=(0, 2, 3), budget_iterations=1, min_iterations=1, plateau_window=4, ramp_iterations=1
     )
     session = open_session(dataclasses.replace(tiny_run, curriculum=curriculum), tmp_path)
-    stages = [rl.step(session, i)["curriculum_stage"] for i in range(5)]
-    assert stages == [0, 2, 2, 3, 3]
+    stages = [rl.iterate(session, i)["curriculum_stage"] for i in range(5)]
+    assert stages == [0, 0, 2, 2, 3]  # an iteration of stage 0, one of the ramp, and so on
 
 
 def test_resuming_ends_in_the_same_weights_as_never_stopping(tiny_run, tmp_path, monkeypatch):
@@ -189,15 +185,15 @@ def test_resuming_ends_in_the_same_weights_as_never_stopping(tiny_run, tmp_path,
     whole = open_session(config, tmp_path / "whole")
     rl.train(whole)
     first = open_session(config, tmp_path / "halved")
-    iterate, calls = rl.step, []
+    whole_iteration, calls = rl.iterate, []
 
     def dying_step(session, iteration):
         calls.append(iteration)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return iterate(session, iteration)
+        return whole_iteration(session, iteration)
 
-    monkeypatch.setattr(rl, "step", dying_step)
+    monkeypatch.setattr(rl, "iterate", dying_step)
     with pytest.raises(KeyboardInterrupt):
         rl.train(first)
     resumed = open_session(config, tmp_path / "halved")
@@ -211,7 +207,7 @@ def test_resuming_ends_in_the_same_weights_as_never_stopping(tiny_run, tmp_path,
 
 def test_bf16_keeps_latents_in_float32_and_the_ratio_at_one(tiny_run, tmp_path):
     session = open_session(tiny_run, tmp_path, mixed_precision="bf16")
-    figures = rl.step(session, 0)  # asserts the ratio
+    figures = rl.iterate(session, 0)  # asserts the ratio
     assert torch.isfinite(torch.tensor(figures["reward"]))
     assert all(step.x_t.dtype == torch.float32 for step in draw(session, 1).steps)
 
@@ -219,7 +215,7 @@ def test_bf16_keeps_latents_in_float32_and_the_ratio_at_one(tiny_run, tmp_path):
 def test_held_out_pictures_need_not_fit_the_latent_grid(tiny_run, tmp_path):
     config = dataclasses.replace(tiny_run, eval_crop_px=36)  # the policy works on blocks of 8
     session = open_session(config, tmp_path)
-    summary = evaluate_run(config, session.run, session.tuned(), session.judge, session.panel, seconds=0.0)
+    summary = rl.compare_with_base(session)
     assert summary["pictures"] == 4
     assert all(row["change"]["mean"] == 0.0 for row in summary["rows"])
 
@@ -241,11 +237,11 @@ def test_the_rate_warms_up_and_falls(tiny_run, tmp_path, monkeypatch):
     config = dataclasses.replace(tiny_run, warmup_iterations=2, decay_share=0.5)
     session, rates = open_session(config, tmp_path), []
 
-    def step(session, iteration):
+    def iterate(session, iteration):
         rates.append(session.learner.optimizer.param_groups[0]["lr"])
         return {"reward": 0.0}
 
-    monkeypatch.setattr(rl, "step", step)
+    monkeypatch.setattr(rl, "iterate", iterate)
     rl.train(session)
     assert rates == pytest.approx([0.5e-3, 1e-3, 1e-3, 0.5e-3])
 
@@ -268,4 +264,4 @@ def test_a_curriculum_from_stage_0_leaves_a_substitutes_map_out(tiny_run, tmp_pa
     assert set(session.judge.composites[0].weights) == {"gradient_similarity", "fgr_score", "dwt"}
     assert set(session.judge.composites[1].weights) == {"fgr_map", "gradient_similarity", "fgr_score", "dwt"}
     assert session.judge.composites[0].replacements["face_preference"] == "fgr_map"
-    assert math.isfinite(rl.step(session, 0)["reward"])
+    assert math.isfinite(rl.iterate(session, 0)["reward"])

@@ -9,16 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rl_finetune.credit.cells import (
-    CELL_CLIP,
-    credited_gains,
-    smooth_cells,
-    spacetime_advantages,
-    spatial_advantages,
-    temporal_advantages,
-    to_latent_grid,
-)
+from rl_finetune.credit.cells import CELL_CLIP, smooth_cells, spacetime_advantages, spatial_advantages
 from rl_finetune.credit.pictures import group_advantages
+from rl_finetune.credit.steps import credited_gains, temporal_advantages
+from rl_finetune.rewards.latent_grid import to_latent_grid
 from shared.app.errors import UserError
 
 
@@ -50,38 +44,38 @@ def test_smoothing_by_hand():
 
 
 def test_spatial_advantages_by_hand():
-    maps = torch.zeros(1, 2, 1, 2, 2)
-    maps[0, 0, 0] = torch.tensor([[0.4, 0.0], [0.0, 0.0]])
-    maps[0, 1, 0] = torch.tensor([[0.0, 0.0], [0.0, 0.2]])
+    maps = torch.zeros(1, 2, 2, 2)
+    maps[0, 0] = torch.tensor([[0.4, 0.0], [0.0, 0.0]])
+    maps[0, 1] = torch.tensor([[0.0, 0.0], [0.0, 0.2]])
     # −map less the group's mean: ∓.2 where the first is broken, ±.1 where the second is. Mean square over both members
     # and four cells: (2·.04 + 2·.01) / 8 = .0125.
-    values = spatial_advantages(maps, (2, 2), radius=0, std="pooled").values
+    values = spatial_advantages(maps, radius=0, std="pooled").values
     scale = math.sqrt(0.0125)
     expected = torch.tensor([[[-0.2, 0.0], [0.0, 0.1]], [[0.2, 0.0], [0.0, -0.1]]]) / scale
     torch.testing.assert_close(values[0], expected, atol=1e-6, rtol=0)
     # Per cell, both defects count the same: ±1.
-    per_cell = spatial_advantages(maps, (2, 2), radius=0, std="cell").values
+    per_cell = spatial_advantages(maps, radius=0, std="cell").values
     torch.testing.assert_close(per_cell[0, 0], torch.tensor([[-1.0, 0.0], [0.0, 1.0]]), atol=1e-6, rtol=0)
 
 
 def test_one_cell_that_covers_the_picture_is_the_scalar_algorithm():
     torch.manual_seed(0)
     maps = torch.rand(3, 5, 1, 8, 8)
-    values = spatial_advantages(maps, (1, 1), radius=0, std="pooled").values[..., 0, 0]
+    values = spatial_advantages(to_latent_grid(maps, (1, 1)), radius=0, std="pooled").values[..., 0, 0]
     torch.testing.assert_close(values, group_advantages(-maps.mean((2, 3, 4)), std="pooled").values, atol=1e-4, rtol=0)
 
 
 def test_equal_maps_give_zero_and_are_dropped():
     maps = torch.rand(1, 1, 1, 8, 8).expand(2, 4, 1, 8, 8).clone()
     maps[1] += torch.rand(4, 1, 1, 1) * 0.1
-    result = spatial_advantages(maps, (4, 4))
+    result = spatial_advantages(to_latent_grid(maps, (4, 4)))
     assert result.values[0].abs().max().item() == 0.0
     assert result.kept.tolist() == [False, True]
     maps[1, 2, 0, 3, 3] = math.nan
     with pytest.raises(UserError, match="degradation map is nan for sample 1, member 2"):
-        spatial_advantages(maps, (4, 4))
+        spatial_advantages(to_latent_grid(maps, (4, 4)))
     with pytest.raises(UserError, match="at least 2"):
-        spatial_advantages(torch.rand(2, 1, 1, 4, 4), (4, 4))
+        spatial_advantages(torch.rand(2, 1, 4, 4))
 
 
 def test_gains_by_hand():
@@ -107,13 +101,11 @@ def test_temporal_advantages_by_hand():
 
 def test_one_step_of_spacetime_from_a_common_start_is_spatial():
     torch.manual_seed(0)
-    final = torch.rand(2, 4, 1, 8, 8)
-    start = torch.rand(2, 1, 1, 8, 8).expand(2, 4, 1, 8, 8)
-    both = spacetime_advantages(torch.stack([start, final], dim=2), (4, 4), radius=1)
+    final = torch.rand(2, 4, 4, 4)
+    start = torch.rand(2, 1, 4, 4).expand(2, 4, 4, 4)
+    both = spacetime_advantages(torch.stack([start, final], dim=2), radius=1)
     assert both.values.shape == (2, 4, 1, 4, 4)
-    torch.testing.assert_close(
-        both.values[:, :, 0], spatial_advantages(final, (4, 4), radius=1).values, atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(both.values[:, :, 0], spatial_advantages(final, radius=1).values, atol=1e-5, rtol=0)
 
 
 @dataclass(frozen=True)
@@ -211,7 +203,7 @@ def _alignment(toy: SpatialToy, std: str, *, clip: float = CELL_CLIP) -> float:
         if std == "scalar":
             credit = group_advantages(-maps.mean((2, 3)), clip=clip).values[..., None, None]
         else:
-            credit = spatial_advantages(maps[:, :, None], (toy.cells, toy.cells), std=std, clip=clip).values
+            credit = spatial_advantages(maps, std=std, clip=clip).values
         step = torch.einsum("bgij,pij->p", credit * z, toy.features)
         cosines.append(float(step @ truth / (step.norm() * truth.norm())))
     return sum(cosines) / len(cosines)

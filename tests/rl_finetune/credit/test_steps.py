@@ -8,12 +8,14 @@ import math
 import pytest
 import torch
 
-from rl_finetune.credit.assign import assign_credit
-from rl_finetune.credit.cells import combined_temporal_advantages, temporal_advantages
+from rl_finetune.credit.config import AdvantageConfig
 from rl_finetune.credit.pictures import combined_advantages
-from rl_finetune.loop.config import AdvantageConfig, RewardConfig, RewardPart, TrainRlConfig
-from rl_finetune.loop.iteration import draw, step
-from tests.helpers.tiny_rl import open_session, tiny_rl_config
+from rl_finetune.credit.steps import combined_temporal_advantages, temporal_advantages
+from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.loop.iteration import draw, iterate
+from rl_finetune.rewards.config import RewardConfig, RewardPart
+from tests.helpers.tiny_rl import credit as credit_in
+from tests.helpers.tiny_rl import judge, open_session, tiny_rl_config
 
 # One group of two, one trained step: before it, and the final picture. Gains 4 and 2 for a, 10 and 30 for b.
 A = torch.tensor([[[1.0, 5.0], [1.0, 3.0]]])
@@ -90,15 +92,15 @@ def test_credit_in_time_obeys_the_order_and_the_deviation(tiny_run, tmp_path, cr
     advantage = AdvantageConfig(credit=credit, spatial_weight=0.0, noise_level_weights=False)
     session = open_session(dataclasses.replace(tiny_run, advantage=advantage), tmp_path)
     drawn = draw(session, 0)
-    judgement, _ = session.judge.judge(drawn, session.curriculum, lambda x: x)
+    judgement = judge(session, drawn)
 
     def credit_of(order: str, std: str) -> torch.Tensor:
-        config = dataclasses.replace(advantage, std=std)
-        return assign_credit(judgement, drawn, session.learner.accelerator, advantage=config, order=order).advantages
+        ordered = dataclasses.replace(judgement, order=order)
+        return credit_in(session, drawn, ordered, dataclasses.replace(advantage, std=std)).advantages
 
     for order in ("sum_first", "normalise_first"):
         for std in ("group", "batch", "pooled"):
-            expected = combined_temporal_advantages(judgement.rewards_by_step, judgement.weights, order=order, std=std)
+            expected = combined_temporal_advantages(judgement.rewards, judgement.weights, order=order, std=std)
             assert torch.equal(credit_of(order, std)[..., 0, 0], expected.values)
     # The decibels' say is another in the two orders.
     assert (credit_of("sum_first", "pooled") - credit_of("normalise_first", "pooled")).abs().max() > 0.1
@@ -109,6 +111,6 @@ def test_spacetime_without_maps_is_temporal(tiny_run, tmp_path):
     for credit in ("temporal", "spacetime"):
         advantage = AdvantageConfig(credit=credit, spatial_weight=0.0)
         session = open_session(dataclasses.replace(tiny_run, advantage=advantage), tmp_path / credit)
-        step(session, 0)
+        iterate(session, 0)
         values.append(torch.cat([p.detach().flatten() for p in session.learner.policy.parameters()]))
     assert torch.equal(*values)

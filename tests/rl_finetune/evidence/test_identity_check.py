@@ -11,8 +11,9 @@ import torch.nn.functional as F
 
 from rl_finetune import report
 from rl_finetune import train as rl
-from rl_finetune.evidence.held_out import IDENTITY, evaluate_run
-from rl_finetune.loop.config import RewardConfig, RewardPart, TrainRlConfig
+from rl_finetune.evidence.held_out import IDENTITY
+from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.rewards.config import RewardConfig, RewardPart
 from rl_finetune.rewards.face_network import MobileFaceNet
 from rl_finetune.rewards.faces import crop_face
 from shared.app.errors import UserError
@@ -43,7 +44,7 @@ def test_it_is_measured_before_and_after_and_read_by_the_gauge(tiny_run, tmp_pat
     assert IDENTITY in session.gauge.panel
     rl.train(session)
     assert len(session.gauge.baseline[IDENTITY]) == 2
-    summary = evaluate_run(config, session.run, session.tuned(), session.judge, session.panel, seconds=1.0)
+    summary = rl.compare_with_base(session)
     (row,) = [row for row in summary["rows"] if row["name"] == IDENTITY]
     assert row["higher_is_better"]
     assert IDENTITY not in summary["absent"]
@@ -60,7 +61,7 @@ def test_without_a_recogniser_the_run_and_its_report_say_so(tiny_run, tmp_path, 
     session = open_session(config, tmp_path / "rl_face")
     rl.train(session)
     assert "identity_check is not measured: identity_weights names no face recogniser" in capsys.readouterr().out
-    summary = evaluate_run(config, session.run, session.tuned(), session.judge, session.panel, seconds=1.0)
+    summary = rl.compare_with_base(session)
     assert IDENTITY not in {row["name"] for row in summary["rows"]}
     (tmp_path / "rl_face" / "summary.json").write_text(json.dumps(summary))
     html = report.page(tmp_path, report.finished_stages(tmp_path, dataset=None))

@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 
 from rl_finetune import train as rl
 from rl_finetune.evidence.gauge import GaugeReading
-from rl_finetune.loop.config import LossConfig, TrainRlConfig
-from rl_finetune.loop.iteration import step
+from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.loop.iteration import iterate
 from rl_finetune.loop.trainable import LoraConfig, as_base, make_trainable, trained_parameters, whole_policy
 from rl_finetune.loop.weight_average import WeightAverage
+from rl_finetune.methods.policy_loss import LossConfig
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.load import load_policy, load_restorer, save_policy
@@ -164,11 +165,11 @@ def lora_run(tmp_path_factory) -> TrainRlConfig:
 def test_rl_moves_the_adapters_and_nothing_else(lora_run, tmp_path, mixed_precision):
     session = open_session(lora_run, tmp_path, mixed_precision=mixed_precision)
     before = {name: p.detach().clone() for name, p in session.learner.policy.named_parameters()}
-    step(session, 0)  # asserts that the first ratio is 1
+    iterate(session, 0)  # asserts that the first ratio is 1
     after = dict(session.learner.policy.named_parameters())
     moved = {name for name in after if not torch.equal(after[name], before[name])}
     assert moved == set(trained_parameters(session.learner.policy)) == set(session.average.values)
-    figures = step(session, 1)
+    figures = iterate(session, 1)
     assert torch.isfinite(torch.tensor(figures["loss"]))
 
 
@@ -208,10 +209,10 @@ def test_a_resumed_lora_run_ends_in_the_same_weights(lora_run, tmp_path, monkeyp
     def dying_step(session, iteration):
         if iteration == 3:
             raise KeyboardInterrupt
-        return step(session, iteration)
+        return iterate(session, iteration)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rl, "step", dying_step)
+        patch.setattr(rl, "iterate", dying_step)
         with pytest.raises(KeyboardInterrupt):
             rl.train(open_session(lora_run, tmp_path / "halved"))
     rl.train(open_session(lora_run, tmp_path / "halved"))
@@ -223,7 +224,7 @@ def test_a_resumed_lora_run_ends_in_the_same_weights(lora_run, tmp_path, monkeyp
 def test_the_reference_stays_the_base_policy(lora_run, tmp_path, trainable):
     config = dataclasses.replace(lora_run, trainable=trainable, loss=LossConfig(reference_kl=10.0))
     session = open_session(config, tmp_path / "with")
-    step(session, 0)
+    iterate(session, 0)
     base, _ = load_policy(lora_run.base)
     condition = base.condition(LQ)
     with torch.no_grad():
@@ -233,9 +234,9 @@ def test_the_reference_stays_the_base_policy(lora_run, tmp_path, trainable):
     # It pulls: the penalised policy stays nearer to where both began.
     free = open_session(dataclasses.replace(config, loss=LossConfig()), tmp_path / "without")
     assert free.learner.reference is None
-    step(free, 0)
+    iterate(free, 0)
     start = flat(open_session(config, tmp_path / "start"))
     for i in range(1, 4):
-        step(session, i)
-        step(free, i)
+        iterate(session, i)
+        iterate(free, i)
     assert (flat(session) - start).norm() < (flat(free) - start).norm()

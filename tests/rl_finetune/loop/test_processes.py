@@ -10,7 +10,8 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from rl_finetune.loop.config import RewardConfig, RewardPart, TrainRlConfig
+from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.rewards.config import RewardConfig, RewardPart
 from shared.app.config import to_yaml
 from tests.helpers.process_worker import KINDS, gradients
 from tests.helpers.tiny_rl import tiny_rl_config

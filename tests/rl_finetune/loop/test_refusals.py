@@ -7,8 +7,11 @@ import dataclasses
 import pytest
 
 from data.degradation.pairs import PairConfig
+from rl_finetune.credit.config import AdvantageConfig
 from rl_finetune.evidence.gauge import GaugeConfig
-from rl_finetune.loop.config import AdvantageConfig, LikelihoodConfig, LossConfig, TrainRlConfig
+from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.methods.likelihood import LikelihoodConfig
+from rl_finetune.methods.policy_loss import LossConfig
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
 from tests.helpers.tiny_rl import open_session, tiny_rl_config

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from rl_finetune import train as rl
-from rl_finetune.loop.config import LikelihoodConfig, TrainRlConfig
+from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.methods.likelihood import LikelihoodConfig
 from shared.diffusion.sampler import SamplerSpec
 from shared.diffusion.schedule import ScheduleConfig
 from shared.restorers.load import save_policy
@@ -43,6 +44,6 @@ def test_every_schedule_and_prediction_trains(tiny_run, tmp_path, schedule, form
     run = dataclasses.replace(tiny_run, base=str(tmp_path / "base"), likelihood=LikelihoodConfig(form=form, weight=0.1))
     session = open_session(run, tmp_path / "out")
     before = flat(session).clone()
-    figures = rl.step(session, 0)  # asserts that the first ratio is 1
+    figures = rl.iterate(session, 0)  # asserts that the first ratio is 1
     assert all(math.isfinite(value) for value in figures.values())
     assert not torch.equal(before, flat(session))

@@ -7,22 +7,19 @@ import dataclasses
 import pytest
 import torch
 
-from rl_finetune.credit.assign import assign_credit
-from rl_finetune.loop.config import (
-    AdvantageConfig,
-    LikelihoodConfig,
-    LossConfig,
-    RewardConfig,
-    RewardPart,
-    TrainRlConfig,
-)
-from rl_finetune.loop.iteration import draw, step
+from rl_finetune.credit.config import AdvantageConfig
+from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.loop.iteration import draw, iterate
 from rl_finetune.loop.session import Session
+from rl_finetune.methods.likelihood import LikelihoodConfig
 from rl_finetune.methods.policy_gradient import UpdatePlan, supervised_share, update
+from rl_finetune.methods.policy_loss import LossConfig
 from rl_finetune.methods.trajectory import Rollout
+from rl_finetune.rewards.config import RewardConfig, RewardPart
 from shared.app.errors import UserError
 from shared.vision.metrics import psnr
-from tests.helpers.tiny_rl import flat_gradient, open_session, tiny_rl_config
+from tests.helpers.tiny_rl import credit as credit_in
+from tests.helpers.tiny_rl import flat_gradient, judge, open_session, tiny_rl_config
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +133,7 @@ def test_impossible_likelihoods_are_refused(values, message):
 
 def test_an_optimizer_that_accumulates_in_secret_is_noticed(tiny_run, tmp_path, monkeypatch):
     session = open_session(tiny_run, tmp_path)
-    step(session, 0)
+    iterate(session, 0)
     optimizer = session.learner.optimizer
     make, asked = optimizer.step, []
 
@@ -146,15 +143,15 @@ def test_an_optimizer_that_accumulates_in_secret_is_noticed(tiny_run, tmp_path, 
 
     monkeypatch.setattr(optimizer, "step", every_other)
     with pytest.raises(RuntimeError, match="1 optimizer step was to be made, but the optimizer counts 0"):
-        step(session, 1)
+        iterate(session, 1)
 
 
 def test_hard_samples_alone_are_trained(tiny_run, tmp_path):
     session = open_session(tiny_run, tmp_path)
     drawn = draw(session, 0)
-    judgement, _ = session.judge.judge(drawn, session.curriculum, lambda x: x)
+    judgement = judge(session, drawn)
     advantage = AdvantageConfig(hard_fraction=0.5)
-    credit = assign_credit(judgement, drawn, session.learner.accelerator, advantage=advantage, order="normalise_first")
+    credit = credit_in(session, drawn, judgement, advantage)
     worst = judgement.total.mean(1).argsort()[:2].sort().values.tolist()
     # The two worst of four groups, at twice the weight: the loss keeps its size.
     assert credit.weights.tolist() == [2.0 if i in worst else 0.0 for i in range(4)]
@@ -184,5 +181,5 @@ def test_a_reward_that_breaks_on_one_member_stops_with_its_name_and_the_sample(t
 
     object.__setattr__(composite, "toolbox", composite.toolbox.giving(reward_model=broken))
     with pytest.raises(UserError, match=r"reward 'fgr_score' is nan for sample 7 \(picture \d+, member 1\)"):
-        step(session, 0)
+        iterate(session, 0)
     assert seen == [12]

@@ -9,14 +9,15 @@ import torch
 from safetensors.torch import load_file
 
 from rl_finetune import train as rl
-from rl_finetune.loop.config import RewardConfig, RewardPart, TrainRlConfig
-from rl_finetune.loop.iteration import groups_of, step
+from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.loop.iteration import groups_of, iterate
 from rl_finetune.loop.session import Session
 from rl_finetune.loop.trainable import LoraConfig
-from rl_finetune.methods.reward_gradient import FeedbackPlan, feedback_update
-from rl_finetune.methods.reward_gradient_loss import FeedbackConfig
-from rl_finetune.rewards.curriculum import CurriculumConfig, CurriculumState, Scale
-from rl_finetune.rewards.judge import FeedbackReward
+from rl_finetune.methods.reward_gradient import RewardGradientPlan, reward_gradient_update
+from rl_finetune.methods.reward_gradient_loss import RewardGradientConfig
+from rl_finetune.rewards.config import RewardConfig, RewardPart
+from rl_finetune.rewards.curriculum import CurriculumConfig, CurriculumState
+from rl_finetune.rewards.judge import DifferentiableReward
 from rl_finetune.rewards.registry import _REWARDS, reward
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec, sample
@@ -36,16 +37,16 @@ def pulled_by_psnr(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, ids: li
     return psnr(sr, gt)
 
 
-def feedback_gradient(session: Session, method: str, feedback: FeedbackConfig, **plan) -> torch.Tensor:
+def feedback_gradient(session: Session, method: str, feedback: RewardGradientConfig, **plan) -> torch.Tensor:
     """Returns the gradient of one update over all groups, and leaves the policy as it was."""
     before = {name: p.detach().clone() for name, p in session.learner.policy.named_parameters()}
     batch, seeds = groups_of(session, 0)
     settings = {"updates": 1, "microbatch_groups": 0, "gradient_clip": 1e9, "seed": 0, **plan}
-    feedback_update(
+    reward_gradient_update(
         session.learner,
         batch,
         session.config.sampler,
-        FeedbackPlan(method=method, feedback=feedback, **settings),
+        RewardGradientPlan(method=method, config=feedback, **settings),
         pulled_by_psnr,
         group_size=session.config.group_size,
         sample_seeds=seeds,
@@ -58,7 +59,7 @@ def feedback_gradient(session: Session, method: str, feedback: FeedbackConfig, *
 
 def test_draft_through_every_step_is_autograd_through_the_whole_chain(feedback_run, tmp_path):
     session = open_session(feedback_run, tmp_path)
-    ours = feedback_gradient(session, "draft", FeedbackConfig(last_steps=4, supervised_weight=0.3))
+    ours = feedback_gradient(session, "draft", RewardGradientConfig(last_steps=4, supervised_weight=0.3))
     batch, seeds = groups_of(session, 0)
     policy = session.learner.policy
     gt, lq = (x.repeat_interleave(2, dim=0) for x in (batch.gt, batch.lq))
@@ -75,13 +76,13 @@ def test_draft_through_every_step_is_autograd_through_the_whole_chain(feedback_r
     assert theirs.abs().max() > 1e-2
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
     # Fewer steps are another gradient: the chain is really cut.
-    short = feedback_gradient(session, "draft", FeedbackConfig(last_steps=1, supervised_weight=0.3))
+    short = feedback_gradient(session, "draft", RewardGradientConfig(last_steps=1, supervised_weight=0.3))
     assert (short - theirs).norm() > 0.05 * theirs.norm()
 
 
 def test_refl_is_autograd_of_one_late_prediction(feedback_run, tmp_path):
     session = open_session(feedback_run, tmp_path)
-    ours = feedback_gradient(session, "refl", FeedbackConfig(last_steps=1, supervised_weight=0.3))
+    ours = feedback_gradient(session, "refl", RewardGradientConfig(last_steps=1, supervised_weight=0.3))
     batch, seeds = groups_of(session, 0)
     policy, spec = session.learner.policy, feedback_run.sampler
     gt, lq = (x.repeat_interleave(2, dim=0) for x in (batch.gt, batch.lq))
@@ -109,7 +110,7 @@ def test_refl_draws_its_step_from_the_last_ones(feedback_run, tmp_path):
     session = open_session(feedback_run, tmp_path)
     gradients = {}
     for seed in range(12):
-        found = feedback_gradient(session, "refl", FeedbackConfig(last_steps=2), seed=seed)
+        found = feedback_gradient(session, "refl", RewardGradientConfig(last_steps=2), seed=seed)
         gradients.setdefault(round(float(found.norm()), 6), found)
     assert len(gradients) == 2
 
@@ -118,8 +119,8 @@ def test_refl_draws_its_step_from_the_last_ones(feedback_run, tmp_path):
 @pytest.mark.parametrize("recompute", [False, True])
 def test_slices_and_recomputing_change_no_gradient(feedback_run, tmp_path, plan, recompute):
     session = open_session(feedback_run, tmp_path)
-    whole = feedback_gradient(session, "draft", FeedbackConfig(last_steps=3))
-    again = feedback_gradient(session, "draft", FeedbackConfig(last_steps=3, recompute=recompute), **plan)
+    whole = feedback_gradient(session, "draft", RewardGradientConfig(last_steps=3))
+    again = feedback_gradient(session, "draft", RewardGradientConfig(last_steps=3, recompute=recompute), **plan)
     torch.testing.assert_close(again, whole, atol=1e-6, rtol=1e-5)
 
 
@@ -132,10 +133,10 @@ def test_the_reward_rises(feedback_run, tmp_path, method, trainable):
         trainable=trainable,
         lora=LoraConfig(rank=4),
         learning_rate=3e-3,
-        feedback=FeedbackConfig(last_steps=2, supervised_weight=0.1),
+        reward_gradient=RewardGradientConfig(last_steps=2, supervised_weight=0.1),
     )
     session = open_session(config, tmp_path)
-    rewards = [step(session, i)["reward"] for i in range(16)]
+    rewards = [iterate(session, i)["reward"] for i in range(16)]
     assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.01
 
 
@@ -146,10 +147,10 @@ def test_a_whole_run_saves_a_policy_and_resumes_exactly(feedback_run, tmp_path, 
     def dying_step(session, iteration):
         if iteration == 3:
             raise KeyboardInterrupt
-        return step(session, iteration)
+        return iterate(session, iteration)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rl, "step", dying_step)
+        patch.setattr(rl, "iterate", dying_step)
         with pytest.raises(KeyboardInterrupt):
             rl.train(open_session(config, tmp_path / "halved"))
     rl.train(open_session(config, tmp_path / "halved"))
@@ -160,40 +161,32 @@ def test_a_whole_run_saves_a_policy_and_resumes_exactly(feedback_run, tmp_path, 
     )
 
 
-def test_the_curriculum_hands_over_on_one_scale(feedback_run, tmp_path):
+def test_a_blend_is_by_hand_and_differentiable(feedback_run, tmp_path):
+    # Ramp 1 of 2: shares 2/3 and 1/3.
+    curriculum = CurriculumConfig(stages=(0, 3), min_iterations=1, plateau_window=4, ramp_iterations=2)
+    reward_config = RewardConfig(parts=[RewardPart("fgr_score", 1.0)])
+    session = open_session(dataclasses.replace(feedback_run, curriculum=curriculum, reward=reward_config), tmp_path)
+    blended = DifferentiableReward(session.judge, CurriculumState(ramp=1))
+    sr, gt = torch.rand(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = blended(sr.requires_grad_(), gt, gt, list("abcd"))
+    old, new = (session.judge.composites[stage](sr, gt, gt).total for stage in (0, 3))
+    torch.testing.assert_close(found, 2 / 3 * old + 1 / 3 * new)
+    assert torch.autograd.grad(found.sum(), sr)[0].abs().max() > 0
+    torch.testing.assert_close(blended.totals(2)[3], new.detach().view(2, 2))
+
+
+def test_the_curriculum_hands_over(feedback_run, tmp_path):
     curriculum = CurriculumConfig(
         stages=(0, 3), budget_iterations=1, min_iterations=1, plateau_window=4, ramp_iterations=2
     )
     parts = RewardConfig(parts=[RewardPart("fgr_score", 1.0)])
-    session = open_session(
-        dataclasses.replace(feedback_run, curriculum=curriculum, reward=parts, learning_rate=1e-6), tmp_path
-    )
-    figures = [step(session, i) for i in range(4)]
-    assert [f["curriculum_stage"] for f in figures] == [0, 0, 3, 3]
-    rewards = [f["reward"] for f in figures]
-    # The policy hardly moves, so neither may the reward: another stage's own scale would be a jump.
-    assert max(rewards) - min(rewards) < 0.02
-
-
-def test_a_blend_is_by_hand_and_differentiable(feedback_run, tmp_path):
-    # Ramp 1 of 2: shares 2/3 and 1/3; the old stage's scale is 2·r + 1, the new one's 5·r − 3.
-    curriculum = CurriculumConfig(stages=(0, 3), min_iterations=1, plateau_window=4, ramp_iterations=2)
-    reward_config = RewardConfig(parts=[RewardPart("fgr_score", 1.0)])
-    session = open_session(dataclasses.replace(feedback_run, curriculum=curriculum, reward=reward_config), tmp_path)
-    state = CurriculumState(ramp=1, scale=Scale(2.0, 1.0), next_scale=Scale(5.0, -3.0))
-    blended = FeedbackReward(session.judge, state)
-    sr, gt = torch.rand(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    found = blended(sr.requires_grad_(), gt, gt, list("abcd"))
-    old, new = (session.judge.composites[stage](sr, gt, gt).total for stage in (0, 3))
-    torch.testing.assert_close(found, 2 / 3 * (2 * old + 1) + 1 / 3 * (5 * new - 3))
-    assert torch.autograd.grad(found.sum(), sr)[0].abs().max() > 0
-    totals = blended.totals(2, lambda x: x)
-    torch.testing.assert_close(totals[3], new.detach().view(2, 2))
+    session = open_session(dataclasses.replace(feedback_run, curriculum=curriculum, reward=parts), tmp_path)
+    assert [iterate(session, i)["curriculum_stage"] for i in range(4)] == [0, 0, 0, 3]
 
 
 def test_a_ceiling_leaves_good_pictures_alone(feedback_run, tmp_path):
     session = open_session(feedback_run, tmp_path)
-    feedback = FeedbackConfig(last_steps=2, supervised_weight=0.0, reward_ceiling=-1e6)
+    feedback = RewardGradientConfig(last_steps=2, supervised_weight=0.0, reward_ceiling=-1e6)
     assert feedback_gradient(session, "draft", feedback).abs().max() == 0.0
 
 
@@ -223,11 +216,14 @@ def test_a_reward_without_gradient_is_refused_by_name(feedback_run, tmp_path, ro
 
 def test_feedback_may_be_deterministic_and_alone_but_not_longer_than_its_chain(feedback_run, tmp_path):
     config = dataclasses.replace(
-        feedback_run, group_size=1, sampler=SamplerSpec(steps=1, eta=0.0), feedback=FeedbackConfig(last_steps=1)
+        feedback_run,
+        group_size=1,
+        sampler=SamplerSpec(steps=1, eta=0.0),
+        reward_gradient=RewardGradientConfig(last_steps=1),
     )
     session = open_session(config, tmp_path)
     before = flat(session)
-    step(session, 0)
+    iterate(session, 0)
     assert not torch.equal(before, flat(session))
-    with pytest.raises(ValueError, match=r"feedback.last_steps is 5, but sampler.steps only 4"):
-        dataclasses.replace(feedback_run, feedback=FeedbackConfig(last_steps=5))
+    with pytest.raises(ValueError, match=r"reward_gradient.last_steps is 5, but sampler.steps only 4"):
+        dataclasses.replace(feedback_run, reward_gradient=RewardGradientConfig(last_steps=5))

@@ -9,8 +9,9 @@ import torch
 
 import rl_finetune.loop.iteration
 from rl_finetune import train as rl
-from rl_finetune.loop.config import AdvantageConfig, TrainRlConfig
-from rl_finetune.loop.iteration import draw, step
+from rl_finetune.credit.config import AdvantageConfig
+from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.loop.iteration import draw, iterate
 from rl_finetune.methods.rollout import _slices
 from rl_finetune.methods.trajectory import Rollout
 from rl_finetune.methods.window import WindowConfig, sampler_of_iteration, stochastic_range
@@ -99,7 +100,7 @@ def test_every_credit_trains_in_a_moving_window(tiny_run, tmp_path, credit):
         tiny_run, window=WindowConfig("random", steps=1), advantage=AdvantageConfig(credit=credit)
     )
     session = open_session(config, tmp_path)
-    assert all(torch.isfinite(torch.tensor(step(session, i)["loss"])) for i in range(3))
+    assert all(torch.isfinite(torch.tensor(iterate(session, i)["loss"])) for i in range(3))
 
 
 def kept_bytes(drawn: Rollout) -> int:
@@ -144,12 +145,12 @@ def test_noise_weights_are_against_every_step_that_is_ever_trained(tiny_run, tmp
     config = dataclasses.replace(tiny_run, window=WindowConfig(kind, steps=1))
     session, seen, whole = open_session(config, tmp_path), [], rl_finetune.loop.iteration.assign_credit
 
-    def assign(judgement, rollout, accelerator, *, mean_std, **options):
-        seen.append((mean_std, [step.std for step in rollout.steps]))
-        return whole(judgement, rollout, accelerator, mean_std=mean_std, **options)
+    def assign(judgement, step_stds, advantage, *, mean_std, **options):
+        seen.append((mean_std, step_stds))
+        return whole(judgement, step_stds, advantage, mean_std=mean_std, **options)
 
     monkeypatch.setattr(rl_finetune.loop.iteration, "assign_credit", assign)
-    step(session, 0)
+    iterate(session, 0)
     ((mean_std, own),) = seen
     declared = [
         step_std(session.learner.policy.schedule, t) for t in config.sampler.plan(session.learner.policy.schedule)

@@ -1,4 +1,4 @@
-"""CCL's hand-over: when it comes, what the blend is, that the scale never jumps, and that a resumed run goes on."""
+"""CCL's hand-over: when it comes, what the blend is, and that a resumed run goes on."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import torch
 from rl_finetune.rewards.curriculum import (
     CurriculumConfig,
     CurriculumState,
-    Scale,
-    blend,
+    advance,
     blend_maps,
-    fit_scale,
     from_plain,
     has_plateaued,
     stage_rewards,
@@ -26,28 +24,22 @@ CONFIG = CurriculumConfig(stages=(0, 1, 2), min_iterations=4, plateau_window=4, 
 
 
 def rewards(iteration: int, stage: int) -> torch.Tensor:
-    """Returns [3, 4]: one quality as three stages see it, stage 1 ten times as wide and 500 up, stage 2 a fifth and 3 down."""
-    draw = torch.Generator().manual_seed(100 * iteration + stage)
-    quality = torch.randn(3, 4, generator=torch.Generator().manual_seed(iteration))
-    return (quality + 0.1 * torch.randn(3, 4, generator=draw)) * (1.0, 10.0, 0.2)[stage] + (0.0, 500.0, -3.0)[stage]
+    """Returns [3, 4] rewards of a stage at an iteration."""
+    return torch.randn(3, 4, generator=torch.Generator().manual_seed(100 * iteration + stage))
 
 
 def run(config: CurriculumConfig, iterations: int, state: CurriculumState | None = None, start: int = 0):
-    """Returns every iteration's (weights, blended rewards) and the last state."""
+    """Returns every iteration's weights and the last state."""
     state, seen = state or CurriculumState(), []
     for iteration in range(start, iterations):
-        weights = stage_weights(state, config)
-        blended = blend(state, config, {stage: rewards(iteration, stage) for stage in weights})
-        seen.append((weights, blended.rewards))
-        state = blended.state
+        seen.append(stage_weights(state, config))
+        state = advance(state, config, rewards(iteration, config.stages[state.position]))
     return seen, state
 
 
 def test_one_stage_is_the_plain_reward():
     seen, state = run(CurriculumConfig(stages=(2,), budget_iterations=5), 20)
-    for iteration, (weights, values) in enumerate(seen):
-        assert weights == {2: 1.0}
-        assert torch.equal(values, rewards(iteration, 2))
+    assert seen == [{2: 1.0}] * 20
     assert state.iterations == 20
 
 
@@ -56,43 +48,8 @@ def test_a_budget_hands_over_over_a_ramp():
     seen, state = run(config, 12)
     # Six iterations of stage 0, three of the ramp at 1/4 2/4 3/4, then stage 1 to the end: the last has no budget.
     expected = [{0: 1.0}] * 6 + [{0: 0.75, 1: 0.25}, {0: 0.5, 1: 0.5}, {0: 0.25, 1: 0.75}] + [{1: 1.0}] * 3
-    assert [weights for weights, _ in seen] == expected
+    assert seen == expected
     assert state.position == 1
-
-
-def test_the_scale_never_jumps():
-    config = CurriculumConfig(
-        stages=(0, 1, 2), budget_iterations=6, min_iterations=6, plateau_z=-1e9, ramp_iterations=3
-    )
-    seen, _ = run(config, 30)
-    spreads = [float((v - v.mean(1, keepdim=True)).std()) for _, v in seen]
-    # Stage 1 speaks on 10 times the scale and 500 higher, stage 2 on a fifth and 3 lower: all stay near stage 0's.
-    assert 0.4 < min(spreads) < max(spreads) < 2.0
-    assert max(abs(float(v.mean())) for _, v in seen) < 1.5
-
-
-def test_fitted_scale_matches_mean_and_within_group_spread_exactly():
-    target, other = rewards(3, 0), rewards(3, 1)
-    fitted = fit_scale(other, target)(other.double())
-    assert fitted.mean().item() == pytest.approx(target.double().mean().item(), abs=1e-12)
-
-    def within(values: torch.Tensor) -> float:
-        return float((values - values.mean(1, keepdim=True)).square().mean().sqrt())
-
-    assert within(fitted) == pytest.approx(within(target.double()), rel=1e-9)
-    # A reward that tells nothing apart cannot be given a spread.
-    assert fit_scale(torch.ones(2, 3), target) == Scale(1.0, float(target.double().mean()) - 1.0)
-
-
-def test_the_first_blend_of_a_ramp_has_the_old_mean():
-    state = CurriculumState(ramp=1)
-    both = {stage: rewards(5, stage) for stage in (0, 1)}
-    blended = blend(state, CONFIG, both)
-    assert blended.rewards.mean().item() == pytest.approx(both[0].mean().item(), abs=1e-5)
-    assert blended.state.next_scale is not None
-    # Fitted once, on the ramp's first iteration: the second uses the same.
-    again = blend(blended.state, CONFIG, {stage: rewards(6, stage) for stage in (0, 1)})
-    assert again.state.next_scale == blended.state.next_scale
 
 
 def test_plateau_by_hand():
@@ -112,11 +69,11 @@ def test_plateau_by_hand():
 def test_a_rising_reward_is_waited_for_and_a_flat_one_is_not():
     state = CurriculumState()
     for iteration in range(12):
-        state = blend(state, CONFIG, {0: torch.full((2, 2), float(iteration)) + rewards(0, 0)[:2, :2]}).state
+        state = advance(state, CONFIG, torch.full((2, 2), float(iteration)) + rewards(0, 0)[:2, :2])
         assert state.ramp == 0
     # Halves (10, 11) and (11, 11) still rise; (11, 11) and (11, 11) do not.
     for ramp in (0, 0, 1):
-        state = blend(state, CONFIG, {0: torch.full((2, 2), 11.0)}).state
+        state = advance(state, CONFIG, torch.full((2, 2), 11.0))
         assert state.ramp == ramp
 
 
@@ -130,19 +87,17 @@ def test_resuming_through_json_equals_never_stopping(stop):
     assert from_plain(json.loads(json.dumps(to_plain(half)))) == half
     resumed, state = run(config, 20, from_plain(json.loads(json.dumps(to_plain(half)))), start=stop)
     assert state == whole_state
-    for (weights, values), (expected_weights, expected) in zip(resumed, whole[stop:], strict=True):
-        assert weights == expected_weights
-        assert torch.equal(values, expected)
+    assert resumed == whole[stop:]
 
 
 def test_maps_are_blended_and_a_stage_without_one_gives_way():
-    state = CurriculumState(position=1, ramp=1)
     maps = {1: torch.full((1, 1, 2, 2), 0.4), 2: torch.full((1, 1, 2, 2), 0.8)}
+    shares = stage_weights(CurriculumState(position=1, ramp=1), CONFIG)
     # .75·.4 + .25·.8
-    torch.testing.assert_close(blend_maps(state, CONFIG, maps), torch.full((1, 1, 2, 2), 0.5))
-    from_rm_0 = CurriculumState(position=0, ramp=1)
-    assert torch.equal(blend_maps(from_rm_0, CONFIG, {1: maps[1]}), maps[1])
-    assert blend_maps(CurriculumState(), CONFIG, {}) is None
+    torch.testing.assert_close(blend_maps(shares, maps), torch.full((1, 1, 2, 2), 0.5))
+    from_rm_0 = stage_weights(CurriculumState(position=0, ramp=1), CONFIG)
+    assert torch.equal(blend_maps(from_rm_0, {1: maps[1]}), maps[1])
+    assert blend_maps({0: 1.0}, {}) is None
 
 
 def test_stage_zero_has_no_map_to_reward():
@@ -160,9 +115,3 @@ def test_config_is_checked():
         CurriculumConfig(stages=())
     with pytest.raises(ValueError, match="at least 4"):
         CurriculumConfig(plateau_window=3)
-
-
-def test_groups_of_one_are_fitted_by_the_spread_over_pictures():
-    target = torch.tensor([[0.0], [2.0]])  # spread 1 around 1
-    other = torch.tensor([[10.0], [50.0]])  # spread 20 around 30
-    assert fit_scale(other, target) == Scale(1 / 20, 1.0 - 30 / 20)

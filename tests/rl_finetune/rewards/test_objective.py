@@ -10,8 +10,8 @@ import torch
 from data.degradation.records import PairBatch
 from rl_finetune import train
 from rl_finetune.credit.pictures import combined_advantages
-from rl_finetune.loop.config import RewardConfig, RewardPart
 from rl_finetune.rewards.composite import Composite
+from rl_finetune.rewards.config import RewardConfig, RewardPart
 from rl_finetune.rewards.objective import RewardScale, measure_scales, objective
 from rl_finetune.rewards.registry import Toolbox
 from shared.runs.training_loop import TrainingLoop
@@ -81,7 +81,7 @@ def test_the_gauge_follows_what_training_maximises(tiny_run, tmp_path, order):
     loop = TrainingLoop(session.learner.accelerator, session.run.path, title="x", steps=1, save_every=1)
     train.check(session, loop)
     assert session.panel.proxy == ("objective" if order == "normalise_first" else "reward")
-    pairs = train.held_out(config, split="val", count=2)
+    pairs = config.held_out().draw("val", 2)
     seeds = [derive_seed(config.seed, "evaluate", index) for index in pairs.indices]
     sr = session.restorer().restore(pairs.lq, sample_seeds=seeds)
     found = session.panel.measures[0](sr, pairs.gt, pairs.lq)

@@ -1,0 +1,39 @@
+"""How rewards become credit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from shared.app.config import require_range
+
+
+@dataclass(frozen=True)
+class AdvantageConfig:
+    """How rewards become credit."""
+
+    credit: Literal["scalar", "spatial", "temporal", "spacetime"] = "spatial"
+    spatial_weight: float = 0.7  # share of the map in spatial and spacetime credit; 0 is the scalar algorithm
+    std: Literal["group", "batch", "pooled", "none"] = "pooled"
+    cell_std: Literal["cell", "group", "pooled", "none"] = "pooled"
+    radius: int = 1  # latent cells around a cell whose quality its noise is credited with
+    trace_decay: float = 1.0
+    clip: float = 5.0  # of a picture's advantage, in standard deviations
+    cell_clip: float = 10.0  # of a cell's: a tighter one cuts exactly the broken cells (docs/equations.md)
+    noise_level_weights: bool = True
+    hard_fraction: float = 1.0  # train on this worst-restored share of the groups
+
+    def __post_init__(self) -> None:
+        require_range(spatial_weight=(self.spatial_weight, 0, 1), trace_decay=(self.trace_decay, 0, 1))
+        require_range(clip=(self.clip, 1e-3, 1e9), cell_clip=(self.cell_clip, 1e-3, 1e9))
+        require_range(hard_fraction=(self.hard_fraction, 0.01, 1), radius=(self.radius, 0, 64))
+
+    @property
+    def in_time(self) -> bool:
+        """Whether each trained step gets credit of its own."""
+        return self.credit in ("temporal", "spacetime")
+
+    @property
+    def in_space(self) -> bool:
+        """Whether each latent cell gets credit of its own."""
+        return self.credit in ("spatial", "spacetime") and self.spatial_weight > 0.0
