@@ -2,7 +2,6 @@
 
 PYTHON ?= python3
 RUN ?= runs/default
-DATASET ?= datasets/$(notdir $(RUN))
 IMAGES ?= embedded
 FACES ?= embedded
 TASK ?= sr face
@@ -14,92 +13,108 @@ export OMP_WAIT_POLICY ?= PASSIVE
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
-SOURCE := source.images=$(IMAGES) source.faces=$(FACES)
+# What a person gives, as one word that no shell takes apart. $(value …) is the text as it was typed: make itself expands
+# nothing in it either. $(call given,OUT,restored): the variable OUT, or that default.
+quoted = '$(subst ','\'',$(value $(1)))'
+given = $(if $(value $(1)),$(call quoted,$(1)),$(2))
+# make would expand a variable to hand it on to the recipes' environment.
+unexport RUN DATASET IMAGES FACES TASK BENCH PROCESSES PYTHON CONFIG ARGS BASE_ARGS POOL_ARGS DATASET_ARGS RM_ARGS
+unexport IN OUT POLICY TRIPLES RESTORERS REPO REVISION
+# The words in a variable such as ARGS: restore-rl takes them apart, with a shell's quotes but without a shell.
+spread = $(if $(value $(1)),--words $(call quoted,$(1)))
+
+RESTORE_RL := $(PY) -m rl_finetune.cli
 # Not `accelerate launch`: without a GPU it starts one process, whatever it is asked for.
 ON_CPU := $(if $(shell command -v nvidia-smi),,ACCELERATE_USE_CPU=1)
-LAUNCH := $(if $(filter 1,$(PROCESSES)),$(PY) -m,$(ON_CPU) $(PY) -m shared.app.launch $(PROCESSES))
+LAUNCH := $(if $(filter 1,$(value PROCESSES)),$(RESTORE_RL),$(ON_CPU) $(RESTORE_RL) launch $(call quoted,PROCESSES))
+IN_RUN = $(call quoted,RUN)
+IN_DATASET = $(call given,DATASET,datasets/"$$(basename -- $(call quoted,RUN))")
+SOURCE = source.images=$(call quoted,IMAGES) source.faces=$(call quoted,FACES)
 # ARGS and CONFIG go to the stage that was asked for by name; BASE_ARGS, POOL_ARGS, DATASET_ARGS, RM_ARGS to the
 # stages before it.
 asked = $(filter $(1),$(MAKECMDGOALS))
-config = $(if $(and $(call asked,$(1)),$(CONFIG)),$(CONFIG),$(2))
-args = $(if $(call asked,$(1)),$(ARGS))
-# A finished stage is known by its command's words alone: seconds of imports less for each one.
-stage = @$(PY) -m shared.runs.finished $(2) || $(1) $(2)
+config = $(if $(call asked,$(1)),$(call given,CONFIG,$(2)),$(2))
+args = $(if $(call asked,$(1)),$(call spread,ARGS))
+only = $(if $(filter-out $(2),$(value $(1))),$(error $(1) takes $(2), not $(filter-out $(2),$(value $(1)))),$(value $(1)))
+TASKS := $(call only,TASK,sr face)
+FIRST_TASK := $(firstword $(TASKS))
+BENCHES := $(call only,BENCH,dataset rm rl)
 
 # A reward model that was downloaded, not trained here: it has a checkpoint, and no config of a training.
-DOWNLOADED = $(and $(wildcard $(RUN)/reward_model/checkpoint/config.json),$(if $(wildcard $(RUN)/reward_model/config.yaml),,yes))
+DOWNLOADED := $(shell cd $(IN_RUN)/reward_model 2>/dev/null && test -f checkpoint/config.json && test ! -f config.yaml && echo yes)
 
 .DEFAULT_GOAL := help
 .PHONY: help env base-policies pool dataset browse bench bench-dataset bench-rm bench-rl train-rm train-rl report eval restore score eval-rm download-rm test lint
 .NOTPARALLEL:
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 20
 	@echo "Variables: IMAGES= FACES= (folder | hf:dataset_id | embedded)  RUN=runs/name  TASK=sr|face  CONFIG=file.yaml  ARGS='key=value …'"
+	@echo "Fields of a stage: $(RESTORE_RL) <command> --help"
 
 env: $(READY) ## create or refresh the environment in .venv
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or later is needed, $(PYTHON) is older; choose another with PYTHON=" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	@$(call quoted,PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or later is needed; choose one with PYTHON=" >&2; exit 2; }
+	$(call quoted,PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 base-policies: env ## train the supervised restorers that RL starts from
-	$(call stage,$(LAUNCH) rl_finetune.pretrain,configs/base_sr.yaml out=$(RUN)/base_sr $(SOURCE) $(BASE_ARGS) $(call args,base-policies))
-	$(call stage,$(LAUNCH) rl_finetune.pretrain,configs/base_face.yaml out=$(RUN)/base_face $(SOURCE) $(BASE_ARGS) $(call args,base-policies))
+	@$(LAUNCH) base-policies configs/base_sr.yaml out=$(IN_RUN)/base_sr $(SOURCE) $(call spread,BASE_ARGS) $(call args,base-policies)
+	@$(LAUNCH) base-policies configs/base_face.yaml out=$(IN_RUN)/base_face $(SOURCE) $(call spread,BASE_ARGS) $(call args,base-policies)
 
 pool: env ## train the small feed-forward restorers whose artifacts the dataset also plants
-	$(call stage,$(LAUNCH) data.train_pool,configs/pool.yaml task=sr out=$(RUN)/pool/sr $(SOURCE) $(POOL_ARGS) $(call args,pool))
-	$(call stage,$(LAUNCH) data.train_pool,configs/pool.yaml task=face out=$(RUN)/pool/face $(SOURCE) $(POOL_ARGS) $(call args,pool))
+	@$(LAUNCH) train-pool configs/pool.yaml task=sr out=$(IN_RUN)/pool/sr $(SOURCE) $(call spread,POOL_ARGS) $(call args,pool)
+	@$(LAUNCH) train-pool configs/pool.yaml task=face out=$(IN_RUN)/pool/face $(SOURCE) $(call spread,POOL_ARGS) $(call args,pool)
 
 dataset: base-policies pool ## plant restorers' artifacts into clean pictures
-	$(call stage,$(PY) -m data.build,$(call config,dataset,configs/dataset.yaml) out=$(DATASET) runs=$(RUN) $(SOURCE) $(DATASET_ARGS) $(call args,dataset))
+	@$(RESTORE_RL) dataset $(call config,dataset,configs/dataset.yaml) out=$(IN_DATASET) runs=$(IN_RUN) $(SOURCE) $(call spread,DATASET_ARGS) $(call args,dataset)
 
 browse: env ## one HTML page of random samples of the dataset
-	@$(PY) -m data.browse $(DATASET) $(ARGS)
+	@$(RESTORE_RL) browse folder=$(IN_DATASET) $(call spread,ARGS)
 
-bench: $(addprefix bench-,$(BENCH)) ## time and memory by part, as tables and JSON: BENCH='dataset rm rl', any of them
+bench: $(addprefix bench-,$(BENCHES)) ## time and memory by part, as tables and JSON: BENCH='dataset rm rl', any of them
 
 bench-dataset: env
-	@$(PY) -m data.bench configs/dataset.yaml runs=$(RUN) $(SOURCE) $(ARGS)
+	@$(RESTORE_RL) bench-dataset configs/dataset.yaml runs=$(IN_RUN) $(SOURCE) $(call spread,ARGS)
 
 bench-rm: env
-	@$(PY) -m reward_model.bench configs/train_rm.yaml dataset=$(DATASET) $(ARGS)
+	@$(RESTORE_RL) bench-rm configs/train_rm.yaml dataset=$(IN_DATASET) $(call spread,ARGS)
 
 bench-rl: env
-	@$(PY) -m rl_finetune.bench configs/train_rl_$(firstword $(TASK)).yaml base=$(RUN)/base_$(firstword $(TASK)) reward_model=$(RUN)/reward_model/checkpoint $(SOURCE) $(ARGS)
+	@$(RESTORE_RL) bench-rl configs/train_rl_$(FIRST_TASK).yaml base=$(IN_RUN)/base_$(FIRST_TASK) reward_model=$(IN_RUN)/reward_model/checkpoint $(SOURCE) $(call spread,ARGS)
 
 train-rm: dataset ## train the reward model: a score, and a map of where the picture is broken
-	$(call stage,$(LAUNCH) reward_model.train,$(call config,train-rm,configs/train_rm.yaml) out=$(RUN)/reward_model dataset=$(DATASET) $(RM_ARGS) $(call args,train-rm))
+	@$(LAUNCH) train-rm $(call config,train-rm,configs/train_rm.yaml) out=$(IN_RUN)/reward_model dataset=$(IN_DATASET) $(call spread,RM_ARGS) $(call args,train-rm)
 
-train-rl: $(if $(DOWNLOADED),base-policies,train-rm) $(addprefix rl-,$(TASK)) report ## the main job: everything that is missing, then RL and the report
+train-rl: $(if $(DOWNLOADED),base-policies,train-rm) $(addprefix rl-,$(TASKS)) report ## the main job: everything that is missing, then RL and the report
 
-rl-%: env
-	$(call stage,$(LAUNCH) rl_finetune.train,$(call config,train-rl rl-$*,configs/train_rl_$*.yaml) out=$(RUN)/rl_$* base=$(RUN)/base_$* reward_model=$(RUN)/reward_model/checkpoint $(SOURCE) $(call args,train-rl rl-$*))
+rl-sr rl-face: rl-%: env
+	@$(LAUNCH) train-rl $(call config,train-rl $@,configs/train_rl_$*.yaml) out=$(IN_RUN)/rl_$* base=$(IN_RUN)/base_$* reward_model=$(IN_RUN)/reward_model/checkpoint $(SOURCE) $(call args,train-rl $@)
 
 report: env ## one page with curves, before/after tables and pictures of a run
-	@$(PY) -m rl_finetune.report $(RUN) $(DATASET)
+	@$(RESTORE_RL) report run=$(IN_RUN) dataset=$(IN_DATASET)
 
-eval: $(addprefix eval-,$(TASK)) ## measure tuned policies again on held-out pictures: ARGS='images=100 seed=1 steps=20'
+eval: $(addprefix eval-,$(TASKS)) ## measure tuned policies again on held-out pictures: ARGS='images=100 seed=1 steps=20'
 
-eval-%: env
-	@$(PY) -m rl_finetune.evaluate run=$(RUN)/rl_$* $(call args,eval)
+eval-sr eval-face: eval-%: env
+	@$(RESTORE_RL) evaluate run=$(IN_RUN)/rl_$* $(call args,eval)
 
 test: env ## run every test
-	@$(PY) -m pytest $(ARGS)
+	@ARGS=$(call quoted,ARGS) $(PY) -c 'import os, pytest, shlex, sys; sys.exit(pytest.main(shlex.split(os.environ["ARGS"])))'
 
 lint: env ## check style
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
 restore: env ## restore a picture or a folder: IN= OUT=, with POLICY= (an RL run's folder)
-	@$(PY) -m rl_finetune.restore in=$(IN) out=$(or $(OUT),restored) policy=$(or $(POLICY),$(RUN)/rl_$(firstword $(TASK))) $(ARGS)
+	@$(RESTORE_RL) restore in=$(call quoted,IN) out=$(call given,OUT,restored) policy=$(call given,POLICY,$(IN_RUN)/rl_$(FIRST_TASK)) $(call spread,ARGS)
 
 eval-rm: env ## measure the reward model: TRIPLES=folder of real triples, RESTORERS='[a.pth,b.pth]' it never met
-	@$(PY) -m reward_model.evaluate configs/eval_rm.yaml checkpoint=$(RUN)/reward_model/checkpoint dataset=$(DATASET) $(if $(TRIPLES),triples=$(TRIPLES)) $(if $(RESTORERS),restorers=$(RESTORERS)) $(ARGS)
+	@$(RESTORE_RL) eval-rm configs/eval_rm.yaml checkpoint=$(IN_RUN)/reward_model/checkpoint dataset=$(IN_DATASET) $(if $(value TRIPLES),triples=$(call quoted,TRIPLES)) $(if $(value RESTORERS),restorers=$(call quoted,RESTORERS)) $(call spread,ARGS)
 
 download-rm: env ## fetch a reward model from the Hugging Face Hub, for train-rl to use: REPO=user/name, REVISION=
-	@$(PY) -m reward_model.download repo=$(REPO) revision=$(REVISION) out=$(or $(OUT),$(RUN)/reward_model/checkpoint)
+	@$(RESTORE_RL) download-rm repo=$(call quoted,REPO) revision=$(call quoted,REVISION) out=$(call given,OUT,$(IN_RUN)/reward_model/checkpoint)
 
 score: env ## score pictures and paint where they are broken: IN= OUT=
-	@$(PY) -m reward_model.score in=$(IN) out=$(or $(OUT),scored) checkpoint=$(RUN)/reward_model/checkpoint $(ARGS)
+	@$(RESTORE_RL) score in=$(call quoted,IN) out=$(call given,OUT,scored) checkpoint=$(IN_RUN)/reward_model/checkpoint $(call spread,ARGS)

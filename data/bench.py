@@ -1,4 +1,4 @@
-"""What a row of the dataset costs on one core, part by part, beside the bare operators and the restorer pool alone.
+"""Measures what a row of the dataset costs on one core: each part, beside the bare operators and the restorer pool alone.
 
 python -m data.bench configs/dataset.yaml runs=runs/mine          # prints a table, and the figures as JSON
 """
@@ -17,7 +17,7 @@ from data.store.plan import Chunk, pair_counter
 from data.store.processes import make_row_maker
 from data.store.rows import RowMaker, to_float
 from shared.app.config import load_config
-from shared.app.errors import run_command
+from shared.app.entry import run_command
 
 PAIRS = 64
 OURS = ("masks", "swap", "targets", "encode")  # what the build adds to operators and pool

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of random rows of a dataset: pictures, mask, target map as overlay, stored parameters.
+"""Writes one self-contained HTML page of random rows of a dataset: pictures, mask, target map as overlay, stored parameters.
 
 python -m data.browse datasets/mine out=page.html rows=40 split=test
 """
@@ -15,19 +15,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from data.store.plan import SPLITS
 from data.store.reader import SampleDataset, load_samples
 from data.store.sample import Sample
-from shared.app.config import from_dict, require_range
-from shared.app.errors import UserError, run_command
+from shared.app.config import require_range
+from shared.app.entry import run_command
+from shared.app.words import read_words
 from shared.files import write_bytes
 from shared.seeds import numpy_rng
 from shared.vision.images import encode_png, paint_map, to_array
 
-USAGE = "expected a dataset folder and key=value settings: python -m data.browse datasets/default out=page.html rows=40"
 STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1240px; padding: 0 1rem; color: #1c2128;
   background: #fafafa }
@@ -49,10 +47,10 @@ pre { font-size: 11px; white-space: pre-wrap; overflow-wrap: anywhere; margin: .
 class BrowseConfig:
     """What the page shows."""
 
-    folder: str
-    out: str = ""  # the page; browse.html in the dataset's folder when empty
-    split: str = "test"
-    rows: int = 32
+    folder: str  # of the dataset
+    out: str = ""  # the page; empty: browse.html in the dataset's folder
+    split: str = "test"  # train | val | test | test_restorer | test_source
+    rows: int = 32  # how many are shown
     seed: int = 0  # of the choice of rows
 
     def __post_init__(self) -> None:
@@ -62,23 +60,11 @@ class BrowseConfig:
 
 
 def main(argv: Sequence[str]) -> None:
-    config = read_arguments(argv)
+    config = read_words(BrowseConfig, argv, expected="folder=<a dataset's folder>", bare=("folder",))
     samples = load_samples(config.folder, config.split)
     path = Path(config.out or Path(config.folder) / "browse.html")
     write_bytes(path, page(samples, config).encode())
     print(f"{path}: {min(config.rows, len(samples))} of {len(samples)} rows of {config.split}; open it in a browser")
-
-
-def read_arguments(argv: Sequence[str]) -> BrowseConfig:
-    """Returns the settings in `folder key=value …`. Raises UserError for anything else."""
-    folders = [word for word in argv if "=" not in word]
-    if len(folders) != 1:
-        raise UserError(f"{USAGE}; got {' '.join(argv) or 'nothing'}")
-    settings = OmegaConf.to_container(OmegaConf.from_dotlist([word for word in argv if "=" in word]))
-    try:
-        return from_dict(BrowseConfig, {"folder": folders[0], **settings})
-    except (OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"{str(error).splitlines()[0]}; {USAGE}") from None
 
 
 def page(samples: SampleDataset, config: BrowseConfig) -> str:

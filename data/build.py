@@ -26,7 +26,8 @@ from data.store.plan import Chunk, make_chunks
 from data.store.processes import Each, fit_chunk, make_row_maker, processes, write_chunk
 from data.store.rows import RowMaker
 from shared.app.config import from_dict, load_config
-from shared.app.errors import UserError, run_command
+from shared.app.entry import run_command
+from shared.app.errors import UserError
 from shared.runs.folder import RunFolder, require_free_space
 from shared.runs.tracking import progress
 

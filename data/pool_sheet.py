@@ -1,4 +1,4 @@
-"""A sheet of the same pictures restored by every member of the pool: the artifacts that the dataset will hold, at a glance.
+"""Draws a sheet of the same pictures restored by every member of the pool: the artifacts that the dataset will hold.
 
 python -m data.pool_sheet configs/dataset.yaml runs=runs/mine          # writes runs/mine/pool_sr.png, pool_face.png
 """
@@ -16,7 +16,7 @@ from data.store.config import BuildConfig
 from data.store.plan import pair_counter
 from data.store.rows import RowMaker, to_float
 from shared.app.config import load_config
-from shared.app.errors import run_command
+from shared.app.entry import run_command
 from shared.seeds import derive_seed
 from shared.vision.images import picture_grid, save_image, to_tensor
 

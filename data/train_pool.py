@@ -24,7 +24,7 @@ from data.pool.exemplars import gather_exemplars
 from data.sources.open_source import SourceConfig
 from shared.app.config import load_config, require_range
 from shared.app.devices import open_accelerator
-from shared.app.errors import run_command
+from shared.app.entry import run_command
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
 from shared.runs.folder import RunFolder
 from shared.runs.training_loop import TrainingLoop, set_learning_rate

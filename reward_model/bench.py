@@ -1,4 +1,4 @@
-"""What the reward model costs: score and map beside the bare encoder, a training step part by part, and memory.
+"""Measures what the reward model costs: score and map beside the bare encoder, a training step part by part, and memory.
 
 python -m reward_model.bench configs/train_rm.yaml dataset=datasets/mine          # prints tables, and the figures as JSON
 """
@@ -22,7 +22,7 @@ from reward_model.learning.stages import TrainingData
 from reward_model.network.model import RewardModel
 from reward_model.train import TrainConfig, open_accelerator, open_data
 from shared.app.config import load_config
-from shared.app.errors import run_command
+from shared.app.entry import run_command
 from shared.app.timing import Clock, interleaved_seconds, peak_memory_mb
 from shared.seeds import gaussian
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reward_model.network.checkpoint import locate_checkpoint, verify_checkpoint
-from shared.app.errors import UserError, run_command
+from shared.app.entry import run_command
+from shared.app.errors import UserError
 from shared.app.words import read_words
 from shared.runs.folder import replace_folder
 

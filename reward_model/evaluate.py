@@ -1,7 +1,7 @@
-"""Measures a reward model on held-out pictures, restorers and sources, on swaps by published restorers and on real
+"""Measures a reward model: on held-out pictures, restorers and sources, on swaps by published restorers and on real
 triples, beside no-reference baselines and full-reference bounds.
 
-    python -m reward_model.evaluate configs/eval_rm.yaml checkpoint=… dataset=… triples=folder restorers=[a.pth,b.pth]
+python -m reward_model.evaluate configs/eval_rm.yaml checkpoint=… dataset=… triples=folder restorers=[a.pth,b.pth]
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from reward_model.network.checkpoint import locate_checkpoint, verify_checkpoint
 from reward_model.network.model import RewardModel
 from shared.app.config import load_config, require_range
 from shared.app.devices import open_device
-from shared.app.errors import UserError, run_command
+from shared.app.entry import run_command
+from shared.app.errors import UserError
 from shared.files import write_bytes
 from shared.runs.tracking import progress
 

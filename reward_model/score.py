@@ -18,7 +18,8 @@ from PIL import Image
 from reward_model.network.model import RewardModel
 from reward_model.network.tiling import HALO_PX, TILE_PX, TiledOutput, score_picture
 from shared.app.devices import open_device
-from shared.app.errors import UserError, run_command
+from shared.app.entry import run_command
+from shared.app.errors import UserError
 from shared.app.words import read_words
 from shared.vision.images import UnreadableImage, read_image_8bit, write_png
 from shared.vision.inputs import input_pictures, output_names

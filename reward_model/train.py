@@ -30,7 +30,7 @@ from reward_model.network.checkpoint import CONFIG_FILE, METRICS_FILE, TRAINING_
 from reward_model.network.model import RewardModel, RewardModelConfig
 from shared.app import devices
 from shared.app.config import load_config, require_range, to_yaml
-from shared.app.errors import run_command
+from shared.app.entry import run_command
 from shared.files import write_bytes
 from shared.runs.folder import RunFolder, replace_folder
 from shared.seeds import derive_seed

@@ -1,4 +1,4 @@
-"""What an RL iteration costs: time by part beside the bare passes of its networks, samples a second, memory.
+"""Measures what an RL iteration costs: time by part beside the bare passes of its networks, samples a second, memory.
 
 python -m rl_finetune.bench configs/train_rl_sr.yaml base=… reward_model=…      # prints a table, and the figures as JSON
 """
@@ -19,7 +19,8 @@ from rl_finetune.methods.trajectory import Rollout
 from rl_finetune.methods.window import WindowConfig, stochastic_range
 from shared.app.config import load_config
 from shared.app.devices import open_accelerator
-from shared.app.errors import UserError, run_command
+from shared.app.entry import run_command
+from shared.app.errors import UserError
 from shared.app.timing import Clock, peak_memory_mb
 from shared.runs.folder import RunFolder
 

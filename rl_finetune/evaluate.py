@@ -17,7 +17,8 @@ from rl_finetune.evidence.held_out import compare_on_held_out
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.loop.session import open_judge, panel_of
 from shared.app.config import load_config
-from shared.app.errors import UserError, run_command
+from shared.app.entry import run_command
+from shared.app.errors import UserError
 from shared.app.words import read_words
 from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.load import load_restorer

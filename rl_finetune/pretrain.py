@@ -1,4 +1,4 @@
-"""Supervised base policies: the diffusion restorers that reinforcement learning starts from.
+"""Trains a supervised base policy: the diffusion restorer that reinforcement learning starts from.
 
 python -m rl_finetune.pretrain configs/base_sr.yaml key=value …
 """
@@ -18,7 +18,7 @@ from data.degradation.records import PairBatch, Task
 from data.sources.open_source import SourceConfig, open_source
 from shared.app.config import load_config, require_range
 from shared.app.devices import open_accelerator
-from shared.app.errors import run_command
+from shared.app.entry import run_command
 from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.load import save_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig

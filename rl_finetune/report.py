@@ -1,6 +1,6 @@
-"""One self-contained HTML page of a run: how long each stage took, curves, before/after tables and pictures.
+"""Writes one self-contained HTML page of a run: how long each stage took, curves, before/after tables and pictures.
 
-python -m rl_finetune.report runs/default
+python -m rl_finetune.report runs/default datasets/default
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.app.errors import UserError, run_command
+from shared.app.entry import run_command
+from shared.app.errors import UserError
+from shared.app.words import read_words
 from shared.files import write_bytes
 from shared.runs.folder import SUMMARY_FILE
 from shared.runs.tracking import read_metrics
@@ -41,6 +43,14 @@ CURVES = (
 
 
 @dataclass(frozen=True)
+class ReportConfig:
+    """Which run is reported."""
+
+    run: str  # the run's folder; the page goes there
+    dataset: str = ""  # the folder of its dataset; empty: the dataset is left out
+
+
+@dataclass(frozen=True)
 class Stage:
     """One finished stage of a run."""
 
@@ -50,10 +60,9 @@ class Stage:
 
 
 def main(argv: Sequence[str]) -> None:
-    if len(argv) not in (1, 2):
-        raise UserError(f"expected a run's folder and perhaps its dataset's, got {' '.join(argv) or 'nothing'}")
-    run = Path(argv[0])
-    stages = finished_stages(run, dataset=Path(argv[1]) if len(argv) == 2 else None)
+    config = read_words(ReportConfig, argv, expected="run=<a run's folder>", bare=("run", "dataset"))
+    run = Path(config.run)
+    stages = finished_stages(run, dataset=Path(config.dataset) if config.dataset else None)
     write_bytes(run / "report.html", page(run, stages).encode())
     print()
     for stage in stages:

@@ -14,7 +14,8 @@ import torch
 
 from shared.app.config import require_range
 from shared.app.devices import open_device
-from shared.app.errors import UserError, run_command
+from shared.app.entry import run_command
+from shared.app.errors import UserError
 from shared.app.words import read_words
 from shared.restorers.load import load_restorer, on_device
 from shared.restorers.protocol import Restorer

@@ -1,4 +1,4 @@
-"""Compares ways of training: every arm with every seed at one budget, learning curves, and differences paired by seed.
+"""Compares ways of RL training: every arm with every seed at one budget, learning curves, differences paired by seed.
 
 python -m rl_finetune.study configs/study_face.yaml out=runs/study_face also='[source.faces=my/faces]'
 
@@ -17,7 +17,8 @@ from pathlib import Path
 from rl_finetune.evidence.study_figures import ArmFigures, ObjectivePart, read_run, tables, written_figures
 from rl_finetune.evidence.study_plot import panels_svg
 from shared.app.config import load_config
-from shared.app.errors import UserError, run_command
+from shared.app.entry import run_command
+from shared.app.errors import UserError
 from shared.files import write_bytes
 from shared.runs.finished import command_hash
 from shared.runs.folder import RunFolder

@@ -1,4 +1,4 @@
-"""Reinforcement learning of a diffusion restorer on a frozen reward model.
+"""Fine-tunes a diffusion restorer on a frozen reward model with reinforcement learning.
 
 python -m rl_finetune.train configs/train_rl_sr.yaml key=value …
 accelerate launch -m rl_finetune.train configs/train_rl_sr.yaml key=value …
@@ -19,7 +19,8 @@ from rl_finetune.loop.session import Session
 from rl_finetune.methods.window import sampler_of_iteration
 from shared.app.config import load_config
 from shared.app.devices import open_accelerator
-from shared.app.errors import UserError, run_command
+from shared.app.entry import run_command
+from shared.app.errors import UserError
 from shared.restorers.load import read_provenance, save_policy
 from shared.runs.folder import RunFolder
 from shared.runs.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate

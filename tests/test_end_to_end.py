@@ -130,9 +130,9 @@ def test_a_downloaded_reward_model_is_used_and_not_trained_again(tmp_path):
     checkpoint.mkdir(parents=True)
     (checkpoint / "config.json").write_text("{}")
     planned = finish(make("--dry-run", "train-rl", run=tmp_path))
-    assert "rl_finetune.train" in planned
-    assert "reward_model.train" not in planned
-    assert "data.build" not in planned
+    assert " train-rl " in planned
+    assert " train-rm " not in planned
+    assert " dataset " not in planned
 
 
 @pytest.mark.parametrize(

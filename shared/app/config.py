@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from shared.app.errors import UserError
+from shared.app.shipped import find_config, nearest_config, shipped_names
 
 Schema = TypeVar("Schema")
 
@@ -18,19 +18,22 @@ Schema = TypeVar("Schema")
 def load_config(schema: type[Schema], argv: Sequence[str]) -> Schema:
     """Returns `schema` filled from `config.yaml key=value …`; later values win over earlier ones.
 
-    Raises UserError for a missing file, an unknown key (with the nearest known one), a wrong type, a bad choice, a
-    missing value, or a broken invariant (a ValueError raised in a `__post_init__`).
+    A config that is not there is looked up among the shipped ones. Raises UserError for a missing file, an unknown key
+    (with the nearest known one), a wrong type, a bad choice, a missing value, or a broken invariant (a ValueError raised
+    in a `__post_init__`).
     """
     paths = [word for word in argv if "=" not in word]
     overrides = [word for word in argv if "=" in word]
     if len(paths) != 1:
         raise UserError(f"expected one config file and key=value overrides, got {' '.join(argv) or 'nothing'}")
-    path = Path(paths[0])
-    if not path.is_file():
-        raise UserError(f"no config file {path}; the shipped ones are in configs/")
+    (path,) = paths
+    file = find_config(path)
+    if file is None:
+        nearest, shipped = nearest_config(path), ", ".join(shipped_names())
+        raise UserError(f"no config file {path}; " + (f"did you mean {nearest}?" if nearest else f"shipped: {shipped}"))
     try:
-        written = _parsed(OmegaConf.load, path, name=str(path))
-        overriding = [_parsed(OmegaConf.from_dotlist, [word], name=word) for word in overrides]
+        written = _parsed(OmegaConf.load, file, name=path)
+        overriding = [_override(schema, word) for word in overrides]
         return OmegaConf.to_object(OmegaConf.merge(_writable(OmegaConf.structured(schema)), written, *overriding))
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {_one_line(error)}") from None
@@ -78,6 +81,29 @@ def require_range(**bounds: tuple[float, float, float]) -> None:
     for name, (value, low, high) in bounds.items():
         if not low <= value <= high:
             raise ValueError(f"{name} must lie between {low:g} and {high:g}, got {value:g}")
+
+
+def _override(schema: type, word: str) -> DictConfig:
+    """Returns `key=value` as a config; where the key is text, so is the value, whatever yaml would make of it."""
+    key, _, value = word.partition("=")
+    kind = _kind_of(schema, key.split("."))
+    if (kind is str or (kind == str | None and value != "null")) and not value.startswith(('"', "'")):
+        written = OmegaConf.create()
+        OmegaConf.update(written, key, value)
+        return written
+    return _parsed(OmegaConf.from_dotlist, [word], name=word)
+
+
+def _kind_of(schema: Any, keys: list[str]) -> Any:
+    """Returns the type of the field that a dotted key leads to, or None where it leads to none."""
+    for key in keys:
+        if dataclasses.is_dataclass(schema):
+            schema = get_type_hints(schema).get(key)
+        elif get_origin(schema) is dict:
+            schema = get_args(schema)[1]
+        else:
+            return None
+    return schema
 
 
 def _parsed(parse: Callable[[Any], Any], what: Any, *, name: str) -> Any:

@@ -1,53 +1,7 @@
-"""The one exception a person's mistake raises, and the wrapper that turns it into one line and exit code 2."""
+"""The one exception that a person's mistake raises; shared.app.entry turns it into one line and exit code 2."""
 
 from __future__ import annotations
-
-import errno
-import os
-import sys
-from collections.abc import Callable, Sequence
-
-LOST_PEER = 3  # exit code of a process that others have left alone
-_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 
 
 class UserError(Exception):
     """A mistake the person at the keyboard can mend: says what was expected, what came, and what to do."""
-
-
-def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:
-    """Runs `main(argv)`; a UserError, a full disk, a refused file or Ctrl-C ends in one line and no traceback."""
-    try:
-        main(sys.argv[1:] if argv is None else argv)
-        leave_together()
-    except UserError as error:
-        _stop(str(error), code=2)
-    except KeyboardInterrupt:
-        _stop("interrupted; run the same command again to go on from the last checkpoint", code=130)
-    except RuntimeError as error:
-        # One process of several has stopped with a line of its own; the others find out in the middle of an exchange.
-        if "RANK" in os.environ and any(said in str(error) for said in _LOST_PEER):
-            _stop("another process stopped; what it said is why", code=LOST_PEER)
-        raise
-    except OSError as error:
-        # Libraries wrap ENOSPC in their own exceptions; the message is then all that is left of it.
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-            _stop(
-                f"the disk is full ({error.filename or error}); free some space and run the same command again", code=2
-            )
-        if isinstance(error, PermissionError):
-            _stop(f"no permission for {error.filename}; choose a folder you may write to with RUN= or OUT=", code=2)
-        raise
-
-
-def leave_together() -> None:
-    """Waits for the other processes of a distributed run and takes leave of them; one that just ends aborts others."""
-    distributed = sys.modules.get("torch.distributed")  # importing it takes seconds that most commands need not spend
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()
-        distributed.destroy_process_group()
-
-
-def _stop(message: str, *, code: int) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    raise SystemExit(code)

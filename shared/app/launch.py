@@ -13,7 +13,8 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import get_args_parser, run
 
-from shared.app.errors import UserError, run_command
+from shared.app.entry import run_command
+from shared.app.errors import UserError
 
 MISTAKES = (2, 130)  # exit codes of run_command: the process has said in one line what was wrong
 
@@ -36,4 +37,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, own_help=True)

@@ -13,19 +13,23 @@ from shared.app.errors import UserError
 Schema = TypeVar("Schema")
 
 
-def read_words(schema: type[Schema], argv: Sequence[str], *, expected: str) -> Schema:
+def read_words(schema: type[Schema], argv: Sequence[str], *, expected: str, bare: Sequence[str] = ()) -> Schema:
     """Returns `schema` filled from key=value words; the word `in` goes to its field `inputs`, empty values to defaults.
 
-    `expected` names the word that must be there, as a person would write it: in=<picture or folder>. Raises UserError
-    for its absence, a word of another form, a key there is not (with the nearest), a wrong type, a broken invariant.
+    `expected` names the word that must be there, as a person would write it: in=<picture or folder>. Words without a key
+    fill the fields in `bare`, in that order. Raises UserError where the expected word is absent, and for a word of
+    another form, an unknown key (with the nearest one), a wrong type, a broken invariant.
     """
     values: dict[str, str] = {}
+    unnamed = iter(bare)
     for word in argv:
         if word.startswith("--") and "=" not in word:  # --json says json=true
             word = f"{word[2:].replace('-', '_')}=true"
         key, separator, value = word.partition("=")
         if not separator:
-            raise UserError(f"expected key=value words such as in=picture.png, got {word}")
+            key, value = next(unnamed, None), word
+            if key is None:
+                raise UserError(f"expected key=value words such as {expected}, got {word}")
         if value:
             values["inputs" if key == "in" else key] = value
     required = expected.partition("=")[0]

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from shared.app.shipped import find_config
+
 SUMMARY_FILE = "summary.json"
 
 
@@ -22,7 +24,8 @@ def command_hash(argv: Sequence[str]) -> str:
     """
     digest = hashlib.sha256()
     for word in argv:
-        content = Path(word).read_bytes() if "=" not in word and Path(word).is_file() else b""
+        config = None if "=" in word else find_config(word)
+        content = config.read_bytes() if config else b""
         digest.update(f"{len(word)} {word} {len(content)} ".encode() + content)
     return digest.hexdigest()
 

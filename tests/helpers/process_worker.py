@@ -21,7 +21,7 @@ from rl_finetune.loop.trainable import LoraConfig
 from rl_finetune.methods.policy_loss import LossConfig
 from rl_finetune.methods.reward_gradient_loss import RewardGradientConfig
 from shared.app.config import load_config
-from shared.app.errors import leave_together
+from shared.app.entry import leave_together
 from shared.runs.folder import RunFolder
 from tests.helpers.tiny_rl import flat_gradient
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from accelerate import Accelerator
 
-from shared.app.errors import UserError, run_command
+from shared.app.entry import run_command
+from shared.app.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:

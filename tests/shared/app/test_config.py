@@ -18,11 +18,18 @@ class Inner:
 
 
 @dataclass(frozen=True)
+class Member:
+    name: str = "x"
+
+
+@dataclass(frozen=True)
 class Config:
     out: str
     group_size: int = 4
     inner: Inner = field(default_factory=Inner)
     widths: tuple[int, ...] = (1, 2)
+    members: dict[str, Member] = field(default_factory=dict)
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         require_range(group_size=(self.group_size, 2, 64))
@@ -79,8 +86,28 @@ def test_broken_yaml_is_refused(path):
 
 
 def test_an_override_that_is_no_yaml_is_the_one_named(path):
-    with pytest.raises(UserError, match=r"^out=\{runs\}/x is not valid yaml"):
-        load_config(Config, [str(path), "group_size=2", "out={runs}/x"])
+    with pytest.raises(UserError, match=r"^widths=\[1, is not valid yaml"):
+        load_config(Config, [str(path), "group_size=2", "widths=[1,"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{runs}/x", "my #1 photos", "a: b", "[1", "*", "&a", "no", "1e3", "null", "", "it's", "2026-01-01", "- x", "%"],
+)
+def test_the_value_of_a_text_field_is_taken_as_it_stands(path, text):
+    assert load_config(Config, [str(path), f"out={text}"]).out == text
+    path.write_text("{out: x, members: {first: {name: y}}}")
+    assert load_config(Config, [str(path), f"members.first.name={text}"]).members["first"].name == text
+
+
+def test_a_text_that_may_be_missing_can_be_left_out(path):
+    assert load_config(Config, [str(path), "revision=1e3"]).revision == "1e3"
+    assert load_config(Config, [str(path), "revision=x", "revision=null"]).revision is None
+
+
+def test_a_quoted_text_loses_its_quotes(path):
+    assert load_config(Config, [str(path), "out='a: b'"]).out == "a: b"
+    assert load_config(Config, [str(path), 'out="a"']).out == "a"
 
 
 @pytest.mark.parametrize("words", [["widths.0=3"], ["widths[0]=3"], ["[=3"]])
@@ -98,5 +125,14 @@ def test_a_list_for_a_config_is_refused(path):
 
 
 def test_flatten_names_every_leaf():
-    flat = flatten(Config(out="x"))
-    assert flat == {"out": "x", "group_size": 4, "inner.size_px": 8, "inner.kind": "a", "widths.0": 1, "widths.1": 2}
+    flat = flatten(Config(out="x", members={"first": Member("y")}))
+    assert flat == {
+        "out": "x",
+        "group_size": 4,
+        "inner.size_px": 8,
+        "inner.kind": "a",
+        "widths.0": 1,
+        "widths.1": 2,
+        "members.first.name": "y",
+        "revision": None,
+    }

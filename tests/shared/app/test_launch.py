@@ -12,11 +12,11 @@ from tests.helpers.torchrun import start
 
 
 def test_a_mistake_ends_with_its_own_line_and_code():
-    launcher = start(2, "data.train_pool", "nowhere.yaml")
+    launcher = start(2, "data.train_pool", "configs/pol.yaml")
     _, errors = launcher.communicate(timeout=200)
     assert launcher.returncode == 2
     lines = set(errors.strip().splitlines())  # one process may be stopped before it says it too
-    assert lines == {"error: no config file nowhere.yaml; the shipped ones are in configs/"}
+    assert lines == {"error: no config file configs/pol.yaml; did you mean configs/pool.yaml?"}
 
 
 def test_a_crash_is_reported():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from shared.app.errors import UserError, run_command
+from shared.app.entry import run_command
+from shared.app.errors import UserError
 from shared.files import write_bytes
 from shared.runs.folder import RunFolder, replace_folder, require_free_space
 from shared.runs.tracking import MetricsLog, read_metrics

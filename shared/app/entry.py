@@ -1,0 +1,64 @@
+"""How a command begins and ends: --help before anything else, and a person's mistake as one line with exit code 2."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from shared.app.errors import UserError
+from shared.app.usage import print_help
+
+LOST_PEER = 3  # exit code of a process that others have left alone
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+
+
+def run_command(
+    main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None, *, own_help: bool = False
+) -> None:
+    """Runs `main(argv)`; a UserError, a full disk, a refused file or Ctrl-C ends in one line and no traceback.
+
+    --help among the words prints the help of main's module instead, unless main has `own_help`.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        if "--help" in argv and not own_help:
+            print_help(main.__globals__["__spec__"].name, argv)
+            return
+        main(argv)
+        leave_together()
+    except UserError as error:
+        _stop(str(error), code=2)
+    except KeyboardInterrupt:
+        _stop("interrupted; run the same command again to go on from the last checkpoint", code=130)
+    except RuntimeError as error:
+        # One process of several has stopped with a line of its own; the others find out in the middle of an exchange.
+        if "RANK" in os.environ and any(said in str(error) for said in _LOST_PEER):
+            _stop("another process stopped; what it said is why", code=LOST_PEER)
+        raise
+    except BrokenPipeError:  # whoever read the output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:
+        # Libraries wrap ENOSPC in their own exceptions; the message is then all that is left of it.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+            _stop(
+                f"the disk is full ({error.filename or error}); free some space and run the same command again", code=2
+            )
+        if isinstance(error, PermissionError):
+            _stop(f"no permission for {error.filename}; choose a folder you may write to with RUN= or OUT=", code=2)
+        raise
+
+
+def leave_together() -> None:
+    """Waits for the other processes of a distributed run and takes leave of them; one that just ends aborts others."""
+    distributed = sys.modules.get("torch.distributed")  # importing it takes seconds that most commands need not spend
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
+def _stop(message: str, *, code: int) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,137 @@
+"""A config class without the imports of its module, so that help and refusals need not wait seconds for torch.
+
+Only the statement that defines a name is run, and before it those that define the names in it, in whichever file of this
+repository. The standard library is imported, and shared.app used as far as it is loaded; no other library is imported.
+"""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import sys
+from dataclasses import is_dataclass
+from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+ROOMS = ("shared", "data", "reward_model", "rl_finetune")
+
+
+class Absent(Exception):
+    """A name that needs a library which is not loaded."""
+
+
+class Outline:
+    """The top level of one module, of which only what is asked for is run."""
+
+    def __init__(self, module: str) -> None:
+        self.source = Path(find_spec(module).origin).read_text()
+        self.tree = ast.parse(self.source)
+        self._module = module
+        self._statements = {name: node for node in self.tree.body for name in _defined(node)}
+        # dataclasses and typing look a class's module up by name: this one is there.
+        self._namespace: dict[str, Any] = {"__name__": __name__}
+        self._under_way: set[str] = set()
+
+    @property
+    def doc(self) -> str:
+        """The module's docstring."""
+        return ast.get_docstring(self.tree) or ""
+
+    def get(self, name: str) -> Any:
+        """Returns the value of a top-level name. Raises Absent when it needs a library."""
+        if name not in self._namespace:
+            if name not in self._statements:
+                raise Absent(f"{self._module}.{name}")
+            self._under_way.add(name)
+            try:
+                self._load(name, self._statements[name])
+            finally:
+                self._under_way.remove(name)
+        return self._namespace[name]
+
+    def evaluate(self, node: ast.expr) -> Any:
+        """Returns the value of an expression in this module. Raises Absent when it needs a library."""
+        self._load_names_in(node)
+        try:
+            return eval(_compiled(ast.Expression(node), "eval"), self._namespace)
+        except NameError as error:
+            raise Absent(f"{self._module}: {error}") from None
+
+    def _load(self, name: str, node: ast.stmt) -> None:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            self._namespace[name] = self._imported(name, node)
+            return
+        absent = self._load_names_in(node)
+        if absent and isinstance(node, ast.FunctionDef):
+            raise Absent(f"{self._module}.{name} needs {', '.join(absent)}")
+        try:
+            exec(_compiled(ast.Module([node], []), "exec"), self._namespace)
+        except NameError as error:
+            raise Absent(f"{self._module}.{name}: {error}") from None
+        if isinstance(node, ast.ClassDef) and is_dataclass(self._namespace[name]):
+            self._complete(self._namespace[name], node)
+
+    def _complete(self, schema: type, node: ast.ClassDef) -> None:
+        schema.__definition__ = (self, node)
+        fields = [inner for inner in node.body if isinstance(inner, ast.AnnAssign)]
+        schema.__annotations__ = {field.target.id: self.evaluate(field.annotation) for field in fields}
+        for method in node.body:
+            # Invariants that need a library are left to the command itself.
+            if getattr(method, "name", "") == "__post_init__" and self._load_names_in(method):
+                schema.__post_init__ = lambda self: None
+
+    def _load_names_in(self, node: ast.AST) -> list[str]:
+        """Returns the top-level names in a piece of code that are absent, after loading the others."""
+        absent = []
+        for name in {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}:
+            if name in self._statements and name not in self._namespace and name not in self._under_way:
+                try:
+                    self.get(name)
+                except Absent:
+                    absent.append(name)
+        return absent
+
+    def _imported(self, name: str, node: ast.Import | ast.ImportFrom) -> Any:
+        (alias,) = [alias for alias in node.names if (alias.asname or alias.name.partition(".")[0]) == name]
+        module = alias.name if isinstance(node, ast.Import) else node.module
+        if module in sys.stdlib_module_names or _is_loaded_already(module):
+            imported = import_module(module)
+            return imported if isinstance(node, ast.Import) else getattr(imported, alias.name)
+        if isinstance(node, ast.ImportFrom) and module.partition(".")[0] in ROOMS:
+            return outline_of(module).get(alias.name)
+        raise Absent(f"{module}.{alias.name}")
+
+
+@lru_cache
+def outline_of(module: str) -> Outline:
+    """Returns the outline of a module of this repository."""
+    return Outline(module)
+
+
+def definition_of(schema: type) -> tuple[Outline, ast.ClassDef]:
+    """Returns where a config class is written: the outline of its module, and its statement."""
+    if not hasattr(schema, "__definition__"):
+        schema = outline_of(schema.__module__).get(schema.__name__)
+    return schema.__definition__
+
+
+def _is_loaded_already(module: str) -> bool:
+    """Whether a module is one of those that read and check configs, such as the one with UserError."""
+    return module in sys.modules and module.startswith("shared.app.")
+
+
+def _defined(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return [node.name]
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name.partition(".")[0] for alias in node.names]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [inner.id for target in targets if target for inner in ast.walk(target) if isinstance(inner, ast.Name)]
+
+
+def _compiled(tree: ast.Module | ast.Expression, mode: str) -> Any:
+    # Annotations stay text, as they do in the modules themselves: a method may name a class that is not complete yet.
+    return compile(tree, "<outline>", mode, flags=__future__.annotations.compiler_flag, dont_inherit=True)

@@ -1,0 +1,84 @@
+"""What --help says of a command: its module's docstring, then every field with type, range, default and meaning."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.app.config import load_config
+from shared.app.fields import Field, fields_of
+from shared.app.outline import Outline, outline_of
+from shared.app.shipped import find_config
+from shared.app.words import read_words
+
+_READERS = {"load_config": load_config, "read_words": read_words}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command as its module's text declares it; nothing of it is imported."""
+
+    outline: Outline
+    reader: str  # how its words are read: load_config or read_words
+    schema: type
+    options: dict[str, Any]
+
+    @classmethod
+    def of(cls, module: str) -> Command:
+        """Returns the command that a module is: what its text reads `argv` with, and into what."""
+        outline = outline_of(module)
+        for call in ast.walk(outline.tree):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") in _READERS and len(call.args) == 2:
+                schema, words = call.args
+                if isinstance(words, ast.Name) and words.id == "argv":
+                    options = {keyword.arg: outline.evaluate(keyword.value) for keyword in call.keywords}
+                    return cls(outline, call.func.id, outline.evaluate(schema), options)
+        raise ValueError(f"{module} reads its words neither with load_config nor with read_words")
+
+    def check(self, argv: Sequence[str]) -> Any:
+        """Returns the settings in a command's words. Raises UserError for those that the command would refuse at once."""
+        return _READERS[self.reader](self.schema, argv, **self.options)
+
+    def help(self, argv: Sequence[str], *, called: str = "", width: int = 120) -> str:
+        """Returns the command's help; defaults are those of the config that its words name, else of the first it ships.
+
+        `called` stands for `python -m module` in it, where the command goes by another name.
+        """
+        text = self.outline.doc
+        named = [word for word in argv if "=" not in word and find_config(word)]
+        shipped = re.findall(r"configs/[\w/]+\.yaml", text)
+        config = next(iter([*named, *shipped]), None) if self.reader == "load_config" else None
+        defaults = load_config(self.schema, [config]) if config else None
+        if called:
+            text = re.sub(r"python -m [\w.]+", called, text)
+        title = f"Fields, key=value{f', with the values of {config}' if config else ''}:"
+        lines = [line for field in fields_of(self.schema, defaults) for line in _lines(field, width)]
+        return "\n".join([text, "", title, *lines])
+
+
+def summary_of(module: str) -> str:
+    """Returns what a command does, in the first words of its module's docstring."""
+    return outline_of(module).doc.partition("\n\n")[0].replace("\n", " ").partition(": ")[0].rstrip(".")
+
+
+def print_help(module: str, argv: Sequence[str], *, called: str = "") -> None:
+    """Prints a command's help as wide as the terminal is."""
+    width = max(60, min(140, shutil.get_terminal_size((120, 24)).columns))
+    print(Command.of(module).help(argv, called=called, width=width))
+
+
+def _lines(field: Field, width: int) -> list[str]:
+    gap = [""] if field.is_group else []
+    if field.is_group and not field.kind:
+        return [*gap, *textwrap.wrap(f"{field.key}: {field.meaning}", width, subsequent_indent="    ")]
+    head = "  " + textwrap.shorten(f"{field.key}={field.default}", width - 2, placeholder=" …")
+    said = "; ".join(part for part in (field.kind, field.meaning) if part)
+    indent = " " * 40
+    if len(head) < len(indent) - 1:
+        return gap + textwrap.wrap(said, width, initial_indent=f"{head:<40}", subsequent_indent=indent)
+    return [*gap, head, *textwrap.wrap(said, width, initial_indent=indent, subsequent_indent=indent)]

@@ -1,0 +1,106 @@
+"""What a person gives to make reaches the command as it was typed, and no shell runs any of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from string import Formatter
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NASTY = [
+    "two words",
+    "a&b;touch pwned",
+    "it's",
+    'say "so"',
+    "$HOME $x $$",
+    "$(shell touch pwned)",
+    "$(touch pwned)",
+    "`touch pwned`",
+    "a|touch pwned>pwned",
+    "*",
+    "#1",
+    "back\\slash",
+    "~",
+    "größer, 大",
+]
+ALL = " ".join(NASTY)
+# target, and the words that its variables must become
+TARGETS = {
+    "restore": ["in={IN}", "out={OUT}", "policy={POLICY}"],
+    "score": ["in={IN}", "checkpoint={RUN}/reward_model/checkpoint"],
+    "base-policies": ["out={RUN}/base_sr", "out={RUN}/base_face", "source.images={IMAGES}", "source.faces={FACES}"],
+    "rl-sr": ["launch", "{PROCESSES}", "{CONFIG}", "--words", "{ARGS}", "out={RUN}/rl_sr", "base={RUN}/base_sr"],
+    "dataset": ["out={DATASET}", "runs={RUN}", "{BASE_ARGS}", "{POOL_ARGS}", "{DATASET_ARGS}", "{ARGS}", "{CONFIG}"],
+    "train-rm": ["out={RUN}/reward_model", "dataset={DATASET}", "{RM_ARGS}", "{CONFIG}"],
+    "report": ["run={RUN}", "dataset={DATASET}"],
+    "browse": ["folder={DATASET}"],
+    "eval": ["run={RUN}/rl_sr", "run={RUN}/rl_face", "{ARGS}"],
+    "eval-rm": ["triples={TRIPLES}", "restorers={RESTORERS}", "dataset={DATASET}", "{ARGS}"],
+    "download-rm": ["repo={REPO}", "revision={REVISION}", "out={OUT}"],
+    "bench": ["runs={RUN}", "dataset={DATASET}", "base={RUN}/base_sr", "source.images={IMAGES}", "{ARGS}"],
+}
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Runs a target with a Python that only writes down the words it was given; returns them all."""
+    seen, show = tmp_path / "seen", tmp_path / "show"
+    show.write_text(
+        f"#!{sys.executable} -S\nimport json, sys\nopen({str(seen)!r}, 'a').write(json.dumps(sys.argv[1:]) + chr(10))\n"
+    )
+    show.chmod(0o755)
+
+    def run(*words: str) -> list[str]:
+        options = ["-f", str(ROOT / "Makefile"), "-o", ".venv/.ready", f"PY={show}"]
+        done = subprocess.run(["make", *options, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return [word for line in seen.read_text().splitlines() for word in json.loads(line)]
+
+    return run
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_a_value_arrives_as_it_was_typed(make, tmp_path, text):
+    assert {f"in={text}", f"policy={text}/rl_sr"} <= set(make("restore", f"IN={text}", f"RUN={text}"))
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(("target", "expected"), TARGETS.items(), ids=TARGETS.keys())
+def test_every_value_of_every_target_arrives(make, tmp_path, target, expected):
+    names = {name for word in expected for _, name, _, _ in Formatter().parse(word) if name}
+    values = {name: f"{name} {ALL}" for name in names}
+    words = make(target, *(f"{name}={value}" for name, value in values.items()))
+    assert [word for word in expected if word.format(**values) not in words] == []
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_datasets_folder_is_named_as_its_run(make):
+    assert "dataset=datasets/-it's $(mine)" in make("report", "RUN=some runs/-it's $(mine)")
+
+
+def test_a_value_from_the_environment_arrives_as_well(make, tmp_path, monkeypatch):
+    monkeypatch.setenv("IN", ALL)
+    assert f"in={ALL}" in make("restore")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_words_for_pytest_are_taken_apart_without_a_shell(tmp_path):
+    (tmp_path / "test_one.py").write_text("def test_first():\n    pass\n\n\ndef test_second():\n    pass\n")
+    words = f"{tmp_path} -p no:cacheprovider -k 'test_first and not touch' --collect-only -q"
+    command = ["make", "-o", ".venv/.ready", f"PY={sys.executable}", "test", f"ARGS={words}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "test_one.py::test_first" in done.stdout
+    assert "test_second" not in done.stdout
+
+
+@pytest.mark.parametrize(("variable", "text"), [("TASK", "sr;touch pwned"), ("TASK", "faces"), ("BENCH", "rm $(x)")])
+def test_a_task_that_is_none_is_refused(tmp_path, variable, text):
+    command = ["make", "-f", str(ROOT / "Makefile"), "--dry-run", "eval", f"{variable}={text}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"{variable} takes " in done.stderr
+    assert not (tmp_path / "pwned").exists()
