@@ -15,7 +15,7 @@ import torch
 from data.sources.open_source import Split
 from rl_finetune.evidence.held_out import compare_on_held_out
 from rl_finetune.loop.config import TrainRlConfig
-from rl_finetune.loop.session import open_judge, panel_of
+from rl_finetune.loop.session import base_restorer, open_judge, panel_of, scales_of
 from shared.app.config import load_config
 from shared.app.entry import run_command
 from shared.app.errors import UserError
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
         open_restorer(where, sampler) for where in (config.against or rl.base, config.policy or config.run)
     )
     folder = Path(config.out or f"{config.run}/eval")
-    panel = panel_of(rl, judge, open_restorer(rl.base, rl.sampler))
+    panel = panel_of(rl, judge, scales_of(rl, judge, base_restorer(rl, torch.device("cpu"))))
     figures = compare_on_held_out(
         rl.held_out(),
         before,

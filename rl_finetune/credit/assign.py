@@ -57,8 +57,8 @@ def assign_credit(
             std=config.cell_std,
             clip=config.cell_clip,
         )
-        # RM_0 has no map: until the first hand-over, its share of the credit in space is the picture's.
-        present = sum(judgement.map_weights[name] for name in judgement.maps) / sum(judgement.map_weights.values())
+        # RM_0 has no map: its share of the credit in space is the picture's.
+        present = sum(judgement.map_weights.values()) / judgement.map_weight_total
         values = mix_advantages(whole.values, local.values, config.spatial_weight * present)
         kept = whole.kept | local.kept
     values = values.expand(-1, -1, len(step_stds), -1, -1)

@@ -165,12 +165,15 @@ def open_panel(
 
 def objective_scales(
     judge: Judge, base: Restorer, source: SourceConfig, pairs: PairConfig, task: Task
-) -> dict[str, RewardScale]:
-    """Returns each reward's mean and its spread within groups of `base`, the policy before RL, on training pictures."""
+) -> dict[int, dict[str, RewardScale]]:
+    """Returns, for every stage of the curriculum, each reward's mean and its spread within groups of `base`.
+
+    `base` is the policy before RL, the pictures are training pictures.
+    """
     few = dataclasses.replace(pairs, pairs=SCALE_GROUPS, cache=False)
     dataset = pairs_for_task(source, few, task=task, split="train", seed=0)
     groups = collate_pairs([dataset[i] for i in range(SCALE_GROUPS)])
-    return measure_scales(base, groups, judge.final, members=SCALE_MEMBERS, seed=0)
+    return measure_scales(base, groups, judge.composites, members=SCALE_MEMBERS, seed=0)
 
 
 def before_after_grid(pairs: PairBatch, before: Evaluation, after: Evaluation, judge: Judge) -> torch.Tensor:

@@ -66,7 +66,10 @@ def policy_gradient_iteration(session: Session, iteration: int) -> dict[str, flo
     times.append(time.perf_counter())
     session.average.update()
     stage = config.curriculum.stages[session.curriculum.position]
-    session.curriculum = advance(session.curriculum, config.curriculum, accelerator.gather(judgement.stage_total))
+    gain = (
+        judgement.stage_total - session.base_rewards(drawn.group_ids, drawn.gt, drawn.lq, session.curriculum)[:, None]
+    )
+    session.curriculum = advance(session.curriculum, config.curriculum, accelerator.gather(gain))
     names = ("seconds/rollout", "seconds/judge", "seconds/update")
     timings = {name: end - start for name, (start, end) in zip(names, pairwise(times), strict=True)}
     return {**_reward_figures(session, judgement, credit), **figures, **timings, "curriculum_stage": float(stage)}
@@ -83,17 +86,18 @@ def reward_gradient_iteration(session: Session, iteration: int) -> dict[str, flo
     """
     config, gather = session.config, session.learner.accelerator.gather
     started = time.perf_counter()
-    reward = DifferentiableReward(session.judge, session.curriculum)
+    reward = DifferentiableReward(session.judge, session.curriculum, session.scales or None)
     batch, seeds = groups_of(session, iteration)
     plan = reward_gradient_plan(session, iteration)
     figures = reward_gradient_update(
         session.learner, batch, config.sampler, plan, reward, group_size=config.group_size, sample_seeds=seeds
     )
     session.average.update()
-    totals = {stage: gather(total) for stage, total in reward.totals(config.group_size).items()}
+    totals = reward.totals(config.group_size)
     stage = config.curriculum.stages[session.curriculum.position]
-    session.curriculum = advance(session.curriculum, config.curriculum, totals[stage])
-    blended = sum(share * totals[stage] for stage, share in reward.shares.items())
+    gain = totals[stage] - session.base_rewards(batch.indices, batch.gt, batch.lq, session.curriculum)[:, None]
+    session.curriculum = advance(session.curriculum, config.curriculum, gather(gain))
+    blended = gather(sum(share * totals[stage] for stage, share in reward.shares.items()))
     seconds = time.perf_counter() - started
     named = {"reward": float(blended.mean()), "seconds/update": seconds, "curriculum_stage": float(stage)}
     return {**named, **figures}

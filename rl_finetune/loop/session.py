@@ -18,8 +18,10 @@ from rl_finetune.loop.trainable import as_base, make_trainable, whole_policy
 from rl_finetune.loop.weight_average import WeightAverage
 from rl_finetune.methods.learner import Learner
 from rl_finetune.methods.rollout import ConditionedDenoiser
+from rl_finetune.rewards.base_rewards import BaseRewards
 from rl_finetune.rewards.curriculum import CurriculumState, from_plain, to_plain
 from rl_finetune.rewards.judge import Judge
+from rl_finetune.rewards.objective import RewardScale
 from shared.app.errors import UserError
 from shared.restorers.load import load_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetRestorer
@@ -39,6 +41,8 @@ class Session:
     average: WeightAverage
     panel: Panel
     gauge: HackingGauge
+    scales: dict[int, dict[str, RewardScale]]  # of every stage's rewards, empty under sum_first
+    base_rewards: BaseRewards
     curriculum: CurriculumState = field(default_factory=CurriculumState)
     rolled_back_to: PixelUNet | None = None  # the last good policy, where the gauge stopped the run
 
@@ -60,10 +64,13 @@ class Session:
         pairs = pairs_for_task(config.source, config.pairs, task=config.task, split="train", seed=config.seed)
         if config.method != "policy_gradient":
             judge.require_gradient(pairs[0].gt[None], pairs[0].lq[None])
-        panel = panel_of(config, judge, base_restorer(config, accelerator.device))
+        base = base_restorer(config, accelerator.device)
+        scales = scales_of(config, judge, base)
+        panel = panel_of(config, judge, scales)
         gauge = HackingGauge(config.gauge, panel.for_gauge(list(judge.final.weights)))
         average = WeightAverage(learner.policy, config.ema_decay)
-        session = cls(config, run, learner, judge, pairs, average, panel, gauge)
+        base_rewards = BaseRewards(base, judge, seed=config.seed)
+        session = cls(config, run, learner, judge, pairs, average, panel, gauge, scales, base_rewards)
         accelerator.register_for_checkpointing(average, session)
         return session
 
@@ -122,12 +129,21 @@ def open_judge(config: TrainRlConfig, device: torch.device) -> Judge:
     )
 
 
-def panel_of(config: TrainRlConfig, judge: Judge, base: Restorer) -> Panel:
-    """Returns what the run is measured by; `base` is the policy it starts from, with the run's sampler."""
-    normalised = config.method == "policy_gradient" and config.reward.order == "normalise_first"
+def scales_of(config: TrainRlConfig, judge: Judge, base: Restorer) -> dict[int, dict[str, RewardScale]]:
+    """Returns the scales by which rewards are normalised before they are weighed; none under `sum_first`.
+
+    `base` is the policy that the run starts from, with the run's sampler.
+    """
+    if config.reward.order == "sum_first":
+        return {}
+    return objective_scales(judge, base, config.source, config.pairs, config.task)
+
+
+def panel_of(config: TrainRlConfig, judge: Judge, scales: dict[int, dict[str, RewardScale]]) -> Panel:
+    """Returns what the run is measured by: the last stage's reward among it."""
     return open_panel(
         judge,
-        scales=objective_scales(judge, base, config.source, config.pairs, config.task) if normalised else {},
+        scales=scales.get(config.curriculum.stages[-1], {}),
         task=config.task,
         identity_weights=config.identity_weights,
         allow_download=config.reward.tools.allow_download,

@@ -21,10 +21,11 @@ class CurriculumConfig:
     """When a stage of the reward model hands over to the next."""
 
     stages: tuple[int, ...] = (3,)  # of the reward model, in order; one stage is no curriculum
-    budget_iterations: int = 0  # a stage hands over after this many at the latest; 0: only at a plateau
+    budget_iterations: int = 0  # a stage hands over after this many at the latest; 0: only after a gain, at a plateau
     min_iterations: int = 10  # and not before
     plateau_window: int = 10  # iterations; the later half is compared with the earlier
-    plateau_z: float = 1.0  # a gain below this many standard errors is a plateau
+    plateau_z: float = 1.0  # a rise below this many standard errors is a plateau
+    gain_z: float = 2.0  # standard errors by which a stage's reward must exceed the base policy's before it hands over
     ramp_iterations: int = 5  # over which the next stage is blended in
 
     def __post_init__(self) -> None:
@@ -44,7 +45,7 @@ class CurriculumState:
     position: int = 0  # index into the config's stages
     iterations: int = 0  # completed in this stage, the ramp into it not counted
     ramp: int = 0  # iterations of the ramp into the next stage begun; 0 when none is under way
-    history: tuple[float, ...] = ()  # mean rewards of this stage, at most `plateau_window` of them
+    history: tuple[float, ...] = ()  # mean rewards of this stage above the base policy's, `plateau_window` at most
 
 
 def stage_rewards(weights: Mapping[str, float], stage: int) -> dict[str, float]:
@@ -74,28 +75,41 @@ def blend_maps(shares: Mapping[int, float], maps: Mapping[int, torch.Tensor]) ->
     return sum(weight / total * maps[stage] for stage, weight in weights.items()) if weights else None
 
 
-def advance(state: CurriculumState, config: CurriculumConfig, stage_reward: torch.Tensor) -> CurriculumState:
+def advance(state: CurriculumState, config: CurriculumConfig, gain: torch.Tensor) -> CurriculumState:
     """Returns the state for the next iteration.
 
-    stage_reward: [B, G], what this iteration's own stage (on a ramp, the one being left) said of every picture.
+    gain: [B, G], what this iteration's own stage (on a ramp, the one being left) said of every restoration, less what it
+    said of the base policy's restoration of the same picture. Pictures differ far more in reward than a policy gains in
+    ten iterations; less the base's, that luck is gone.
     """
     if 0 < state.ramp < config.ramp_iterations:
         return replace(state, ramp=state.ramp + 1)
     if state.ramp:
         return CurriculumState(position=state.position + 1)
-    history = (*state.history, float(stage_reward.double().mean()))[-config.plateau_window :]
+    history = (*state.history, float(gain.double().mean()))[-config.plateau_window :]
     iterations = state.iterations + 1
     spent = 0 < config.budget_iterations <= iterations
-    ready = iterations >= config.min_iterations and (spent or has_plateaued(history, config))
+    settled = has_gained(history, config) and has_plateaued(history, config)
+    ready = iterations >= config.min_iterations and (spent or settled)
     is_last = state.position == len(config.stages) - 1
     return replace(state, iterations=iterations, history=history, ramp=1 if ready and not is_last else 0)
+
+
+def has_gained(history: tuple[float, ...], config: CurriculumConfig) -> bool:
+    """Whether the last `plateau_window` rewards lie above the base policy's by `gain_z` standard errors of their mean.
+
+    A stage that has taught nothing yet has nothing to hand over; its budget, if it has one, ends it.
+    """
+    window = torch.tensor(history[-config.plateau_window :], dtype=torch.float64)
+    if len(window) < config.plateau_window:
+        return False
+    return float(window.mean()) > config.gain_z * float(window.std()) / math.sqrt(len(window))
 
 
 def has_plateaued(history: tuple[float, ...], config: CurriculumConfig) -> bool:
     """Whether the later half of the last `plateau_window` mean rewards is not clearly above the earlier half.
 
-    Clearly: by `plateau_z` standard errors of the difference. Pictures change from iteration to iteration, and so do
-    their rewards; a rise within that noise is no progress worth waiting for.
+    Clearly: by `plateau_z` standard errors of the difference.
     """
     window = history[-config.plateau_window :]
     if len(window) < config.plateau_window:

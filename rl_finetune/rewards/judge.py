@@ -18,6 +18,7 @@ from rl_finetune.rewards.composite import Composite, RewardValues, resolve
 from rl_finetune.rewards.config import Order, RewardConfig
 from rl_finetune.rewards.curriculum import CurriculumConfig, CurriculumState, blend_maps, stage_rewards, stage_weights
 from rl_finetune.rewards.latent_grid import to_latent_grid
+from rl_finetune.rewards.objective import RewardScale, objective
 from rl_finetune.rewards.registry import Toolbox
 
 
@@ -32,7 +33,8 @@ class Judgement:
     weights: Mapping[str, float]  # of the same names
     order: Order
     maps: Mapping[str, torch.Tensor]  # name → [B, G, K, h, w] degradation on the latent grid
-    map_weights: Mapping[str, float]  # of the same names, and of those that no stage in the blend can give yet
+    map_weights: Mapping[str, float]  # of the same names, each times the share of the stages that have the map
+    map_weight_total: float  # what they sum to where every stage in the blend has every map
     map_order: Order
     total: torch.Tensor  # [B, G] the weighted sum of the raw rewards of the final picture
     stage_total: torch.Tensor  # [B, G] the same of the curriculum's present stage alone
@@ -109,12 +111,17 @@ class Judge:
         totals = {stage: subjects.by_group([v.total for v in said]) for stage, said in values.items()}
         rewards, weights, order = self._parts(values, totals, shares, subjects)
         first = next(iter(shares))
+        maps = self._maps(values, shares, subjects)
+        present = {
+            name: sum(s for stage, s in shares.items() if name in values[stage][0].degradation_maps) for name in maps
+        }
         return Judgement(
             rewards=rewards,
             weights=weights,
             order=order,
-            maps=self._maps(values, shares, subjects),
-            map_weights=self.map_weights,
+            maps=maps,
+            map_weights={name: self.map_weights[name] * share for name, share in present.items()},
+            map_weight_total=sum(self.map_weights.values()),
             map_order=self.order,
             total=sum(share * totals[stage] for stage, share in shares.items())[..., -1],
             stage_total=totals[first][..., -1],
@@ -164,18 +171,28 @@ class Judge:
 class DifferentiableReward:
     """The curriculum's reward of one iteration with its gradient in sr; remembers what each stage said, in order."""
 
-    def __init__(self, judge: Judge, state: CurriculumState) -> None:
-        self.judge = judge
+    def __init__(
+        self, judge: Judge, state: CurriculumState, scales: Mapping[int, Mapping[str, RewardScale]] | None = None
+    ) -> None:
+        """`scales` holds every reward's spread by stage, which `normalise_first` needs; without it, raw rewards add."""
+        self.judge, self.scales = judge, scales
         self.shares = stage_weights(state, judge.curriculum)
         self.said: dict[int, list[torch.Tensor]] = defaultdict(list)
 
     def __call__(self, sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, sample_ids: Sequence[str]) -> torch.Tensor:
-        """Returns the weighted sum of the raw rewards under the stages' shares, [N]."""
+        """Returns the rewards as the run's order adds them, [N]: each in units of its spread, or raw.
+
+        Stages are weighed by their shares, and each stage's parts by their weights over their sum.
+        """
         total: torch.Tensor | None = None
         for stage, share in self.shares.items():
-            judged = self.judge.composites[stage](sr, gt, lq, sample_ids=sample_ids).total
-            self.said[stage].append(judged.detach())
-            total = share * judged if total is None else total + share * judged
+            composite = self.judge.composites[stage]
+            judged = composite(sr, gt, lq, sample_ids=sample_ids)
+            self.said[stage].append(judged.total.detach())
+            own = judged.total
+            if self.scales is not None:
+                own = objective(judged.values, composite.weights, self.scales[stage]) / sum(composite.weights.values())
+            total = share * own if total is None else total + share * own
         return total
 
     def totals(self, group_size: int) -> dict[int, torch.Tensor]:

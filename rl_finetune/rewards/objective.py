@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 
 from data.degradation.records import PairBatch
-from rl_finetune.rewards.composite import Composite
+from rl_finetune.rewards.composite import Composite, RewardValues
 from shared.restorers.protocol import Restorer
 from shared.seeds import derive_seed
 
@@ -44,14 +44,24 @@ def objective(values: Mapping[str, Number], weights: Mapping[str, float], scales
 
 @torch.no_grad()
 def measure_scales(
-    restorer: Restorer, pairs: PairBatch, composite: Composite, *, members: int, seed: int
-) -> dict[str, RewardScale]:
-    """Returns each reward's scale in groups of `members` restorations of the pairs; silent rewards are left out."""
-    device = composite.toolbox.device
-    groups: list[Mapping[str, torch.Tensor]] = []
+    restorer: Restorer, pairs: PairBatch, composites: Mapping[int, Composite], *, members: int, seed: int
+) -> dict[int, dict[str, RewardScale]]:
+    """Returns {stage: {reward: its scale}} in groups of `members` restorations of the pairs.
+
+    Rewards that cannot tell a group's members apart are left out.
+    """
+    groups: dict[int, list[Mapping[str, torch.Tensor]]] = {stage: [] for stage in composites}
     for i, index in enumerate(pairs.indices):
+        device = next(iter(composites.values())).toolbox.device
         gt, lq = (p[i : i + 1].to(device).expand(members, -1, -1, -1) for p in (pairs.gt, pairs.lq))
         seeds = [derive_seed(seed, "spread", index, member) for member in range(members)]
-        groups.append(composite(restorer.restore(lq, sample_seeds=seeds), gt, lq).values)
-    scales = {name: RewardScale.of(torch.stack([group[name] for group in groups])) for name in groups[0]}
-    return {name: scale for name, scale in scales.items() if scale.spread > STD_FLOOR}
+        sr = restorer.restore(lq, sample_seeds=seeds)
+        said: RewardValues | None = None
+        for stage, composite in composites.items():
+            said = composite(sr, gt, lq, known=said)
+            groups[stage].append(said.values)
+    scales = {}
+    for stage, found in groups.items():
+        own = {name: RewardScale.of(torch.stack([group[name] for group in found])) for name in found[0]}
+        scales[stage] = {name: scale for name, scale in own.items() if scale.spread > STD_FLOOR}
+    return scales

@@ -82,13 +82,15 @@ def test_stage_0_leaves_its_own_map_out_and_keeps_the_others(tiny_run, tmp_path)
 
 def test_an_absent_maps_share_of_the_credit_is_the_pictures(tiny_run, tmp_path):
     session, drawn, judgement = judged(tiny_run, tmp_path)
-    alone = dataclasses.replace(judgement, maps={"absolute_error": judgement.maps["absolute_error"]})
+    alone = dataclasses.replace(
+        judgement, maps={"absolute_error": judgement.maps["absolute_error"]}, map_weights={"absolute_error": 1.0}
+    )
 
     def credit(j, spatial_weight: float) -> torch.Tensor:
         return credit_in(session, drawn, j, dataclasses.replace(ADVANTAGE, spatial_weight=spatial_weight)).advantages
 
     # Of the maps' weights 3 and 1 a quarter is there: of credit 1 in space, .25 is its own and .75 the picture's.
-    only_map = dataclasses.replace(alone, map_weights={"absolute_error": 1.0})
+    only_map = dataclasses.replace(alone, map_weight_total=1.0)
     expected = 0.75 * credit(only_map, 0.0) + 0.25 * credit(only_map, 1.0)
     torch.testing.assert_close(credit(alone, 1.0), expected)
 
@@ -104,6 +106,23 @@ def test_every_part_of_every_stage_gets_unit_spread_before_it_is_weighed(tiny_ru
         "fgr_score@1": pytest.approx(0.125),
         "fgr_map@1": pytest.approx(0.125),
     }
+
+
+def test_a_map_enters_a_ramp_by_its_share(tiny_run, tmp_path):
+    curriculum = CurriculumConfig(stages=[0, 1], budget_iterations=5, ramp_iterations=3)
+    session = open_session(dataclasses.replace(tiny_run, curriculum=curriculum), tmp_path)
+    drawn, weights = draw(session, 0), []
+    for ramp in (0, 1, 3):
+        session.curriculum = dataclasses.replace(session.curriculum, ramp=ramp)
+        judgement = judge(session, drawn)
+        assert judgement.map_weight_total == 4.0
+        weights.append(dict(judgement.map_weights))
+    # RM_0 has no map. On the ramp RM_1's counts as much as RM_1 does: a quarter of its 3, then three quarters.
+    assert weights == [
+        {"absolute_error": 1.0},
+        {"fgr_map": pytest.approx(0.75), "absolute_error": 1.0},
+        {"fgr_map": pytest.approx(2.25), "absolute_error": 1.0},
+    ]
 
 
 def test_sums_of_two_stages_are_normalised_before_they_are_blended(tiny_run, tmp_path):

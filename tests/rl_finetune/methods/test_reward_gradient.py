@@ -175,6 +175,41 @@ def test_a_blend_is_by_hand_and_differentiable(feedback_run, tmp_path):
     torch.testing.assert_close(blended.totals(2)[3], new.detach().view(2, 2))
 
 
+def test_normalised_rewards_add_in_units_of_their_spread(feedback_run, tmp_path):
+    parts = [RewardPart("psnr", 3.0), RewardPart("ssim", 1.0)]
+    config = dataclasses.replace(feedback_run, reward=RewardConfig(parts=parts))
+    session = open_session(config, tmp_path)
+    reward = DifferentiableReward(session.judge, session.curriculum, session.scales)
+    sr, gt = torch.rand(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = reward(sr.requires_grad_(), gt, gt, list("abcd"))
+    values = session.judge.final(sr, gt, gt).values
+    own = session.scales[session.config.curriculum.stages[-1]]
+    by_hand = [(values[name] - own[name].mean) / own[name].spread for name in ("psnr", "ssim")]
+    torch.testing.assert_close(found, 0.75 * by_hand[0] + 0.25 * by_hand[1])
+    # Raw, the decibels would rule: a reward in other units must not change the gradient's direction.
+    summed = dataclasses.replace(config, reward=RewardConfig(parts=parts, order="sum_first"))
+    session = open_session(summed, tmp_path / "summed")
+    assert session.scales == {}
+    raw = DifferentiableReward(session.judge, session.curriculum)(sr, gt, gt, list("abcd"))
+    torch.testing.assert_close(raw, 3.0 * values["psnr"] + values["ssim"])
+
+
+def test_the_hand_over_sees_the_gain_above_the_base_policy(feedback_run, tmp_path):
+    curriculum = CurriculumConfig(stages=(0, 3), budget_iterations=50, min_iterations=40, plateau_window=4)
+    parts = RewardConfig(parts=[RewardPart("fgr_score", 1.0)])
+    config = dataclasses.replace(feedback_run, curriculum=curriculum, reward=parts, learning_rate=1e-12)
+    session = open_session(config, tmp_path)
+    for i in range(3):
+        iterate(session, i)
+    # The policy does not move: all that is left is its noise against the base's on the same pictures.
+    batch, _ = groups_of(session, 0)
+    earned = session.base_rewards(batch.indices, batch.gt, batch.lq, session.curriculum)
+    assert earned.shape == (len(batch.indices),)
+    assert max(abs(gain) for gain in session.curriculum.history) < 0.1 * float(earned.abs().mean())
+    again = session.base_rewards(batch.indices[::-1], batch.gt.flip(0), batch.lq.flip(0), session.curriculum)
+    assert torch.equal(earned, again.flip(0))
+
+
 def test_the_curriculum_hands_over(feedback_run, tmp_path):
     curriculum = CurriculumConfig(
         stages=(0, 3), budget_iterations=1, min_iterations=1, plateau_window=4, ramp_iterations=2

@@ -13,6 +13,7 @@ from rl_finetune.rewards.curriculum import (
     advance,
     blend_maps,
     from_plain,
+    has_gained,
     has_plateaued,
     stage_rewards,
     stage_weights,
@@ -64,6 +65,45 @@ def test_plateau_by_hand():
     assert not has_plateaued((2.0, 1.5, 2.5, 2.0, 1.5, 2.5), CurriculumConfig(plateau_window=8))
     # Only the last window counts.
     assert has_plateaued((-50.0, -50.0, 1.0, 2.0, 1.5, 2.5), config)
+
+
+def test_a_gain_must_stand_out_by_hand():
+    config = CurriculumConfig(plateau_window=4, gain_z=2.0)
+    # Mean 1, standard deviation √(2/3) = .816, standard error .408: 2.4 of them.
+    assert has_gained((0.0, 1.0, 1.0, 2.0), config)
+    # Mean .75, standard deviation 1.71, standard error .85: less than one.
+    assert not has_gained((-1.0, 0.0, 1.0, 3.0), config)
+    assert not has_gained((5.0, 5.0, 5.0), config)  # too few to tell
+
+
+def hand_over(gain_of, config: CurriculumConfig, seed: int, iterations: int) -> int:
+    """Returns the iteration at which a stage hands over, of a reward known to gain `gain_of(iteration)`; −1: never.
+
+    Six pictures an iteration, each with a luck of its own of size 1 and six restorations that differ by .2.
+    """
+    generator, state = torch.Generator().manual_seed(seed), CurriculumState()
+    for iteration in range(iterations):
+        restorations = 0.2 * torch.randn(6, 6, generator=generator)
+        base = 0.2 * torch.randn(6, 1, generator=generator)  # its luck is the same picture's, and so is gone
+        state = advance(state, config, gain_of(iteration) + restorations - base)
+        if state.ramp:
+            return iteration
+    return -1
+
+
+def test_without_a_gain_a_stage_seldom_hands_over():
+    config = CurriculumConfig(stages=(0, 1), min_iterations=10, plateau_window=10)
+    earliest = [hand_over(lambda _: 0.0, config, seed, 10) for seed in range(300)]
+    # Two of a hundred by chance: gain_z = 2 on ten readings.
+    assert sum(iteration == 9 for iteration in earliest) <= 15
+
+
+def test_a_rising_reward_is_waited_for_and_its_end_is_found():
+    config = CurriculumConfig(stages=(0, 1), min_iterations=10, plateau_window=20)
+    found = [hand_over(lambda i: 0.03 * min(i, 40), config, seed, 90) for seed in range(100)]
+    # The rise ends at 40. Between the halves of a window of twenty it is .3, seven standard errors: never missed.
+    assert min(found) >= 40
+    assert sum(iteration <= 65 for iteration in found) >= 95
 
 
 def test_a_rising_reward_is_waited_for_and_a_flat_one_is_not():
