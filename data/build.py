@@ -28,7 +28,7 @@ from data.store.rows import RowMaker
 from shared.app.config import from_dict, load_config
 from shared.app.entry import run_command
 from shared.app.errors import UserError
-from shared.runs.folder import RunFolder, require_free_space
+from shared.runs.run_folder import RunFolder, require_free_space
 from shared.runs.tracking import progress
 
 FIT_PAIRS_PER_TASK = 8

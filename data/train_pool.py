@@ -26,7 +26,7 @@ from shared.app.config import load_config, require_range
 from shared.app.devices import open_accelerator
 from shared.app.entry import run_command
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
-from shared.runs.folder import RunFolder
+from shared.runs.run_folder import RunFolder
 from shared.runs.training_loop import TrainingLoop, set_learning_rate
 from shared.seeds import derive_seed
 

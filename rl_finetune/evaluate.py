@@ -24,7 +24,7 @@ from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.load import load_restorer
 from shared.restorers.pixel_unet import PixelUNetRestorer
 from shared.restorers.protocol import Restorer
-from shared.runs.folder import CONFIG_FILE
+from shared.runs.run_folder import CONFIG_FILE
 
 
 @dataclass(frozen=True)

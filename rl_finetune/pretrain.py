@@ -22,7 +22,7 @@ from shared.app.entry import run_command
 from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.load import save_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig
-from shared.runs.folder import RunFolder
+from shared.runs.run_folder import RunFolder
 from shared.runs.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
 from shared.seeds import derive_seed, gaussian, numpy_rng
 

@@ -17,7 +17,7 @@ from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.app.words import read_words
 from shared.files import write_bytes
-from shared.runs.folder import SUMMARY_FILE
+from shared.runs.run_folder import SUMMARY_FILE
 from shared.runs.tracking import read_metrics
 
 STAGES = {  # folder → what a person calls it, in the order they run
@@ -62,7 +62,7 @@ class Stage:
 def main(argv: Sequence[str]) -> None:
     config = read_words(ReportConfig, argv, expected="run=<a run's folder>", bare=("run", "dataset"))
     run = Path(config.run)
-    stages = finished_stages(run, dataset=Path(config.dataset) if config.dataset else None)
+    stages = stages_of_run(run, dataset=Path(config.dataset) if config.dataset else None)
     write_bytes(run / "report.html", page(run, stages).encode())
     print()
     for stage in stages:
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"\nreport: {run / 'report.html'}")
 
 
-def finished_stages(run: Path, *, dataset: Path | None) -> list[Stage]:
+def stages_of_run(run: Path, *, dataset: Path | None) -> list[Stage]:
     """Returns the stages of a run that are finished. Raises UserError when there is none."""
     if not run.is_dir():
         raise UserError(f"expected a run's folder, but {run} is missing; make one with: make train-rl RUN={run}")

@@ -21,7 +21,7 @@ from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.files import write_bytes
 from shared.runs.finished import command_hash
-from shared.runs.folder import RunFolder
+from shared.runs.run_folder import RunFolder
 
 FIGURES_FILE, TABLE_FILE, CURVES_FILE = "study.json", "study.md", "study.svg"
 

@@ -9,7 +9,7 @@ from data.store.parquet import DATA_FOLDER, INPUTS_FILE, NORMALISER_FILE, log_na
 from data.store.plan import Chunk
 from shared.app.errors import UserError
 from shared.files import write_bytes
-from shared.runs.folder import RunFolder
+from shared.runs.run_folder import RunFolder
 
 
 def check_shards(config: BuildConfig) -> None:

@@ -17,7 +17,7 @@ from data.store.parquet import DATA_FOLDER, NORMALISER_FILE, RAW_MAPS, ParquetRo
 from data.store.sample import Sample
 from shared.app.config import from_dict
 from shared.app.errors import UserError
-from shared.runs.folder import SUMMARY_FILE
+from shared.runs.run_folder import SUMMARY_FILE
 
 _PICTURES = ("gt", "lq", "sr", "syn", "mask", "degradation_map", "sr_degradation_map")
 _VALUES = ("area", "severity", "is_control", "restorer", "mask_kind", "source", "image_id", "index")

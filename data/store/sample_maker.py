@@ -14,7 +14,7 @@ from data.regions.targets import Normaliser, TargetConfig, TargetMaker, severity
 from data.store.parquet import NORMALISER_FILE
 from data.store.sample import Sample
 from shared.app.config import from_dict
-from shared.runs.folder import CONFIG_FILE
+from shared.runs.run_folder import CONFIG_FILE
 from shared.vision.images import on_8_bits, to_tensor
 
 

@@ -29,7 +29,7 @@ from rl_finetune.rewards.faces import identity, load_identity
 from rl_finetune.rewards.judge import Judge
 from rl_finetune.rewards.objective import OBJECTIVE, RewardScale, measure_scales, objective
 from shared.restorers.protocol import Restorer
-from shared.runs.folder import RunFolder
+from shared.runs.run_folder import RunFolder
 from shared.vision.images import paint_map, picture_grid, save_image
 from shared.vision.lpips import load_lpips, lpips_weights_path
 from shared.vision.metrics import hatch

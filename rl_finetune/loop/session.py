@@ -26,7 +26,7 @@ from shared.app.errors import UserError
 from shared.restorers.load import load_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetRestorer
 from shared.restorers.protocol import Restorer
-from shared.runs.folder import RunFolder
+from shared.runs.run_folder import RunFolder
 
 
 @dataclass

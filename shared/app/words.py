@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 from omegaconf.errors import OmegaConfBaseException
 
-from shared.app.config import from_dict
+from shared.app.config import Schema, from_dict
 from shared.app.errors import UserError
-
-Schema = TypeVar("Schema")
 
 
 def read_words(schema: type[Schema], argv: Sequence[str], *, expected: str, bare: Sequence[str] = ()) -> Schema:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from shared.runs.folder import STATE_FOLDER, replace_folder
+from shared.runs.run_folder import STATE_FOLDER, replace_folder
 
 PROGRESS_FILE = "progress.json"
 

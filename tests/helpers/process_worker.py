@@ -22,7 +22,7 @@ from rl_finetune.methods.policy_loss import LossConfig
 from rl_finetune.methods.reward_gradient_loss import RewardGradientConfig
 from shared.app.config import load_config
 from shared.app.entry import leave_together
-from shared.runs.folder import RunFolder
+from shared.runs.run_folder import RunFolder
 from tests.helpers.tiny_rl import flat_gradient
 
 KINDS = {

@@ -14,7 +14,7 @@ from reward_model.learning.optimizer import OptimConfig
 from reward_model.learning.stages import TrainingData
 from reward_model.network.architecture import RewardModelConfig
 from reward_model.train import TrainConfig, train
-from shared.runs.folder import RunFolder
+from shared.runs.run_folder import RunFolder
 from tests.helpers.reward_samples import SCALE, tiny_samples
 
 NETWORK = RewardModelConfig(decoder_channels=(16, 8))

@@ -20,7 +20,7 @@ from rl_finetune.methods.trajectory import Rollout
 from rl_finetune.rewards.config import RewardConfig, RewardPart
 from rl_finetune.rewards.judge import Judgement
 from shared.diffusion.sampler import SamplerSpec
-from shared.runs.folder import RunFolder
+from shared.runs.run_folder import RunFolder
 from tests.helpers.tiny import save_pictures, save_tiny_policy, save_tiny_reward_model
 
 

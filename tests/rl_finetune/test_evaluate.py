@@ -17,7 +17,7 @@ from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
 from shared.restorers.load import load_policy, save_policy
-from shared.runs.folder import RunFolder
+from shared.runs.run_folder import RunFolder
 from tests.helpers.tiny import save_pictures, save_tiny_policy, save_tiny_reward_model, tiny_policy
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from reward_model.network.model import RewardModel
 from reward_model.train import TrainConfig, open_accelerator
 from shared.app.errors import UserError
-from shared.runs.folder import RunFolder
+from shared.runs.run_folder import RunFolder
 from shared.runs.tracking import read_metrics
 from tests.helpers.reward_training import run_training, weights_of
 

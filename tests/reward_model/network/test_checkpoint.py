@@ -19,7 +19,7 @@ from reward_model.learning.optimizer import OptimConfig
 from reward_model.network.checkpoint import read_config, verify_checkpoint
 from reward_model.network.model import RewardModel, RewardModelConfig
 from shared.app.errors import UserError
-from shared.runs.folder import RunFolder
+from shared.runs.run_folder import RunFolder
 from shared.runs.tracking import read_metrics
 from tests.helpers.reward_training import NETWORK, run_training, tiny_config, weights_of
 

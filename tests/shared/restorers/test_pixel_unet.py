@@ -17,7 +17,7 @@ from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.load import load_policy, load_restorer, save_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig, PixelUNetRestorer
-from shared.runs.folder import RunFolder
+from shared.runs.run_folder import RunFolder
 from shared.runs.tracking import read_metrics
 from tests.helpers.tiny import save_pictures, save_tiny_policy, tiny_policy
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from shared.runs import finished
-from shared.runs.folder import RunFolder
+from shared.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from shared.runs.folder import replace_folder
+from shared.runs.run_folder import replace_folder
 from shared.runs.tracking import read_metrics
 from shared.runs.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
 

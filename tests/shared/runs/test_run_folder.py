@@ -12,7 +12,7 @@ import torch
 from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.files import write_bytes
-from shared.runs.folder import RunFolder, replace_folder, require_free_space
+from shared.runs.run_folder import RunFolder, replace_folder, require_free_space
 from shared.runs.tracking import MetricsLog, read_metrics
 from shared.seeds import derive_seed, gaussian, shuffled
 
