@@ -39,13 +39,13 @@ class TrainPoolConfig:
     """Three small restorers for one task; configs/pool.yaml explains every field."""
 
     out: str = "runs/default/pool/sr"  # l1/, gan/ and exemplar/ lie in it
-    task: Task = "sr"
+    task: Task = "sr"  # sr: ×4 super-resolution; face: restoration at the same size
     source: SourceConfig = field(default_factory=SourceConfig)
     sr_pairs: PairConfig = field(default_factory=lambda: PairConfig(degradation=DegradationConfig(preset="real_sr")))
     face_pairs: PairConfig = field(default_factory=lambda: PairConfig(degradation=DegradationConfig(preset="face")))
-    channels: int = 48
-    blocks: int = 4
-    critic_channels: int = 32
+    channels: int = 48  # of both networks
+    blocks: int = 4  # residual blocks of both networks
+    critic_channels: int = 32  # of its first layer
     exemplars: int = 8192  # blocks of the exemplar restorer
     l1_iterations: int = 300  # the first network is saved after these
     gan_iterations: int = 300  # the second goes on from it for these
@@ -53,15 +53,15 @@ class TrainPoolConfig:
     energy_weight: float = 1.0  # contrast of each neighbourhood,
     adversarial_weight: float = 0.03  # and what the critic believes
     batch_size: int = 16  # pairs per process and step
-    learning_rate: float = 1e-3
-    gan_learning_rate: float = 2e-4
-    critic_learning_rate: float = 4e-4
+    learning_rate: float = 1e-3  # of the L1 network
+    gan_learning_rate: float = 2e-4  # of the GAN network
+    critic_learning_rate: float = 4e-4  # of its critic
     mixed_precision: str = "no"  # no | bf16 | fp16
-    checkpoint_every: int = 200
-    log_every: int = 20
-    workers: int = 0
-    cpu_threads: int = 2
-    seed: int = 0
+    checkpoint_every: int = 200  # iterations between resumable states; a kill loses at most this much work
+    log_every: int = 20  # iterations between lines of metrics.jsonl
+    workers: int = 0  # processes that prepare pairs; 0: the training process itself
+    cpu_threads: int = 2  # of PyTorch
+    seed: int = 0  # of weights, pairs and order
 
     def __post_init__(self) -> None:
         require_range(

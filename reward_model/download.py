@@ -23,7 +23,7 @@ class DownloadConfig:
 
     repo: str  # user/name on the Hub
     revision: str | None = None  # branch, tag or commit
-    out: str = "runs/downloaded/reward_model"
+    out: str = "runs/downloaded/reward_model"  # the folder that will hold the checkpoint
 
 
 def main(argv: Sequence[str]) -> None:

@@ -36,21 +36,23 @@ SPLITS = ("test", "test_restorer", "test_source")
 class EvaluateConfig:
     """Which checkpoint is measured on which sets."""
 
-    checkpoint: str = "runs/default/reward_model/checkpoint"
+    checkpoint: str = "runs/default/reward_model/checkpoint"  # a checkpoint folder, or a Hub repository
+    # A finished dataset folder: its test splits, its val for thresholds, its map scale.
     dataset: str = "datasets/default"
     out: str = ""  # empty: <checkpoint's parent>/evaluation
     stages: tuple[int, ...] = ()  # empty: all of them
-    splits: tuple[str, ...] = SPLITS
-    triples: str = ""
+    splits: tuple[str, ...] = SPLITS  # of the dataset
+    triples: str = ""  # a folder of <scene>_gt, <scene>_<restorer> and, where known, <scene>_mask and <scene>_syn
+    # Published restorers (.pth, .safetensors) or restorer folders that training never met.
     restorers: tuple[str, ...] = ()
-    samples_per_set: int = 400
-    crop_px: int = 128
-    crops_per_picture: int = 4
+    samples_per_set: int = 400  # at most, spread evenly
+    crop_px: int = 128  # side of the crops that triples are cut into
+    crops_per_picture: int = 4  # at most
     max_clean_area: float = MAX_CLEAN_AREA  # of clean validation pictures, which the thresholds may call broken
-    bootstrap_rounds: int = 200
-    seed: int = 0
-    update_card: bool = True
-    device: str = "cpu"
+    bootstrap_rounds: int = 200  # of the confidence intervals
+    seed: int = 0  # of the regions drawn on triples, and of the bootstrap
+    update_card: bool = True  # put the tables into the checkpoint's model card
+    device: str = "cpu"  # cpu | cuda
 
     def __post_init__(self) -> None:
         require_range(

@@ -37,9 +37,9 @@ class ScoreConfig:
     stage: int | None = None  # the last one by default
     out: str = ""  # folder for overlays and maps; empty writes none
     json: bool = False  # one JSON object a line in place of the table
-    device: str = "cpu"
-    tile_px: int = TILE_PX
-    halo_px: int = HALO_PX
+    device: str = "cpu"  # cpu | cuda
+    tile_px: int = TILE_PX  # side of the tiles that a large picture is scored in
+    halo_px: int = HALO_PX  # how far a tile sees beyond its border
 
 
 @dataclass(frozen=True)

@@ -43,18 +43,20 @@ FREE_KEYS = ("workers", "device")  # speed, not results; a compiled network's st
 class TrainConfig:
     """One reward model; configs/train_rm.yaml explains every field."""
 
-    out: str = "runs/default/reward_model"
-    dataset: str = "datasets/default"
-    seed: int = 0
+    out: str = "runs/default/reward_model"  # the run's folder; the checkpoint ends up in its checkpoint/
+    dataset: str = "datasets/default"  # a finished dataset folder
+    seed: int = 0  # of weights, order and augmentation
+    # Optimizer steps of RM_0, RM_1, …; 0 passes the weights on as they are.
     stage_iterations: tuple[int, ...] = (60, 60, 80, 800)
-    anchor: str = EMBEDDED
+    anchor: str = EMBEDDED  # S_base: embedded (RM_0's own score) | clip_iqa:<CLIP on the Hub> (needs the extra `clip`)
+    # α of the map target, mixed anew from the stored components; null: as the dataset was built.
     pixel_weight: float | None = None
-    validation_samples: int = 96
-    workers: int = 1
-    device: Literal["auto", "cpu"] = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    channels_last: bool = True
-    compile: bool = False
+    validation_samples: int = 96  # of the split val, on which the best weights are chosen
+    workers: int = 1  # processes that decode and augment
+    device: Literal["auto", "cpu"] = "auto"  # auto: a GPU where there is one
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass
+    channels_last: bool = True  # memory layout; about 20 % faster on CPUs
+    compile: bool = False  # torch.compile: pays after some hundred steps on a GPU
     model: RewardModelConfig = field(default_factory=RewardModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -35,11 +35,11 @@ class EvaluateConfig:
     policy: str | None = None  # what is measured: the run's own policy, or any other restorer
     against: str | None = None  # and against what: the policy that RL started from, or any other restorer
     out: str | None = None  # run/eval by default
-    split: Split = "test"
-    images: int | None = None
-    crop_px: int | None = None
+    split: Split = "test"  # of the pictures
+    images: int | None = None  # how many pictures
+    crop_px: int | None = None  # side of their gt
     steps: int | None = None  # with other steps or eta every step is stochastic, not only those that RL trained
-    eta: float | None = None
+    eta: float | None = None  # DDIM stochasticity, 0 to 1
     seed: int | None = None  # of crops, degradation and the sampler's noise; the split stays
 
 

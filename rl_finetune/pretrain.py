@@ -34,26 +34,26 @@ FREE_KEYS = ("workers", "checkpoint_every", "log_every", "cpu_threads", "source.
 class PretrainConfig:
     """One supervised base policy; configs/base_sr.yaml explains every field."""
 
-    out: str = "runs/default/base_sr"
-    task: Task = "sr"
+    out: str = "runs/default/base_sr"  # the run's folder, which holds the policy at the end
+    task: Task = "sr"  # sr: ×4 super-resolution; face: restoration at the same size
     source: SourceConfig = field(default_factory=SourceConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
     policy: PixelUNetConfig = field(default_factory=PixelUNetConfig)
     sampler: SamplerSpec = field(default_factory=SamplerSpec)
-    iterations: int = 1000
+    iterations: int = 1000  # optimizer steps
     batch_size: int = 32  # pairs per process and step
-    learning_rate: float = 1e-3
-    warmup_iterations: int = 50
-    weight_decay: float = 0.01
-    gradient_clip: float = 1.0
-    ema_decay: float = 0.995
+    learning_rate: float = 1e-3  # peak
+    warmup_iterations: int = 50  # over which the rate rises to its peak
+    weight_decay: float = 0.01  # of AdamW
+    gradient_clip: float = 1.0  # largest norm of the gradient
+    ema_decay: float = 0.995  # of the weights' moving average, which is what is saved
     early_iteration: int = 0  # also save the policy as it was here, in out/early: an under-trained restorer (0: never)
     mixed_precision: str = "no"  # no | bf16 | fp16
-    checkpoint_every: int = 200
-    log_every: int = 20
-    workers: int = 0
-    cpu_threads: int = 2
-    seed: int = 0
+    checkpoint_every: int = 200  # iterations between resumable states; a kill loses at most this much work
+    log_every: int = 20  # iterations between lines of metrics.jsonl
+    workers: int = 0  # processes that prepare pairs; 0: the training process itself
+    cpu_threads: int = 2  # of PyTorch
+    seed: int = 0  # of weights, pairs and noise
 
     def __post_init__(self) -> None:
         require_range(iterations=(self.iterations, 1, 1e9), batch_size=(self.batch_size, 1, 1e6))

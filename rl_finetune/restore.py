@@ -32,13 +32,13 @@ class RestoreConfig:
     """What is restored with what."""
 
     inputs: str  # `in`: a picture, a folder, or several of them with commas between
-    out: str = "restored"
+    out: str = "restored"  # folder of the restored pictures
     policy: str = "runs/default/rl_sr"  # an RL run, a base policy, or a published feed-forward checkpoint
     steps: int | None = None  # the policy's own sampler by default
-    eta: float | None = None
+    eta: float | None = None  # likewise; DDIM stochasticity, 0 to 1
     tile_px: int = 512  # side of lq tiles; larger needs more memory
-    seed: int = 0
-    device: str = "cpu"
+    seed: int = 0  # of the sampler's noise
+    device: str = "cpu"  # cpu | cuda
 
     def __post_init__(self) -> None:
         require_range(tile_px=(self.tile_px, 2 * OVERLAP_PX + 16, 1_000_000))

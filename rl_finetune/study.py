@@ -30,16 +30,19 @@ FIGURES_FILE, TABLE_FILE, CURVES_FILE = "study.json", "study.md", "study.svg"
 class StudyConfig:
     """Arms of one RL stage; configs/study_face.yaml explains every field."""
 
-    out: str = "runs/study_face"
-    config: str = "configs/train_rl_face.yaml"
-    settings: list[str] = field(default_factory=list)
+    out: str = "runs/study_face"  # folder of the runs and tables
+    config: str = "configs/train_rl_face.yaml"  # every arm starts from these settings
+    settings: list[str] = field(default_factory=list)  # then these, one budget for all
+    # Then these: where this machine keeps its pictures, policies and reward model.
     also: list[str] = field(default_factory=list)
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    arms: dict[str, list[str]] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # each arm is trained with each
+    arms: dict[str, list[str]] = field(default_factory=dict)  # then its own, by a name of your choice
+    # One table and one panel each; the first arm is what the others are compared with.
     comparisons: dict[str, list[str]] = field(default_factory=dict)
+    # What training maximises: the sum of weight · gain / spread.
     objective: dict[str, ObjectivePart] = field(default_factory=dict)
-    curve: str = "reward"
-    report: list[str] = field(default_factory=lambda: ["reward", "psnr", "ssim"])
+    curve: str = "reward"  # of the checks during training: objective, or one measure
+    report: list[str] = field(default_factory=lambda: ["reward", "psnr", "ssim"])  # changes on the held-out pictures
 
     def __post_init__(self) -> None:
         for name in ("arms", "comparisons", "report"):

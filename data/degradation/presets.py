@@ -29,7 +29,7 @@ class DegradationConfig:
     real_sr's second round draws from narrower ranges, in the published proportion to the first.
     """
 
-    preset: Preset = "real_sr"
+    preset: Preset = "real_sr"  # face: LRPO's single round; real_sr: Real-ESRGAN's two rounds
     # Kernels and sigmas are meant for pictures of this side and scale with it; 0: pixels of any picture (512 / 0).
     reference_px: int | None = None
     blur_kernel_px: int | None = None  # largest side (41 / 21)

@@ -29,9 +29,9 @@ class MaskConfig:
 
     kinds: tuple[str, ...] = ("strokes", "blobs", "polygons", "superpixels")  # drawn with equal chance; also "sam"
     area_min: float = 0.005  # share of the picture; the area is drawn log-uniformly between the two
-    area_max: float = 0.4
+    area_max: float = 0.4  # likewise
     feather_min_px: float = 1.0  # width of the soft edge, centred on the region's border
-    feather_max_px: float = 6.0
+    feather_max_px: float = 6.0  # likewise
     sam_model: str = "facebook/sam-vit-base"  # Hub id, used by the kind "sam" alone
 
     def __post_init__(self) -> None:

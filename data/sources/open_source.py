@@ -25,12 +25,12 @@ class SourceConfig:
     images: str = "embedded"  # photographs: embedded | a folder | hf:owner/dataset
     faces: str = "embedded"  # aligned faces: likewise
     embedded_images: int = 160  # how many embedded photographs (or portraits)
-    val_fraction: float = 0.1
-    test_fraction: float = 0.25
+    val_fraction: float = 0.1  # share of the source pictures, so that no crop of a validation picture is trained on
+    test_fraction: float = 0.25  # likewise for testing
     seed: int = 0  # of the embedded pictures and of the split
-    hub_split: str = "train"
-    hub_column: str = "image"
-    hub_revision: str | None = None
+    hub_split: str = "train"  # of a Hub dataset
+    hub_column: str = "image"  # of a Hub dataset: the one with the pictures
+    hub_revision: str | None = None  # of a Hub dataset: a branch, tag or commit
     hub_images: int = 2000  # how many pictures are streamed from a Hub dataset
     cache_folder: str = "datasets"  # scans and streamed pictures go below it, never into the pictures' own folder
     memory_mb: int = 256  # decoded pictures kept in memory

@@ -22,27 +22,27 @@ FREE_KEYS = ("out", "workers", "shard", "merge", "push", "runs", "source.memory_
 class BuildConfig:
     """The distortion dataset: its pictures, its size, and where it is written."""
 
-    out: str = "datasets/default"
+    out: str = "datasets/default"  # the dataset's folder
     workers: int = 2  # processes
     shard: str = "1/1"  # k/n builds every n-th file, starting at the k-th
     merge: tuple[str, ...] = ()  # folders of other shards of this build, whose files are taken over first
     push: str = ""  # Hub dataset id to push the finished dataset to
     device: str = "cpu"  # of the restorers
-    seed: int = 0
+    seed: int = 0  # of crops, degradations, restorers and masks
     source: SourceConfig = field(default_factory=SourceConfig)
     held_out_source: str = AUTO  # the first folder that only test_source holds; auto: the smallest | none | a name
-    crop_px: int = 96
+    crop_px: int = 96  # side of gt, a multiple of 32
     sr_degradation: DegradationConfig = field(default_factory=lambda: DegradationConfig(preset="real_sr"))
     face_degradation: DegradationConfig = field(default_factory=lambda: DegradationConfig(preset="face"))
     pairs: PairCounts = field(default_factory=PairCounts)
     face_fraction: float = 0.35  # of the pairs
     masks_per_pair: int = 2  # rows that share gt, lq and sr
     control_fraction: float = 0.15  # of the rows: a harmless swap, target 0
-    pairs_per_file: int = 16
+    pairs_per_file: int = 16  # pairs in one parquet file
     masks: MaskConfig = field(default_factory=MaskConfig)
     targets: TargetConfig = field(default_factory=TargetConfig)
     runs: str = "runs/default"  # what {runs} stands for in the restorers' paths
-    restorers: dict[str, RestorerEntry] = field(default_factory=dict)
+    restorers: dict[str, RestorerEntry] = field(default_factory=dict)  # by a name of your choice
 
     def __post_init__(self) -> None:
         require_range(

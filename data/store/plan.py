@@ -26,11 +26,11 @@ EMBEDDED_TEXTURES = ("scikit-image/brick.png", "scikit-image/grass.png", "scikit
 class PairCounts:
     """How many pairs (gt, lq, sr) each split holds; each gives `masks_per_pair` rows."""
 
-    train: int = 600
-    val: int = 75
-    test: int = 100
-    test_restorer: int = 75
-    test_source: int = 75
+    train: int = 600  # for training
+    val: int = 75  # for choosing weights and thresholds
+    test: int = 100  # new pictures
+    test_restorer: int = 75  # new pictures, and restorers that training never met
+    test_source: int = 75  # pictures of a source that training never met
 
     def __post_init__(self) -> None:
         for split in SPLITS:

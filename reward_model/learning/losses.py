@@ -21,8 +21,8 @@ class LossConfig:
     align: float = 0.5  # λ_align, soft: an IQA tells good pictures apart badly
     quality: float = 1.0  # stage 0 only
     map_l1: float = 1.0  # the published map loss
-    map_bce: float = 0.5
-    map_dice: float = 0.25
+    map_bce: float = 0.5  # cross-entropy, beside it
+    map_dice: float = 0.25  # Dice, beside it
     margin: float = 0.5  # score distance between a clean picture and one whose map is 1 everywhere
 
     def __post_init__(self) -> None:

@@ -21,9 +21,9 @@ class OptimConfig:
     encoder_lr_scale: float = 1.0  # below 1 for pretrained encoders
     inherited_lr_scale: float = 1.0  # from RM_2 on, of what the stage before already trained
     warmup: float = 0.05  # share of the stage's iterations
-    weight_decay: float = 1e-4
+    weight_decay: float = 1e-4  # of AdamW
     gradient_clip: float = 1.0  # norm
-    ema_decay: float = 0.99
+    ema_decay: float = 0.99  # of the weights' moving average, which is what is validated and saved
     validate_every: int = 100  # iterations; the best weights on validation are kept
     save_every: int = 100  # iterations between resumable states
 

@@ -27,9 +27,9 @@ class RewardModelConfig:
     pretrained: bool = False  # start the encoder from its published weights (needs a download once)
     decoder: str = "unet"  # any smp decoder name; only unet's blocks can be staged
     decoder_channels: tuple[int, ...] = (64, 48, 24)  # unet: one width a block; others: empty for smp's default
-    head: Literal["paper", "penalty"] = "penalty"
+    head: Literal["paper", "penalty"] = "penalty"  # penalty: S_base − g(features, map); paper: MLP(features ⊙ map)
     mean: tuple[float, ...] = ()  # input normalisation; empty means the encoder's own
-    std: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()  # likewise
 
     def __post_init__(self) -> None:
         if self.decoder == "unet" and not 1 <= len(self.decoder_channels) <= self.encoder_depth:

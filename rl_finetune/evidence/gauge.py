@@ -22,11 +22,11 @@ Action = Literal["report", "raise_gt_weight", "rollback"]
 class GaugeConfig:
     """When a reading counts as hacking, and what then happens."""
 
-    action: Action = "report"
+    action: Action = "report"  # what is done after `patience` readings
     z: float = 2.0  # standard errors a change must have to be called one
     patience: int = 2  # readings in a row that say hacking, before anything is done
     gt_weight_factor: float = 2.0  # raise_gt_weight: what the GT-likelihood weight is multiplied by
-    max_gt_weight_factor: float = 16.0
+    max_gt_weight_factor: float = 16.0  # raise_gt_weight: never beyond this many times the weight
 
     def __post_init__(self) -> None:
         if self.patience < 1 or not 1.0 < self.gt_weight_factor <= self.max_gt_weight_factor:

@@ -61,7 +61,7 @@ class ArmFigures:
 class ObjectivePart:
     """One reward's say in what `normalise_first` maximises."""
 
-    weight: float
+    weight: float  # its share
     spread: float  # its standard deviation within the base policy's groups
 
 

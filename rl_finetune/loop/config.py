@@ -28,16 +28,17 @@ FREE_KEYS = ("checkpoint_every", "cpu_threads", "source.cache_folder", "source.m
 class TrainRlConfig:
     """One RL run; see configs/train_rl_sr.yaml and configs/train_rl_face.yaml."""
 
-    out: str = "runs/default/rl_sr"
-    task: Task = "sr"
-    base: str = "runs/default/base_sr"
+    out: str = "runs/default/rl_sr"  # the run's folder, which holds the tuned policy at the end
+    task: Task = "sr"  # sr: ×4 super-resolution; face: restoration at the same size
+    base: str = "runs/default/base_sr"  # the policy to start from
     reward_model: str = "runs/default/reward_model/checkpoint"  # folder or Hub repository
-    reward_revision: str | None = None
+    reward_revision: str | None = None  # of a Hub repository: a branch, tag or commit
     source: SourceConfig = field(default_factory=SourceConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
     sampler: SamplerSpec = field(default_factory=SamplerSpec)
+    # refl and draft follow the reward's own gradient.
     method: Literal["policy_gradient", "refl", "draft"] = "policy_gradient"
-    trainable: Trainable = "full"
+    trainable: Trainable = "full"  # lora: adapters, merged into the weights that are saved
     lora: LoraConfig = field(default_factory=LoraConfig)  # of trainable: lora
     window: WindowConfig = field(default_factory=WindowConfig)  # of policy_gradient, as advantage, loss and likelihood
     reward_gradient: RewardGradientConfig = field(default_factory=RewardGradientConfig)  # of refl and draft
@@ -47,7 +48,7 @@ class TrainRlConfig:
     likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     gauge: GaugeConfig = field(default_factory=GaugeConfig)
-    iterations: int = 60
+    iterations: int = 60  # rollouts
     groups: int = 6  # degraded pictures per iteration, over all processes
     group_size: int = 8  # restorations of each
     updates_per_rollout: int = 2  # optimizer steps an iteration makes, each on its own share of the groups
@@ -57,19 +58,19 @@ class TrainRlConfig:
     # Adam's first steps are as long as its rate whatever the gradient's noise: at the full rate they break the policy.
     warmup_iterations: int = 5
     decay_share: float = 0.3  # of the iterations, at the end: the rate falls to 0 along a line
-    weight_decay: float = 0.0
-    gradient_clip: float = 1.0
-    ema_decay: float = 0.9
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    weight_decay: float = 0.0  # of AdamW
+    gradient_clip: float = 1.0  # largest norm of the gradient
+    ema_decay: float = 0.9  # of the weights' moving average, which is what is saved
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"  # of the policy's forward pass; log-probs are always float32
     eval_images: int = 32  # distinct held-out pictures of the final table
-    eval_crop_px: int = 64
-    eval_batch: int = 16
+    eval_crop_px: int = 64  # side of their gt
+    eval_batch: int = 16  # pictures restored at once
     identity_weights: str = ""  # a face recogniser's weights: reports whether faces stay who they are
     check_every: int = 0  # iterations between checks on validation pictures, read by the hacking gauge; 0: never
-    check_images: int = 16
-    checkpoint_every: int = 10
-    cpu_threads: int = 2
-    seed: int = 0
+    check_images: int = 16  # validation pictures of a check
+    checkpoint_every: int = 10  # iterations between resumable states; a kill loses at most this much work
+    cpu_threads: int = 2  # of PyTorch
+    seed: int = 0  # of pairs, noise and windows
 
     def held_out(self) -> HeldOut:
         """Returns which pictures the run is measured on."""

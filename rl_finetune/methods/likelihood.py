@@ -17,8 +17,8 @@ _TEMPERATURE = 40.0  # LRPO divides the mean log-prob by it, which keeps the exp
 class LikelihoodConfig:
     """The ground-truth-guided term."""
 
-    form: LikelihoodForm = "posterior"
-    weight: float = 0.001
+    form: LikelihoodForm = "posterior"  # marginal as published; posterior: exact
+    weight: float = 0.001  # in the loss
     last_steps: int = 5  # of the trained steps
     # By difficulty: near the GT the term alone, far from it the policy's loss alone, between the two in proportion.
     difficulty: bool = False

@@ -20,7 +20,7 @@ from shared.app.config import require_range
 class LossConfig:
     """What one update minimises."""
 
-    kind: Literal["ppo_clip", "kl_trust_region"] = "kl_trust_region"
+    kind: Literal["ppo_clip", "kl_trust_region"] = "kl_trust_region"  # ppo_clip as published, or a trust region in KL
     clip_range_per_element: float = 0.0128  # PPO: divided by √(elements of a cell); LRPO's 1e-4 at 4×64×64
     max_kl: float = 1e-3  # trust region: nats per latent element and step
     reference_kl: float = 0.0  # weight of the KL to the frozen base policy

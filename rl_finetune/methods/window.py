@@ -21,7 +21,7 @@ class WindowConfig:
     """The trained steps of an iteration."""
 
     kind: WindowKind = "declared"  # all that the sampler declares stochastic; the other kinds take `steps` of them
-    steps: int = 2
+    steps: int = 2  # of last, random and sliding
     every: int = 1  # random and sliding: iterations a window stays where it is
 
     def __post_init__(self) -> None:

@@ -14,15 +14,17 @@ Order = Literal["sum_first", "normalise_first"]
 class RewardPart:
     """One named reward and its share."""
 
-    name: str
-    weight: float
+    name: str  # of a reward, or of a map; an unknown one is answered with the nearest
+    weight: float  # above 0
 
 
 @dataclass(frozen=True)
 class RewardConfig:
     """The composite reward: what RL maximises."""
 
+    # What is maximised, part by part.
     parts: list[RewardPart] = field(default_factory=lambda: [RewardPart("fgr_score", 0.5), RewardPart("fgr_map", 0.5)])
+    # normalise_first: each part gets unit spread before it is weighed; sum_first: the raw weighted sum.
     order: Order = "normalise_first"
     networks: Literal["embedded", "hub"] = "embedded"  # embedded: substitutes for rewards whose weights need the Hub
     # The degradation maps that credit in space is taken from, each normalised before it is weighed.

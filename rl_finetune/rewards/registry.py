@@ -47,9 +47,9 @@ class ToolSettings:
     lpips_net: str = "vgg"  # vgg, alex, squeeze
     clipiqa_model: str = "openai/clip-vit-base-patch16"  # a CLIP on the Hub, or a folder
     face_preference_model: str = "adams-story/HPSv2-hf"  # a CLIP ViT-H tuned on human preferences
-    face_preference_prompt: str = "a high quality photo of a face"
+    face_preference_prompt: str = "a high quality photo of a face"  # what the preference model is asked about
     identity_model: str = ""  # hf_hub:… (a timm face recogniser, 112 px) or a file with MobileFaceNet's weights
-    allow_download: bool = False
+    allow_download: bool = False  # fetch missing weights from the Hub
 
 
 @dataclass

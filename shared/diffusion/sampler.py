@@ -21,7 +21,7 @@ Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 class SamplerSpec:
     """How pictures are drawn. Saved with every policy: evaluation and restore use it, training at most another window."""
 
-    steps: int = 8
+    steps: int = 8  # network passes per picture
     eta: float = 0.5  # DDIM stochasticity inside the window, in [0, 1]
     window_start: int = 0  # first stochastic step; steps outside the window are deterministic
     window: int = -1  # number of stochastic steps; −1: to the end

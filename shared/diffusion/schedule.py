@@ -20,8 +20,8 @@ class ScheduleConfig:
     betas: Betas = "cosine"  # variance preserving by its betas, or rectified_flow: α = 1 − σ
     train_timesteps: int = 1000  # timesteps run from 0 (nearly clean) to train_timesteps − 1 (noise)
     beta_start: float = 0.00085  # linear and scaled_linear only; the defaults are Stable Diffusion's
-    beta_end: float = 0.012
-    prediction: Prediction = "v"
+    beta_end: float = 0.012  # likewise
+    prediction: Prediction = "v"  # what the network's output is: noise, clean latent, velocity or flow
 
     def __post_init__(self) -> None:
         require_range(train_timesteps=(self.train_timesteps, 2, 1_000_000))

@@ -26,10 +26,10 @@ class PixelUNetConfig:
     scale: int = 1  # side of sr / side of lq: 4 for sr, 1 for face
     unshuffle: int = 4  # an n×n block of pixels becomes one latent cell of 3·n² channels
     channels: tuple[int, ...] = (64, 96, 128)  # per resolution level; each level halves the latent side
-    layers_per_block: int = 1
+    layers_per_block: int = 1  # residual layers per level
     attention_levels: tuple[int, ...] = ()  # levels with self-attention, 0 the finest; any adds it in the middle too
     head_channels: int = 32  # of one attention head
-    norm_groups: int = 8
+    norm_groups: int = 8  # of group normalisation; must divide every channel count
     residual_std: float = 0.1  # the residual gt − up(lq) is divided by this, so that x_0 has a variance near 1
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 

@@ -10,6 +10,7 @@ import pytest
 
 from rl_finetune import cli
 from shared.app.errors import UserError
+from shared.app.fields import fields_of
 from shared.app.usage import Command
 from tests.helpers.tiny import save_pictures, save_tiny_reward_model
 
@@ -43,6 +44,12 @@ def test_help_of_a_command_names_every_field(capsys, name, module):
     assert all(
         f"\n  {'in' if field == 'inputs' else field}=" in printed or f"\n{field}: " in printed for field in fields
     )
+
+
+@pytest.mark.parametrize("module", cli.COMMANDS.values())
+def test_every_field_says_what_it_means(module):
+    fields = fields_of(Command.of(module).schema)
+    assert [field.key for field in fields if not field.meaning] == []
 
 
 @pytest.mark.parametrize(
@@ -95,7 +102,8 @@ def test_a_command_does_what_its_module_does(tmp_path, capsys):
     assert by_name.startswith("    score")
 
 
-def test_python_m_prints_the_same_help(capsys):
+def test_python_m_prints_the_same_help(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     cli.main(["download-rm", "--help"])
     by_name = capsys.readouterr().out
     command = [sys.executable, "-m", "reward_model.download", "--help"]
