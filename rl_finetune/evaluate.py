@@ -12,16 +12,20 @@ from pathlib import Path
 
 import torch
 
+from data.degradation.pairs import SCALES
+from data.pool.restorer_pool import BUILT_IN
 from data.sources.open_source import Split
 from rl_finetune.evidence.held_out import compare_on_held_out
+from rl_finetune.evidence.references import reference_restorers
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.loop.session import base_restorer, open_judge, panel_of, scales_of
 from shared.app.config import load_config
+from shared.app.devices import open_device
 from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.app.words import read_words
 from shared.diffusion.sampler import SamplerSpec
-from shared.restorers.load import load_restorer
+from shared.restorers.load import load_restorer, on_device
 from shared.restorers.pixel_unet import PixelUNetRestorer
 from shared.restorers.protocol import Restorer
 from shared.runs.run_folder import CONFIG_FILE
@@ -33,7 +37,9 @@ class EvaluateConfig:
 
     run: str  # an RL run's folder: its pictures, degradation and reward
     policy: str | None = None  # what is measured: the run's own policy, or any other restorer
-    against: str | None = None  # and against what: the policy that RL started from, or any other restorer
+    # And against what: the policy that RL started from, or any other restorer: bicubic, a folder, a checkpoint file, a
+    # diffusers pipeline hf:owner/name.
+    against: str | None = None
     out: str | None = None  # run/eval by default
     split: Split = "test"  # of the pictures
     images: int | None = None  # how many pictures
@@ -41,6 +47,7 @@ class EvaluateConfig:
     steps: int | None = None  # with other steps or eta every step is stochastic, not only those that RL trained
     eta: float | None = None  # DDIM stochasticity, 0 to 1
     seed: int | None = None  # of crops, degradation and the sampler's noise; the split stays
+    device: str = "cpu"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,18 +57,21 @@ def main(argv: Sequence[str]) -> None:
     except ValueError as error:
         raise UserError(str(error)) from None
     torch.set_num_threads(rl.cpu_threads)
-    judge = open_judge(rl, torch.device("cpu"))
+    device = open_device(config.device)
     before, after = (
-        open_restorer(where, sampler) for where in (config.against or rl.base, config.policy or config.run)
+        open_restorer(where, sampler, scale=SCALES[rl.task], device=device)
+        for where in (config.against or rl.base, config.policy or config.run)
     )
+    base, judge = base_restorer(rl, device), open_judge(rl, device)
     folder = Path(config.out or f"{config.run}/eval")
-    panel = panel_of(rl, judge, scales_of(rl, judge, base_restorer(rl, torch.device("cpu"))))
+    panel = panel_of(rl, judge, scales_of(rl, judge, base))
     figures = compare_on_held_out(
         rl.held_out(),
         before,
         after,
         judge,
         panel,
+        references=reference_restorers(PixelUNetRestorer(base.policy, sampler)),
         folder=folder,
         images=rl.eval_images,
         steps=sampler.steps,
@@ -87,9 +97,16 @@ def settings_of(config: EvaluateConfig) -> tuple[TrainRlConfig, SamplerSpec]:
     return dataclasses.replace(rl, **{name: value for name, value in asked.items() if value is not None}), sampler
 
 
-def open_restorer(where: str, sampler: SamplerSpec) -> Restorer:
-    """Returns the restorer in `where`; a diffusion policy restores with `sampler`, whatever it was saved with."""
-    restorer = load_restorer(where)
+def open_restorer(where: str, sampler: SamplerSpec, *, scale: int, device: torch.device) -> Restorer:
+    """Returns the restorer in `where`: a built-in name, or whatever `load_restorer` reads.
+
+    A diffusion policy restores with `sampler`, whatever it was saved with. Raises UserError for one of another scale.
+    """
+    if where in BUILT_IN:
+        return BUILT_IN[where](scale)
+    restorer = on_device(load_restorer(where), device)
+    if restorer.scale != scale:
+        raise UserError(f"{where} enlarges {restorer.scale} times, but this run's task {scale} times; name another")
     return PixelUNetRestorer(restorer.policy, sampler) if isinstance(restorer, PixelUNetRestorer) else restorer
 
 

@@ -124,11 +124,15 @@ def _rows(stage: Stage) -> str:
     rows = stage.summary.get("rows")
     if not isinstance(rows, list):
         return ""
-    head = "<tr><th></th><th>before</th><th>after</th><th>change ± s.e.</th><th></th></tr>"
+    columns = list(rows[0].get("references", {})) if rows else []
+    titles = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    head = f"<tr><th></th><th>before</th><th>after</th><th>change ± s.e.</th>{titles}<th></th></tr>"
     cells = "".join(
         f'<tr class="{row["verdict"]}"><td>{html.escape(row["name"])} {"↑" if row["higher_is_better"] else "↓"}</td>'
         f"<td>{row['before']:.4f}</td><td>{row['after']:.4f}</td>"
-        f"<td>{row['change']['mean']:+.4f} ± {row['change']['standard_error']:.4f}</td><td>{row['verdict']}</td></tr>"
+        f"<td>{row['change']['mean']:+.4f} ± {row['change']['standard_error']:.4f}</td>"
+        + "".join(f"<td>{row['references'][column]:.4f}</td>" for column in columns)
+        + f"<td>{row['verdict']}</td></tr>"
         for row in rows
     )
     seconds = stage.summary.get("seconds_per_picture", (0.0, 0.0))

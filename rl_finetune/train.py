@@ -13,6 +13,7 @@ import torch
 from accelerate.utils import broadcast
 
 from rl_finetune.evidence.held_out import compare_on_held_out
+from rl_finetune.evidence.references import reference_restorers
 from rl_finetune.loop.config import FREE_KEYS, TrainRlConfig
 from rl_finetune.loop.iteration import iterate
 from rl_finetune.loop.session import Session
@@ -80,13 +81,14 @@ def train(session: Session) -> float:
 
 def compare_with_base(session: Session) -> dict[str, Any]:
     """Returns the policy before and after RL on held-out pictures, with the same sampler and the same noise."""
-    config = session.config
+    config, base = session.config, session.base()
     return compare_on_held_out(
         config.held_out(),
-        session.base(),
+        base,
         session.restorer(),
         session.judge,
         session.panel,
+        references=reference_restorers(base),
         folder=session.run.path,
         images=config.eval_images,
         steps=config.sampler.steps,

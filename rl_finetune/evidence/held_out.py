@@ -23,8 +23,10 @@ from rl_finetune.evidence.measure import (
     evaluate,
     format_table,
     held_out_pairs,
+    measured,
     panel_measure,
 )
+from rl_finetune.evidence.references import TRUTH
 from rl_finetune.rewards.faces import identity, load_identity
 from rl_finetune.rewards.judge import Judge
 from rl_finetune.rewards.objective import OBJECTIVE, RewardScale, measure_scales, objective
@@ -92,6 +94,7 @@ def compare_on_held_out(
     judge: Judge,
     panel: Panel,
     *,
+    references: Mapping[str, Restorer],
     folder: Path,
     images: int,
     steps: int,
@@ -99,6 +102,7 @@ def compare_on_held_out(
 ) -> dict[str, Any]:
     """Returns the figures of two restorers on distinct pictures that RL does not train on, with the same noise.
 
+    Beside them stand the `references` (title → restorer) and the truth itself, where a metric has its floor.
     Writes `before_after.png` and `evaluation.json` (the figures, and every picture's values) into `folder`.
     """
     pairs = held_out.draw(split, images)
@@ -106,7 +110,12 @@ def compare_on_held_out(
         name: held_out.evaluate(restorer, pairs, panel, title=f"{name} RL, {held_out.task}", quiet=False)
         for name, restorer in (("before", before), ("after", after))
     }
-    rows = change_rows(found["before"], found["after"])
+    beside = {
+        title: held_out.evaluate(restorer, pairs, panel, title=f"{title}, {held_out.task}", quiet=False).values
+        for title, restorer in references.items()
+    }
+    beside[TRUTH] = measured(pairs.gt, pairs, panel.measures, batch=held_out.batch, device=panel.device)
+    rows = change_rows(found["before"], found["after"], beside)
     seconds = tuple(each.seconds_per_picture for each in found.values())
     shared_pattern = {name: hatch(each.sr) for name, each in found.items()} | {"truth": hatch(pairs.gt)}
     line = ", ".join(f"{value:.2f} {name}" for name, value in shared_pattern.items())
@@ -122,7 +131,8 @@ def compare_on_held_out(
         "seconds_per_picture": seconds,
     }
     save_image(folder / "before_after.png", before_after_grid(pairs, found["before"], found["after"], judge))
-    values = {name: {k: v.tolist() for k, v in each.values.items()} for name, each in found.items()}
+    by_method = {name: each.values for name, each in found.items()} | beside
+    values = {name: {k: v.tolist() for k, v in own.items()} for name, own in by_method.items()}
     RunFolder(folder).write_json("evaluation.json", {**figures, "image_ids": pairs.image_ids, **values})
     return figures
 

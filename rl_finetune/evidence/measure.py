@@ -40,6 +40,7 @@ class Row:
     after: float
     change: PairedDifference
     higher_is_better: bool
+    references: Mapping[str, float]  # column title → mean of what the table is read beside
 
     @property
     def verdict(self) -> str:
@@ -80,24 +81,36 @@ def evaluate(
 
     `device`: where the restorer and the measures' networks are; what is returned is on the CPU.
     """
-    restored, values, seconds = [], [], 0.0
+    restored, seconds = [], 0.0
     starts = range(0, len(pairs.indices), batch)
     for start in progress(starts, title=title, unit="batch", quiet=quiet):
         window = slice(start, start + batch)
-        gt, lq = pairs.gt[window].to(device), pairs.lq[window].to(device)
         seeds = [derive_seed(seed, "evaluate", index) for index in pairs.indices[window]]
         began = time.perf_counter()
-        sr = restorer.restore(lq, sample_seeds=seeds)
+        sr = restorer.restore(pairs.lq[window].to(device), sample_seeds=seeds)
         seconds += time.perf_counter() - began
         restored.append(sr.cpu())
-        with torch.no_grad():
-            values.append({name: v.cpu() for measure in measures for name, v in measure(sr, gt, lq).items()})
-    names = values[0].keys()
+    sr = torch.cat(restored)
     return Evaluation(
-        sr=torch.cat(restored),
-        values={name: torch.cat([part[name] for part in values]) for name in names},
-        seconds_per_picture=seconds / len(pairs.indices),
+        sr, measured(sr, pairs, measures, batch=batch, device=device), seconds_per_picture=seconds / len(pairs.indices)
     )
+
+
+@torch.no_grad()
+def measured(
+    sr: torch.Tensor,
+    pairs: PairBatch,
+    measures: Sequence[Measure],
+    *,
+    batch: int,
+    device: torch.device | str = "cpu",
+) -> dict[str, torch.Tensor]:
+    """Returns {name: [N]} on the CPU of restorations [N, 3, H, W] of the pairs; the truth itself is one."""
+    values = []
+    for start in range(0, len(sr), batch):
+        pictures = [p[start : start + batch].to(device) for p in (sr, pairs.gt, pairs.lq)]
+        values.append({name: v.cpu() for measure in measures for name, v in measure(*pictures).items()})
+    return {name: torch.cat([part[name] for part in values]) for name in values[0]}
 
 
 def panel_measure(names: Sequence[str] = tuple(PANEL)) -> Measure:
@@ -105,23 +118,34 @@ def panel_measure(names: Sequence[str] = tuple(PANEL)) -> Measure:
     return lambda sr, gt, lq: {name: PANEL[name].function(sr, gt) for name in names}
 
 
-def change_rows(before: Evaluation, after: Evaluation) -> list[Row]:
-    """Returns the table's rows, in the order of the measures."""
+def change_rows(
+    before: Evaluation, after: Evaluation, references: Mapping[str, Mapping[str, torch.Tensor]]
+) -> list[Row]:
+    """Returns the table's rows, in the order of the measures; `references` holds {column title: {measure: [N]}}."""
     rows = []
     for name, first in before.values.items():
         second = after.values[name]
         higher = PANEL[name].higher_is_better if name in PANEL else name != LPIPS
         change = paired_difference(first.tolist(), second.tolist())
-        rows.append(Row(name, float(first.mean()), float(second.mean()), change, higher))
+        beside = {title: float(values[name].mean()) for title, values in references.items()}
+        rows.append(Row(name, float(first.mean()), float(second.mean()), change, higher, beside))
     return rows
 
 
 def format_table(rows: Sequence[Row], *, title: str, seconds: tuple[float, float]) -> str:
     """Returns the table as text, with seconds per picture before and after."""
-    lines = [title, f"{'':22}{'before':>9}{'after':>9}{'change ± s.e.':>20}   (n = {rows[0].change.n})"]
+    columns = list(rows[0].references)
+    head = "".join(f"{column:>14}" for column in columns)
+    lines = [
+        f"{title}, n = {rows[0].change.n}",
+        f"{'':22}{'before':>9}{'after':>9}{'change ± s.e.':>20}   {'':7}{head}",
+    ]
     for row in rows:
+        beside = "".join(f"{row.references[column]:14.4f}" for column in columns)
         change = f"{row.change.mean:+.4f} ± {row.change.standard_error:.4f}"
         arrow = "↑" if row.higher_is_better else "↓"
-        lines.append(f"{row.name + ' ' + arrow:22}{row.before:9.4f}{row.after:9.4f}{change:>20}   {row.verdict}")
+        lines.append(
+            f"{row.name + ' ' + arrow:22}{row.before:9.4f}{row.after:9.4f}{change:>20}   {row.verdict:7}{beside}"
+        )
     lines.append(f"{'seconds per picture':22}{seconds[0]:9.3f}{seconds[1]:9.3f}")
     return "\n".join(lines)

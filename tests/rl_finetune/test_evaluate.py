@@ -12,6 +12,7 @@ from PIL import Image
 from data.degradation.pairs import PairConfig
 from data.sources.open_source import SourceConfig
 from rl_finetune import evaluate as compare
+from rl_finetune.evidence.references import MEAN_OF_SAMPLES, ONE_STEP, TRUTH, UP_SAMPLED
 from rl_finetune.loop.config import TrainRlConfig
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
@@ -121,3 +122,25 @@ def test_a_feed_forward_restorer_can_be_measured_too(run, tmp_path):
     FeedForwardRestorer(FeedForwardNet(FeedForwardConfig(scale=1, channels=8, blocks=1))).save(tmp_path / "net")
     found = measure(run, tmp_path, f"against={tmp_path / 'net'}")
     assert found["before"]["psnr"] != found["after"]["psnr"]
+
+
+def test_every_table_stands_beside_doing_nothing_one_step_the_mean_and_the_truth(run, tmp_path, capsys):
+    found = measure(run, tmp_path, "against=bicubic")
+    printed = capsys.readouterr().out
+    assert all(title in printed for title in (UP_SAMPLED, ONE_STEP, MEAN_OF_SAMPLES, TRUTH))
+    rows = {row["name"]: row for row in found["rows"]}
+    # Against bicubic, `before` is doing nothing; the truth beside itself has 100 dB, the metric's ceiling.
+    assert rows["psnr"]["references"][UP_SAMPLED] == pytest.approx(rows["psnr"]["before"])
+    assert rows["psnr"]["references"][TRUTH] == 100.0
+    assert found[TRUTH]["ssim"] == pytest.approx([1.0] * 4)
+    # One step has no noise to speak of: it is what the base gives with steps=1, whatever eta.
+    one_step = measure(run, tmp_path, "steps=1", "eta=0.7")["before"]["psnr"]
+    assert found[ONE_STEP]["psnr"] == pytest.approx(one_step)
+    # And the mean of eight noisy samples lies nearer to the truth than one of them.
+    assert sum(found[MEAN_OF_SAMPLES]["psnr"]) > sum(measure(run, tmp_path)["before"]["psnr"])
+
+
+def test_a_restorer_of_another_scale_is_refused(run, tmp_path):
+    save_policy(tmp_path / "x4", tiny_policy("sr"), SamplerSpec(steps=1, eta=0), provenance={})
+    with pytest.raises(UserError, match="enlarges 4 times, but this run's task 1 times"):
+        measure(run, tmp_path, f"against={tmp_path / 'x4'}")
