@@ -225,6 +225,19 @@ def test_the_cell_clip_costs_nothing_where_the_scalar_one_would():
     assert _alignment(toy, "pooled", clip=5.0) < unclipped - 0.01
 
 
+def test_the_scalar_part_of_the_mix_carries_what_the_document_says():
+    # Independent cells on 16×16, ρ = 1: one cell's mean moves its own quality alone, and only by its own noise.
+    draw = torch.Generator().manual_seed(3)
+    z = torch.randn(400, 8, 16, 16, generator=draw, dtype=torch.float64)
+    scalar = group_advantages(z.mean((2, 3)), clip=math.inf).values[..., None, None].double()
+    spatial = spatial_advantages(-z, radius=1, clip=math.inf).values.double()
+    # The expected gradient with respect to a common mean of all cells is E[A · Σ z] over them.
+    pull = {name: float((credit * z).mean()) for name, credit in (("scalar", scalar), ("spatial", spatial))}
+    share = 0.3 * pull["scalar"] / (0.3 * pull["scalar"] + 0.7 * pull["spatial"])
+    assert share == pytest.approx(0.3 * 3 / (0.3 * 3 + 0.7 * 16), abs=0.01)
+    assert share == pytest.approx(0.07, abs=0.015)
+
+
 class TemporalToy:
     """Four steps x ← x + Φθ/4 + s_j·z on 8×8 cells, reward Σ −(x − y)² / N of the last; s = .8 .4 .2 .1.
 
