@@ -47,7 +47,7 @@ class EvaluateConfig:
     steps: int | None = None  # with other steps or eta every step is stochastic, not only those that RL trained
     eta: float | None = None  # DDIM stochasticity, 0 to 1
     seed: int | None = None  # of crops, degradation and the sampler's noise; the split stays
-    device: str = "cpu"
+    device: str = "cpu"  # cpu | cuda
 
 
 def main(argv: Sequence[str]) -> None:
