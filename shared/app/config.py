@@ -1,4 +1,4 @@
-"""One yaml and dotted overrides in, one frozen dataclass out; a misspelt key or a wrong type is refused by name."""
+"""Reads a yaml file and dotted overrides into one frozen dataclass; a misspelt key or a wrong type is refused by name."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def load_config(schema: type[Schema], argv: Sequence[str]) -> Schema:
         raise UserError(f"{path}: {_one_line(error)}") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-    except (TypeError, IndexError):  # OmegaConf's own, of words that are no dotted key of this config
+    except (TypeError, IndexError):  # OmegaConf raises these for words that are not dotted keys of this config
         raise UserError(
             f"{path}: expected keys and values, and overrides key=value with dotted keys; a list is given whole: "
             "key='[{name: psnr, weight: 1}]'"
@@ -84,7 +84,7 @@ def require_range(**bounds: tuple[float, float, float]) -> None:
 
 
 def _override(schema: type, word: str) -> DictConfig:
-    """Returns `key=value` as a config; where the key is text, so is the value, whatever yaml would make of it."""
+    """Returns `key=value` as a config. The value of a text field is taken as it stands, whatever yaml would make of it."""
     key, _, value = word.partition("=")
     kind = _kind_of(schema, key.split("."))
     if (kind is str or (kind == str | None and value != "null")) and not value.startswith(('"', "'")):
@@ -116,7 +116,7 @@ def _parsed(parse: Callable[[Any], Any], what: Any, *, name: str) -> Any:
 
 
 def _writable(node: DictConfig) -> DictConfig:
-    # A frozen dataclass becomes a read-only node, at every depth; the overrides still have to go in.
+    # OmegaConf makes a frozen dataclass read-only at every depth, and the overrides must still be merged into it.
     OmegaConf.set_readonly(node, False)
     for key in node:
         inner = node._get_node(key)

@@ -1,4 +1,4 @@
-"""Devices and precision as a person names them, refused where this machine would do something else in silence."""
+"""Devices and precision by name; what this machine cannot do is refused rather than silently replaced."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def open_device(name: str) -> torch.device:
 
 
 def open_accelerator(mixed_precision: str, *, cpu: bool = False) -> Accelerator:
-    """Returns what owns device, precision (no, bf16, fp16) and processes.
+    """Returns the Accelerator, which owns device, precision (no, bf16, fp16) and processes.
 
-    Raises UserError for another precision, and for fp16 without a GPU: Accelerate would compute in float32 there.
+    Raises UserError for any other precision, and for fp16 without a GPU, where Accelerate would compute in float32.
     """
     if mixed_precision not in ("no", "bf16", "fp16"):
         raise UserError(f"expected mixed precision no, bf16 or fp16, got {mixed_precision}")

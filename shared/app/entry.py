@@ -1,4 +1,4 @@
-"""How a command begins and ends: --help before anything else, and a person's mistake as one line with exit code 2."""
+"""Runs a command: answers --help, and turns a person's mistake into one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from shared.app.errors import UserError
 from shared.app.usage import print_help
 
-LOST_PEER = 3  # exit code of a process that others have left alone
+LOST_PEER = 3  # exit code of a process whose peers have stopped
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 
 
@@ -33,27 +33,29 @@ def run_command(
     except KeyboardInterrupt:
         _stop("interrupted; run the same command again to go on from the last checkpoint", code=130)
     except RuntimeError as error:
-        # One process of several has stopped with a line of its own; the others find out in the middle of an exchange.
+        # Another process has stopped and printed why; this one notices in the middle of a collective operation.
         if "RANK" in os.environ and any(said in str(error) for said in _LOST_PEER):
-            _stop("another process stopped; what it said is why", code=LOST_PEER)
+            _stop("another process stopped; its message says why", code=LOST_PEER)
         raise
-    except BrokenPipeError:  # whoever read the output, such as head, has had enough
+    except BrokenPipeError:  # the reader of the output, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except OSError as error:
-        # Libraries wrap ENOSPC in their own exceptions; the message is then all that is left of it.
+        # Some libraries wrap ENOSPC in exceptions of their own; only the message is left of it then.
         if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             _stop(
                 f"the disk is full ({error.filename or error}); free some space and run the same command again", code=2
             )
         if isinstance(error, PermissionError):
-            _stop(f"no permission for {error.filename}; choose a folder you may write to with RUN= or OUT=", code=2)
+            _stop(
+                f"no permission for {error.filename}; choose a folder you may write to with out=, RUN= or OUT=", code=2
+            )
         raise
 
 
 def leave_together() -> None:
-    """Waits for the other processes of a distributed run and takes leave of them; one that just ends aborts others."""
-    distributed = sys.modules.get("torch.distributed")  # importing it takes seconds that most commands need not spend
+    """Waits for the other processes of a distributed run, then closes the group: leaving early would abort the others."""
+    distributed = sys.modules.get("torch.distributed")  # not imported here: that takes seconds
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Every field of a config as a person sets it: dotted key, type, range, default, meaning; read from the dataclass's own text.
+"""Lists the fields of a config: dotted key, type, range, default and meaning, read from the dataclass's source.
 
 The meaning is the comment beside a field or above it, the range is what `__post_init__` requires.
 """

@@ -1,4 +1,4 @@
-"""Starts a module in several processes on this machine, as torchrun does, without torchrun's report of a mere mistake.
+"""Starts a module in several processes on this machine, like torchrun, but without its report for a person's mistake.
 
 python -m shared.app.launch 2 rl_finetune.train configs/train_rl_face.yaml key=value …
 """
@@ -16,7 +16,7 @@ from torch.distributed.run import get_args_parser, run
 from shared.app.entry import run_command
 from shared.app.errors import UserError
 
-MISTAKES = (2, 130)  # exit codes of run_command: the process has said in one line what was wrong
+MISTAKES = (2, 130)  # exit codes of run_command: the process has already said in one line what is wrong
 
 
 def main(argv: Sequence[str]) -> None:
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"expected <processes> <module> key=value …, got {' '.join(argv) or 'nothing'}")
     processes, module, *words = argv
     options = ["--standalone", "--nproc_per_node", processes, "-m", module, *words]
-    logging.getLogger("torch.distributed.elastic.multiprocessing.api").disabled = True  # says what follows twice
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").disabled = True  # repeats the report
     try:
         run(get_args_parser().parse_args(options))
     except SignalException:

@@ -1,7 +1,7 @@
-"""A config class without the imports of its module, so that help and refusals need not wait seconds for torch.
+"""Loads a config class without importing its module, so that help and refusals need not wait seconds for PyTorch.
 
-Only the statement that defines a name is run, and before it those that define the names in it, in whichever file of this
-repository. The standard library is imported, and shared.app used as far as it is loaded; no other library is imported.
+Only the statement that defines the class is run, and before it the statements that define the names it uses, wherever in
+this repository they are. The standard library is imported, loaded modules of shared.app are used, other libraries are not.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ ROOMS = ("shared", "data", "reward_model", "rl_finetune")
 
 
 class Absent(Exception):
-    """A name that needs a library which is not loaded."""
+    """A name that cannot be loaded without importing a library."""
 
 
 class Outline:
-    """The top level of one module, of which only what is asked for is run."""
+    """The top-level statements of one module, each run only when its name is asked for."""
 
     def __init__(self, module: str) -> None:
         self.source = Path(find_spec(module).origin).read_text()
         self.tree = ast.parse(self.source)
         self._module = module
         self._statements = {name: node for node in self.tree.body for name in _defined(node)}
-        # dataclasses and typing look a class's module up by name: this one is there.
+        # dataclasses and typing look up a class's module in sys.modules; this one is in it.
         self._namespace: dict[str, Any] = {"__name__": __name__}
         self._under_way: set[str] = set()
 
@@ -79,7 +79,7 @@ class Outline:
         fields = [inner for inner in node.body if isinstance(inner, ast.AnnAssign)]
         schema.__annotations__ = {field.target.id: self.evaluate(field.annotation) for field in fields}
         for method in node.body:
-            # Invariants that need a library are left to the command itself.
+            # The command itself checks invariants that need a library.
             if getattr(method, "name", "") == "__post_init__" and self._load_names_in(method):
                 schema.__post_init__ = lambda self: None
 
@@ -112,14 +112,14 @@ def outline_of(module: str) -> Outline:
 
 
 def definition_of(schema: type) -> tuple[Outline, ast.ClassDef]:
-    """Returns where a config class is written: the outline of its module, and its statement."""
+    """Returns where a config class is defined: the outline of its module, and its class statement."""
     if not hasattr(schema, "__definition__"):
         schema = outline_of(schema.__module__).get(schema.__name__)
     return schema.__definition__
 
 
 def _is_loaded_already(module: str) -> bool:
-    """Whether a module is one of those that read and check configs, such as the one with UserError."""
+    """Whether a module is a loaded one of shared.app, whose UserError must be the same class everywhere."""
     return module in sys.modules and module.startswith("shared.app.")
 
 
@@ -133,5 +133,5 @@ def _defined(node: ast.stmt) -> list[str]:
 
 
 def _compiled(tree: ast.Module | ast.Expression, mode: str) -> Any:
-    # Annotations stay text, as they do in the modules themselves: a method may name a class that is not complete yet.
+    # As in the modules themselves: a method's annotation may name a class that is not defined yet.
     return compile(tree, "<outline>", mode, flags=__future__.annotations.compiler_flag, dont_inherit=True)

@@ -1,4 +1,4 @@
-"""Where the configs that travel with the code lie: in the checkout, or in the installed package."""
+"""Finds the configs that ship with the code: in the checkout, or in the installed package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def shipped_names() -> list[str]:
 
 
 def find_config(name: str) -> Path | None:
-    """Returns the file that `name` means: a file of that name, else a shipped config, with or without configs/ before it."""
+    """Returns the file called `name`, or else the shipped config of that name, with or without the prefix configs/."""
     path = Path(name)
     if path.is_file():
         return path
@@ -31,7 +31,7 @@ def find_config(name: str) -> Path | None:
 
 
 def nearest_config(name: str) -> str | None:
-    """Returns the shipped config whose name is most like `name`, if one is like it at all."""
+    """Returns the shipped config with the name nearest to `name`, or None when none is near."""
     known = [shipped.removeprefix("configs/") for shipped in shipped_names()]
     nearest = get_close_matches(name.removeprefix("configs/"), known, n=1, cutoff=0.7)
     return f"configs/{nearest[0]}" if nearest else None

@@ -1,4 +1,4 @@
-"""Seconds by part, seconds side by side, and peak memory: what the benchmarks of every room are made of."""
+"""Seconds by part, seconds of alternatives side by side, and peak memory, for the benchmarks of every room."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 class Clock:
-    """Seconds spent, by part; on a GPU a part ends when its last kernel has."""
+    """Adds up seconds by part; on a GPU a part ends when its last kernel has finished."""
 
     def __init__(self, device: torch.device | None = None) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -28,7 +28,7 @@ class Clock:
 
 
 def synchronise(device: torch.device | None) -> None:
-    """Waits for what a GPU still has to do; for anything else there is nothing to wait for."""
+    """Waits until a GPU has finished its queued work; does nothing on any other device."""
     if device is not None and device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -36,9 +36,9 @@ def synchronise(device: torch.device | None) -> None:
 def interleaved_seconds(
     functions: Mapping[str, Callable[[], object]], *, repeats: int, device: torch.device
 ) -> dict[str, float]:
-    """Returns the median seconds of each function, called in turns after one call of each that does not count.
+    """Returns the median seconds of each function over `repeats` calls, after one warm-up call of each.
 
-    In turns, because what else the machine does then slows all of them alike, and their ratio stays.
+    The functions take turns, so that other load on the machine slows all of them alike and their ratios hold.
     """
     clock = Clock(device)
     for function in functions.values():
@@ -55,7 +55,7 @@ def interleaved_seconds(
 
 
 def peak_memory_mb(function: Callable[[], object], *, device: torch.device) -> float:
-    """Returns by how many MB (2²⁰ bytes) a call's tensors exceed, at their most, what was allocated before it."""
+    """Returns the peak memory in MB (2²⁰ bytes) that a call's tensors take on top of what was allocated before it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
@@ -63,10 +63,10 @@ def peak_memory_mb(function: Callable[[], object], *, device: torch.device) -> f
         function()
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it complains of every GPU that is not there
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # without it the profiler warns about every missing GPU
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         function()
-    # The process's own size would not do: what it frees, it keeps.
+    # The size of the process would mislead: freed memory is not returned to the system.
     changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = peak = 0
     for change in sorted(changes, key=lambda event: event.start_ns()):

@@ -1,4 +1,4 @@
-"""What --help says of a command: its module's docstring, then every field with type, range, default and meaning."""
+"""Writes the --help of a command: its module's docstring, then every field with type, range, default and meaning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _READERS = {"load_config": load_config, "read_words": read_words}
 
 @dataclass(frozen=True)
 class Command:
-    """A command as its module's text declares it; nothing of it is imported."""
+    """A command as its module's source declares it; the module is not imported."""
 
     outline: Outline
     reader: str  # how its words are read: load_config or read_words
@@ -30,7 +30,7 @@ class Command:
 
     @classmethod
     def of(cls, module: str) -> Command:
-        """Returns the command that a module is: what its text reads `argv` with, and into what."""
+        """Returns the command in a module: the function that reads its `argv`, and the config class it reads into."""
         outline = outline_of(module)
         for call in ast.walk(outline.tree):
             if isinstance(call, ast.Call) and getattr(call.func, "id", "") in _READERS and len(call.args) == 2:
@@ -38,16 +38,16 @@ class Command:
                 if isinstance(words, ast.Name) and words.id == "argv":
                     options = {keyword.arg: outline.evaluate(keyword.value) for keyword in call.keywords}
                     return cls(outline, call.func.id, outline.evaluate(schema), options)
-        raise ValueError(f"{module} reads its words neither with load_config nor with read_words")
+        raise ValueError(f"{module} reads its argv neither with load_config nor with read_words")
 
     def check(self, argv: Sequence[str]) -> Any:
-        """Returns the settings in a command's words. Raises UserError for those that the command would refuse at once."""
+        """Returns the settings in a command's words. Raises UserError where the command would refuse them."""
         return _READERS[self.reader](self.schema, argv, **self.options)
 
     def help(self, argv: Sequence[str], *, called: str = "", width: int = 120) -> str:
-        """Returns the command's help; defaults are those of the config that its words name, else of the first it ships.
+        """Returns the command's help; defaults come from the config that its words name, or from the first in its docstring.
 
-        `called` stands for `python -m module` in it, where the command goes by another name.
+        `called` replaces `python -m <module>` in the text.
         """
         text = self.outline.doc
         named = [word for word in argv if "=" not in word and find_config(word)]

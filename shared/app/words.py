@@ -1,4 +1,4 @@
-"""key=value words instead of a yaml: how the small commands are asked."""
+"""Settings from key=value words alone, for commands that need no yaml."""
 
 from __future__ import annotations
 

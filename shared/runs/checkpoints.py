@@ -16,14 +16,14 @@ PROGRESS_FILE = "progress.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training has come: steps made, and seconds spent on them by all its runs."""
+    """How far a training has come: steps made, and seconds spent on them over all its runs."""
 
     step: int = 0
     seconds: float = 0.0
 
 
 def save_state(accelerator: Accelerator, folder: Path, progress: Progress) -> None:
-    """Saves to `folder`/state all that `accelerator` prepared or registered."""
+    """Saves everything that `accelerator` prepared or registered to `folder`/state."""
     final, temporary = folder / STATE_FOLDER, folder / f"{STATE_FOLDER}.part"
     if accelerator.is_main_process and temporary.exists():
         shutil.rmtree(temporary)
@@ -37,8 +37,8 @@ def save_state(accelerator: Accelerator, folder: Path, progress: Progress) -> No
 
 
 def load_state(accelerator: Accelerator, folder: Path) -> Progress:
-    """Returns where the training stands, after loading the last saved state if there is one."""
-    # A kill between the two renames of replace_folder leaves only the old one.
+    """Loads the last saved state, if there is one, and returns how far the training has come."""
+    # A kill between the two renames of replace_folder leaves only the old folder.
     for name in (STATE_FOLDER, f"{STATE_FOLDER}.old"):
         path = folder / name / PROGRESS_FILE
         if path.exists():

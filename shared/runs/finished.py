@@ -1,4 +1,4 @@
-"""Tells a stage that the very same command has finished from its words alone, in the time Python takes to start.
+"""Recognises a finished stage by the words of its command alone, before anything slow is imported.
 
 python -m shared.runs.finished configs/base_sr.yaml out=runs/mine/base_sr key=value …     exit code 0: it has, and says so
 """
@@ -20,7 +20,7 @@ SUMMARY_FILE = "summary.json"
 def command_hash(argv: Sequence[str]) -> str:
     """Returns a fingerprint of a command: its words in their order, and what is written in the config files among them.
 
-    The same words give the same settings, so a finished stage with this fingerprint need not be looked at any closer.
+    The same words give the same settings, so a finished stage with this fingerprint needs no closer look.
     """
     digest = hashlib.sha256()
     for word in argv:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
     summary = json.loads(path.read_text())
     if summary.get("command") != command_hash(argv):
-        return 1  # perhaps another spelling of the same settings: the stage itself compares them
+        return 1  # possibly the same settings in other words: the stage itself compares them
     print(finished_line(summary))
     return 0
 

@@ -32,9 +32,9 @@ class RunFolder:
     def begin(
         cls, path: str | Path, config: Any, argv: Sequence[str], *, free_keys: tuple[str, ...], needed_mb: int = 0
     ) -> RunFolder | None:
-        """Returns the folder of a stage that is to be run, or says that it is finished and returns None.
+        """Returns the folder of a stage that has work to do; prints a line and returns None when it is finished.
 
-        Raises UserError as `check` does, and when its disk has not `needed_mb` free. Writes nothing: see `open`.
+        Raises UserError as `check` does, and when its disk has less than `needed_mb` free. Writes nothing.
         """
         folder = cls.check(path, config, free_keys=free_keys)
         if folder.is_finished():
@@ -54,16 +54,16 @@ class RunFolder:
     def check(cls, path: str | Path, config: Any, *, free_keys: tuple[str, ...] = ()) -> RunFolder:
         """Returns the folder without writing anything. Raises UserError when another config made it, naming the keys.
 
-        `free_keys` name settings that cannot change the result (workers, logging): a difference there is no difference.
+        `free_keys` name settings that cannot change the result (workers, logging); they may differ.
         """
         folder = cls(Path(path))
         if folder.path.exists() and not folder.path.is_dir():
-            raise UserError(f"expected a run folder, but {path} is a file; choose another with RUN=")
+            raise UserError(f"expected a run folder, but {path} is a file; choose another with out= or RUN=")
         if folder.config_path.exists():
             _refuse_difference(folder, config, free_keys)
         elif folder.path.is_dir() and any(folder.path.iterdir()):
             raise UserError(
-                f"{path} holds files but no {CONFIG_FILE}; it is no run folder: choose an empty one with RUN="
+                f"{path} holds files but no {CONFIG_FILE}; it is no run folder: choose an empty one with out= or RUN="
             )
         return folder
 
@@ -78,8 +78,8 @@ class RunFolder:
     def make(self, config: Any) -> None:
         """Writes the folder with its config, if it is not there.
 
-        Call it once everything that can be wrong with a config has been found, its sources opened: a mended command
-        must not be refused by a folder that its own mistake made.
+        Call it after everything that can be wrong with a config has been checked and its sources are open: otherwise
+        the folder left by a mistake would refuse the corrected command.
         """
         if not self.config_path.exists():
             write_bytes(self.config_path, to_yaml(config).encode())
@@ -87,7 +87,7 @@ class RunFolder:
     def finish(self, summary: dict[str, Any], *, says: str) -> None:
         """Marks the stage as finished, with its figures; `says` is printed now and when it is asked for again."""
         self.write_json(SUMMARY_FILE, {"says": says, "command": command_hash(self.command), **summary})
-        # The resumable state is several times the size of the result.
+        # The resumable state is several times as large as the result.
         for name in (STATE_FOLDER, f"{STATE_FOLDER}.old", f"{STATE_FOLDER}.part"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         print(says)
@@ -110,7 +110,7 @@ def require_free_space(path: str | Path, needed_bytes: int) -> None:
     if free < needed_bytes:
         raise UserError(
             f"about {needed_bytes / 1e6:.0f} MB are needed in {path}, but its disk has {free / 1e6:.0f} MB free; "
-            "free some space, or choose another disk with RUN="
+            "free some space, or choose another disk with out= or RUN="
         )
 
 
@@ -137,7 +137,7 @@ def _refuse_difference(folder: RunFolder, config: Any, free_keys: tuple[str, ...
     if differing:
         shown = "; ".join(differing[:3]) + (f" (and {len(differing) - 3} more)" if len(differing) > 3 else "")
         raise UserError(
-            f"{folder.path} was made by another config: {shown}. Choose another folder with RUN=, or remove that one"
+            f"{folder.path} was made by another config: {shown}. Choose another folder with out= or RUN=, or remove that one"
         )
 
 

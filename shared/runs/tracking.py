@@ -1,4 +1,4 @@
-"""What a person sees of a long stage: a bar with rate and time left, metrics.jsonl, and tensorboard."""
+"""Progress of a long stage: a bar with rate and remaining time, metrics.jsonl, and tensorboard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def progress(
 ):
     """Returns a tqdm bar over `items`: count, rate and remaining time; `done` units were finished by an earlier run."""
     interactive = sys.stderr.isatty()
-    # Into a log file a bar of carriage returns is noise: one line every ten seconds is enough there.
+    # In a log file a bar's carriage returns are noise: one line every ten seconds is enough.
     return tqdm(
         items,
         desc=title,
@@ -33,7 +33,7 @@ def progress(
 
 
 class MetricsLog:
-    """Scalars by step, to `metrics.jsonl` and to tensorboard; a resumed run overwrites what came after its checkpoint."""
+    """Scalars by step, to `metrics.jsonl` and to tensorboard; a resumed run drops what came after its checkpoint."""
 
     def __init__(self, folder: Path, *, resume_step: int = 0, enabled: bool = True) -> None:
         self._file = self._board = None

@@ -1,4 +1,4 @@
-"""The shell around every training: it goes on where the last run stopped, shows, logs, and saves what a kill may take."""
+"""The loop around every training: resumes after the last saved state, shows progress, logs, and saves resumable states."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class TrainingLoop:
             figures = train_step(step)
             loop.record(figures, show=["loss"])
 
-    Make it once all that has a state is prepared or registered with `accelerator`: that loads the last saved one. The
-    steps left are then a function of the step number and this state alone, so that stopping changes nothing.
+    Create it after everything that has a state is prepared by or registered with `accelerator`: it loads the last saved
+    state. The remaining steps are a function of the step number and this state alone, so stopping changes nothing.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class TrainingLoop:
         self.save_every, self.log_every, self.log_offset = save_every, log_every, log_offset
         resumed = load_state(accelerator, folder)
         self.left = range(resumed.step, steps)
-        self.done = resumed.step  # counts the step under way: it is that step's number in the log
+        self.done = resumed.step  # includes the current step: its number in the log
         self._started = time.monotonic() - resumed.seconds
         self._title, self._unit = title, unit
         self._bar: tqdm | None = None
@@ -53,7 +53,7 @@ class TrainingLoop:
         )
 
     def __iter__(self) -> Iterator[int]:
-        """Yields the number of every step left, from 0; saves the state after each `save_every`, but for the last."""
+        """Yields the number of every remaining step, counted from 0; saves the state every `save_every` steps but the last."""
         self._bar = progress(
             self.left,
             title=self._title,
@@ -68,16 +68,16 @@ class TrainingLoop:
                 yield step
                 if self.done % self.save_every == 0 and self.done < self.left.stop:
                     save_state(self.accelerator, self.folder, Progress(self.done, self.seconds))
-        finally:  # also where the caller leaves the loop early
+        finally:  # also when the caller leaves the loop early
             self.log.close()
 
     @property
     def seconds(self) -> float:
-        """What this training has taken so far, earlier runs included up to their last saved state."""
+        """Seconds spent on this training so far, including earlier runs up to their last saved state."""
         return time.monotonic() - self._started
 
     def record(self, figures: Mapping[str, float], *, show: Sequence[str] = ()) -> None:
-        """Logs the figures of the step under way, every `log_every` steps; the bar shows those named in `show`."""
+        """Logs the current step's figures every `log_every` steps; the bar shows those named in `show`."""
         if self.done % self.log_every == 0:
             self.log.write(self.log_offset + self.done, figures)
             if show:
