@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def at_last_stage(config: TrainRlConfig) -> TrainRlConfig:
-    """Returns the config on the curriculum's last, dearest stage alone. Raises UserError for reward feedback."""
+    """Returns the config on the curriculum's last, most expensive stage alone. Raises UserError for reward gradients."""
     if config.method != "policy_gradient":
         raise UserError(f"the benchmark takes method=policy_gradient apart, got {config.method}")
     return replace(config, curriculum=replace(config.curriculum, stages=config.curriculum.stages[-1:]))

@@ -7,15 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from rl_finetune.credit.advantages import AdvantageResult
 from rl_finetune.credit.cells import combined_cell_advantages
 from rl_finetune.credit.config import AdvantageConfig
-from rl_finetune.credit.pictures import (
-    AdvantageResult,
-    combined_advantages,
-    hard_sample_selection,
-    mix_advantages,
-    noise_level_weights,
-)
+from rl_finetune.credit.pictures import combined_advantages, hard_sample_selection, mix_advantages, noise_level_weights
 from rl_finetune.credit.steps import combined_temporal_advantages
 from rl_finetune.rewards.judge import Judgement
 

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from rl_finetune.credit.pictures import AdvantageResult, as_result, deviation_scale, require_finite, require_group
+from rl_finetune.credit.advantages import AdvantageResult, as_result, deviation_scale, require_finite, require_group
 from rl_finetune.credit.steps import credited_gains
 from rl_finetune.rewards.config import Order
 
@@ -34,8 +34,8 @@ def spatial_advantages(
 
     degradation: [B, G, h, w]. In order: −degradation; minus the group's mean at that cell; averaged over the
     (2·radius + 1)² cells around (a cell's noise moves its neighbours' quality too); over the standard deviation. `group`
-    takes one deviation a picture and `pooled` one for all, so cells keep their relative weight; `cell` gives a clean
-    cell, where next to nothing differs, the say of a broken one.
+    takes one deviation a picture and `pooled` one for all, so cells keep their relative weight; `cell` weighs
+    clean cells, where members barely differ, like broken ones.
     """
     return _compared(-degradation, radius=radius, std=std, clip=clip, std_floor=std_floor)
 

@@ -1,4 +1,4 @@
-"""How rewards become credit."""
+"""The settings of credit: advantages of pictures, cells and steps."""
 
 from __future__ import annotations
 

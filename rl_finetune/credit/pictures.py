@@ -7,24 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
+from rl_finetune.credit.advantages import (
+    AdvantageResult,
+    Std,
+    as_result,
+    deviation_scale,
+    require_finite,
+    require_group,
+)
 from rl_finetune.rewards.config import Order
 from shared.app.errors import UserError
-
-Std = Literal["group", "batch", "pooled", "none"]
-
-
-@dataclass(frozen=True)
-class AdvantageResult:
-    """Advantages, and which groups hold a preference at all."""
-
-    values: torch.Tensor  # [B, G], or [B, G, J], [B, G, h, w], [B, G, J, h, w]; exactly 0 in a group that is not kept
-    kept: torch.Tensor  # [B] bool: False where all members are equal
-    zero_variance_groups: int
 
 
 def group_advantages(
@@ -62,9 +57,9 @@ def combined_advantages(
 ) -> AdvantageResult:
     """Returns the advantages of a weighted sum of several rewards [B, G].
 
-    `sum_first` weighs the raw rewards (as LRPO does): a reward on a wide scale silently rules. `normalise_first` turns
-    each reward into advantages of its own, weighs those, and brings the sum back to unit size (GDPO): the weights are
-    then what they say, whatever the scales. A group is kept when any of its rewards tells its members apart.
+    `sum_first` weighs the raw rewards (as LRPO does): a reward on a wide scale silently dominates the sum.
+    `normalise_first` turns each reward into advantages of its own, weighs those, and brings the sum back to unit size
+    (GDPO): the weights then mean what they say, whatever the scales. A group is kept when any of its rewards tells its members apart.
     """
     if order == "sum_first":
         total = sum(weights[name] * values.double() for name, values in rewards.items())
@@ -81,8 +76,9 @@ def combined_advantages(
 def noise_level_weights(step_stds: torch.Tensor, *, mean_std: float | None = None) -> torch.Tensor:
     """Returns w_j = s_j / mean(s) [J]: what each step's advantage is multiplied by (LRPO, noise-level advantage).
 
-    ∇ log N carries 1/s_j, so quiet steps shout; the weight takes that back. `mean_std` is the mean over all steps that
-    are ever trained, where these are a window of them: a window's own mean would let its quiet steps shout again.
+    ∇ log N carries 1/s_j, so low-noise steps dominate the gradient; the weight cancels this. `mean_std` is the mean over
+    all steps that are ever trained, where these are a window of them: a window's own mean would let its low-noise steps
+    dominate again.
     Raises UserError when a step has no noise: a deterministic step has no density to train.
     """
     if not bool((step_stds > 0).all()):
@@ -122,47 +118,3 @@ def hard_sample_selection(quality: torch.Tensor, fraction: float) -> torch.Tenso
     require_finite(quality, name="quality")
     count = max(1, math.ceil(fraction * quality.numel() - 1e-9))
     return torch.sort(quality, stable=True).indices[:count].sort().values
-
-
-def deviation_scale(
-    centred: torch.Tensor, kept: torch.Tensor, *, std: Std | Literal["cell"], group_dims: tuple[int, ...]
-) -> torch.Tensor:
-    """Returns the root mean square of deviations from the group mean, broadcastable to `centred` [B, G, ...].
-
-    `group` takes it over `group_dims`, `pooled` over those and the kept groups, `cell` over the members alone.
-    """
-    if std == "none":
-        return centred.new_ones(())
-    if std == "cell":
-        return centred.square().mean(1, keepdim=True).sqrt()
-    variance = centred.square().mean(group_dims, keepdim=True)
-    if std == "group":
-        return variance.sqrt()
-    if std == "pooled":
-        return (variance.sum() / kept.sum().clamp(min=1)).sqrt()
-    raise ValueError(f"std must be one of cell, group, pooled, none here, got {std!r}")
-
-
-def as_result(values: torch.Tensor, kept: torch.Tensor, *, clip: float) -> AdvantageResult:
-    """Returns the record, values clipped to ±`clip` and exactly 0 in groups that are not kept."""
-    shape = (-1,) + (1,) * (values.dim() - 1)
-    values = torch.where(kept.view(shape), values.clamp(-clip, clip), torch.zeros_like(values)).float()
-    return AdvantageResult(values, kept, int((~kept).sum()))
-
-
-def require_group(group_size: int) -> None:
-    """Raises UserError for a group without anything to compare."""
-    if group_size < 2:
-        raise UserError(f"a group needs at least 2 restorations to compare, got {group_size}; raise group_size")
-
-
-def require_finite(values: torch.Tensor, *, name: str) -> None:
-    """Raises UserError naming the first sample of `values` [B, ...] or [B, G, ...] that is not finite."""
-    bad = (~torch.isfinite(values)).nonzero()
-    if len(bad):
-        place = bad[0].tolist()
-        member = f", member {place[1]}" if len(place) > 1 else ""
-        raise UserError(
-            f"expected finite numbers, but {name} is {values[tuple(place)].item()} for sample {place[0]}{member} "
-            f"({len(bad)} of {values.numel()} values); take the picture out, or lower the learning rate and resume"
-        )

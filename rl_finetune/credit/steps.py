@@ -10,7 +10,14 @@ from collections.abc import Mapping
 
 import torch
 
-from rl_finetune.credit.pictures import AdvantageResult, Std, as_result, deviation_scale, require_finite, require_group
+from rl_finetune.credit.advantages import (
+    AdvantageResult,
+    Std,
+    as_result,
+    deviation_scale,
+    require_finite,
+    require_group,
+)
 from rl_finetune.rewards.config import Order
 
 

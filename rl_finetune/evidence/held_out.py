@@ -38,7 +38,7 @@ from shared.vision.metrics import hatch
 
 GRID_ROWS = 12
 SCALE_GROUPS, SCALE_MEMBERS = 8, 8  # of the same pictures and noise whatever the run's seed: one unit for all of them
-IDENTITY = "identity_check"  # by a recogniser of its own: a reward's cannot testify about itself
+IDENTITY = "identity_check"  # by a recogniser of its own: a reward cannot check itself
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Panel:
-    """What evaluation measures, and what it would measure if it could."""
+    """What is measured, and what is missing and why."""
 
     measures: list[Measure]
     proxy: str  # which measure training maximises
@@ -102,7 +102,7 @@ def compare_on_held_out(
 ) -> dict[str, Any]:
     """Returns the figures of two restorers on distinct pictures that RL does not train on, with the same noise.
 
-    Beside them stand the `references` (title → restorer) and the truth itself, where a metric has its floor.
+    Beside them stand the `references` (title → restorer) and the truth itself, each metric's best value.
     Writes `before_after.png` and `evaluation.json` (the figures, and every picture's values) into `folder`.
     """
     pairs = held_out.draw(split, images)

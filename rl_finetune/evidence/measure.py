@@ -77,7 +77,7 @@ def evaluate(
     quiet: bool,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
-    """Returns pictures and measures; picture i's noise depends on (seed, pair i) alone, so policies are paired in it.
+    """Returns pictures and measures; picture i's noise depends on (seed, pair i) alone, so both policies see the same noise.
 
     `device`: where the restorer and the measures' networks are; what is returned is on the CPU.
     """
@@ -105,7 +105,7 @@ def measured(
     batch: int,
     device: torch.device | str = "cpu",
 ) -> dict[str, torch.Tensor]:
-    """Returns {name: [N]} on the CPU of restorations [N, 3, H, W] of the pairs; the truth itself is one."""
+    """Returns {name: [N]} on the CPU of restorations [N, 3, H, W] of the pairs; sr may also be the truth."""
     values = []
     for start in range(0, len(sr), batch):
         pictures = [p[start : start + batch].to(device) for p in (sr, pairs.gt, pairs.lq)]

@@ -1,4 +1,4 @@
-"""What every table is read beside: doing nothing, the base policy in one step, the mean of its samples, the truth."""
+"""The reference columns of every table: doing nothing, the base policy in one step, the mean of its samples, the truth."""
 
 from __future__ import annotations
 

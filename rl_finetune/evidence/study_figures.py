@@ -110,7 +110,8 @@ def difference(arm: ArmFigures, reference: ArmFigures, measure: str) -> PairedDi
 def iterations_to_reach(arm: ArmFigures, goal: float) -> float:
     """Returns the iteration from which on the arm's mean curve stays at `goal` or above, between checks linearly.
 
-    NaN: never, or a goal that is no gain, where every curve begins. Stays: a first crossing may be luck.
+    NaN if it never does, or if the goal is not above 0, where every curve begins. A later dip below the goal resets it: a
+    first crossing may be luck.
     """
     xs, ys = np.array(arm.iterations, dtype=float), arm.mean_curve()
     below = np.flatnonzero(ys < goal)

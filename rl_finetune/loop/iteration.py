@@ -1,4 +1,4 @@
-"""One iteration of RL as one read: which pictures, drawn how, judged, credited, learnt from.
+"""One iteration of RL, top to bottom: draw, judge, assign credit, update.
 
 `policy_gradient_iteration` is LRPO (arXiv 2509.23339) with credit in space and time; `reward_gradient_iteration` is ReFL
 and DRaFT-K. Each step is one call; what it does in detail is behind that name.
@@ -23,7 +23,7 @@ from rl_finetune.methods.reward_gradient import RewardGradientPlan, reward_gradi
 from rl_finetune.methods.rollout import rollout
 from rl_finetune.methods.trajectory import Rollout
 from rl_finetune.methods.window import sampler_of_iteration
-from rl_finetune.rewards.curriculum import advance
+from rl_finetune.rewards.curriculum import CurriculumState, advance
 from rl_finetune.rewards.judge import DifferentiableReward, Judgement, Subjects
 from shared.diffusion.schedule import NoiseSchedule
 from shared.diffusion.transition import step_std
@@ -95,12 +95,18 @@ def reward_gradient_iteration(session: Session, iteration: int) -> dict[str, flo
     session.average.update()
     totals = reward.totals(config.group_size)
     stage = config.curriculum.stages[session.curriculum.position]
-    gain = totals[stage] - session.base_rewards(batch.indices, batch.gt, batch.lq, session.curriculum)[:, None]
-    session.curriculum = advance(session.curriculum, config.curriculum, gather(gain))
+    earned = session.base_rewards(batch.indices, batch.gt, batch.lq, session.curriculum)
+    session.curriculum = next_stage(session, totals[stage], earned)
     blended = gather(sum(share * totals[stage] for stage, share in reward.shares.items()))
     seconds = time.perf_counter() - started
     named = {"reward": float(blended.mean()), "seconds/update": seconds, "curriculum_stage": float(stage)}
     return {**named, **figures}
+
+
+def next_stage(session: Session, stage_total: torch.Tensor, earned_by_base: torch.Tensor) -> CurriculumState:
+    """Returns the curriculum's next state from [B, G] raw rewards of its stage and [B] the base policy's."""
+    gain = session.learner.accelerator.gather(stage_total - earned_by_base[:, None])
+    return advance(session.curriculum, session.config.curriculum, gain)
 
 
 def draw(session: Session, iteration: int) -> Rollout:

@@ -18,7 +18,7 @@ from rl_finetune.loop.trainable import as_base, make_trainable, whole_policy
 from rl_finetune.loop.weight_average import WeightAverage
 from rl_finetune.methods.learner import Learner
 from rl_finetune.methods.rollout import ConditionedDenoiser
-from rl_finetune.rewards.base_rewards import BaseRewards
+from rl_finetune.rewards.base_policy_rewards import BaseRewards
 from rl_finetune.rewards.curriculum import CurriculumState, from_plain, to_plain
 from rl_finetune.rewards.judge import Judge
 from rl_finetune.rewards.objective import RewardScale
@@ -76,7 +76,7 @@ class Session:
 
     @property
     def good(self) -> Path:
-        """The folder of the policy at the last check that the gauge did not complain of."""
+        """The folder of the last policy that passed the gauge."""
         return self.run.path / "good"
 
     def roll_back(self) -> None:
@@ -165,7 +165,7 @@ def _require_fitting_sizes(config: TrainRlConfig, policy: PixelUNet) -> None:
 
 
 def _reference(policy: PixelUNet, config: TrainRlConfig, device: torch.device) -> ConditionedDenoiser | None:
-    """Returns the frozen base policy's network where the loss asks for it: a copy, or the policy less its adapters."""
+    """Returns the frozen base policy's network where the loss asks for it: a copy, or the policy with its adapters disabled."""
     if config.loss.reference_kl == 0.0:
         return None
     if config.trainable == "full":

@@ -71,7 +71,7 @@ def whole_policy(policy: Policy, values: Mapping[str, torch.Tensor]) -> Policy:
 
 @contextmanager
 def as_base(policy: nn.Module) -> Iterator[None]:
-    """Makes a policy with adapters the frozen base while it lasts: a reference that costs no memory."""
+    """Disables the adapters while it lasts: the frozen base as a reference that costs no memory."""
     layers = list(_adapters(policy).values())
     if not layers:
         raise ValueError("this policy has no adapters to put aside: its base needs a copy")

@@ -26,12 +26,12 @@ def optimizer_step(learner: Learner, gradient_clip: float) -> torch.Tensor:
     """Makes one optimizer step and returns the norm its gradient had before clipping.
 
     Raises RuntimeError unless the optimizer's own count goes up by one: a wrapper that accumulates gradients changes
-    how many steps a rollout makes, and with it every learning rate, without a word.
+    how many steps a rollout makes, and with it every learning rate, silently.
     """
     before = _steps_made(learner.optimizer)
     norm = learner.accelerator.clip_grad_norm_(learner.model.parameters(), gradient_clip)
     learner.optimizer.step()
-    # float16's scaler leaves a step out when it finds an infinity, and says so.
+    # The fp16 scaler skips a step on an infinite gradient, and reports it.
     expected = 0 if learner.accelerator.optimizer_step_was_skipped else 1
     made = _steps_made(learner.optimizer) - before
     if made != expected:

@@ -1,4 +1,4 @@
-"""The ground-truth-guided term: on the last steps, how likely the policy makes the step the clean picture asks for."""
+"""The ground-truth-guided term: on the last steps, how likely the policy makes the step that leads to the truth."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def marginal_likelihood_loss(gt_prev: torch.Tensor, mean: torch.Tensor, std: tor
     """Returns 1 − exp(mean log N(gt_prev; mean, std²) / 40), [B]. LRPO (arXiv 2509.23339), GT-guided likelihood.
 
     gt_prev: [B, C, h, w] from `noised_gt`; mean: what the policy's transition from its own x_t aims at; std: [B] or a
-    number. The noise of gt_prev and that in x_t are strangers to each other, so even a perfect policy pays for it.
+    number. The noise of gt_prev and that in x_t are independent, so even a perfect policy has a nonzero loss.
     """
     std = _per_sample(std, mean)
     log_prob = -0.5 * ((gt_prev - mean) / std).square() - std.log() - 0.9189385332046727  # log √(2π)

@@ -1,4 +1,4 @@
-"""An iteration of reward feedback: the reward's own gradient through the policy's last steps (ReFL, DRaFT-K).
+"""One update by the reward's own gradient through the policy's last steps (ReFL, DRaFT-K).
 
 Each update draws its own pictures with the policy as it is, without gradient up to the last steps.
 """

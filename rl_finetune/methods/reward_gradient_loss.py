@@ -1,4 +1,4 @@
-"""Reward feedback: the reward's own gradient through the last steps, where it has one (ReFL, DRaFT-K).
+"""Losses of the reward-gradient methods: the reward's own gradient through the last steps, where it has one (ReFL, DRaFT-K).
 
 Pure losses: the network, the step, the decoder and the reward come as callables, and the caller owns device and graph.
 """
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from rl_finetune.credit.pictures import require_finite
+from rl_finetune.credit.advantages import require_finite
 from shared.app.config import require_range
 
 CleanPredictor = Callable[[torch.Tensor], torch.Tensor]  # x_t → x0_pred at x_t's own noise level, with gradient

@@ -104,7 +104,7 @@ class Composite:
             gradient = torch.autograd.grad(value, sr, allow_unused=True)[0] if value.requires_grad else None
             if gradient is None or not gradient.abs().sum() > 0:  # also where it is not a number
                 raise UserError(
-                    f"reward feedback follows the rewards' own gradients, and {entry.name!r} has none; leave it out of "
+                    f"refl and draft follow the rewards' own gradients, and {entry.name!r} has none; leave it out of "
                     "reward.parts, or take method=policy_gradient"
                 )
 
@@ -125,7 +125,7 @@ class Composite:
 
 
 def _unknown(entries: Sequence[Reward], known: RewardValues | None) -> list[Reward]:
-    """Returns the entries that have to be evaluated: all, or those that look through the reward model."""
+    """Returns the entries that have to be evaluated: all, or only those that use the reward model."""
     return [entry for entry in entries if known is None or REWARD_MODEL in entry.needs]
 
 

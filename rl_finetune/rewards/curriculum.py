@@ -7,7 +7,7 @@ must see the same rewards: pass those gathered over all of them. arXiv 2512.2264
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -48,9 +48,12 @@ class CurriculumState:
     history: tuple[float, ...] = ()  # mean rewards of this stage above the base policy's, `plateau_window` at most
 
 
-def stage_rewards(weights: Mapping[str, float], stage: int) -> dict[str, float]:
-    """Returns the weights of one stage's own reward R_k = λ₁·fgr_score + λ₂·fgr_map + …: RM_0 has no map to ask."""
-    kept = {name: weight for name, weight in weights.items() if stage > 0 or name != "fgr_map"}
+def stage_rewards(weights: Mapping[str, float], stage: int, *, need_map: Collection[str]) -> dict[str, float]:
+    """Returns the weights of one stage's own reward R_k = λ₁·fgr_score + λ₂·fgr_map + ….
+
+    RM_0 has no map: the rewards named in `need_map` are left out. Raises UserError when none is left.
+    """
+    kept = {name: weight for name, weight in weights.items() if stage > 0 or name not in need_map}
     if not kept:
         raise UserError("stage 0 of the curriculum has no degradation map: give fgr_score a weight or begin at 1")
     return kept

@@ -23,7 +23,7 @@ _RECOGNISER_112 = ((38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37
 def face_preference(
     sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, face_preference_network: ClipSimilarity
 ) -> torch.Tensor:
-    """Returns how near CLIP ViT-H, tuned on human preferences, puts the picture to the prompt, [B] (LRPO, HPSv2)."""
+    """Returns the cosine similarity of picture and prompt by a CLIP ViT-H tuned on human preferences, [B] (LRPO, HPSv2)."""
     return face_preference_network(sr)[:, 0]
 
 

@@ -2,7 +2,7 @@
 
     pictures → values and maps of every stage in the blend → one `Judgement` → credit (rl_finetune.credit)
 
-Nothing comes back here: what follows reads the record.
+Later stages only read this record.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rl_finetune.rewards.config import Order, RewardConfig
 from rl_finetune.rewards.curriculum import CurriculumConfig, CurriculumState, blend_maps, stage_rewards, stage_weights
 from rl_finetune.rewards.latent_grid import to_latent_grid
 from rl_finetune.rewards.objective import RewardScale, objective
-from rl_finetune.rewards.registry import Toolbox
+from rl_finetune.rewards.registry import Toolbox, find_map, find_reward
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Judge:
         with_maps: bool,
     ) -> None:
         self.curriculum, self.order = curriculum, reward.order
-        # Substitutes first: it is they that a stage without a map cannot give.
+        # Substitutes are resolved first: one may need a map, which stage 0 cannot give.
         weights, replacements = resolve({part.name: part.weight for part in reward.parts}, reward.networks)
         self.map_weights = {part.name: part.weight for part in reward.maps} if with_maps else {}
         self.composites: dict[int, Composite] = {}
@@ -79,11 +79,11 @@ class Judge:
             model = RewardModel.from_pretrained(checkpoint, stage=stage, revision=revision).to(device)
             model.requires_grad_(False)
             composite = Composite.build(
-                stage_rewards(weights, stage),
+                stage_rewards(weights, stage, need_map=[n for n in weights if find_reward(n).needs_map]),
                 toolbox.giving(reward_model=model),
                 parts=reward.networks,
                 images_per_call=16,  # small batches stay in cache: twice as fast on a CPU as 48 at once
-                maps=[name for name in self.map_weights if stage > 0 or name != "fgr_map"],  # RM_0 has no map
+                maps=[name for name in self.map_weights if stage > 0 or not find_map(name).needs_map],
             )
             self.composites[stage] = replace(composite, replacements=replacements)
 

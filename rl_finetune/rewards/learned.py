@@ -45,7 +45,7 @@ def fgr_score(
     return reward_model(sr).score
 
 
-@reward("fgr_map", value_range=(0.0, 1.0), needs=("reward_model",))
+@reward("fgr_map", value_range=(0.0, 1.0), needs=("reward_model",), needs_map=True)
 def fgr_map(
     sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[[torch.Tensor], RewardOutput]
 ) -> torch.Tensor:
@@ -53,7 +53,7 @@ def fgr_map(
     return 1.0 - worst_share_mean(reward_model(sr).require_map())
 
 
-@reward_map("fgr_map", needs=("reward_model",))
+@reward_map("fgr_map", needs=("reward_model",), needs_map=True)
 def fgr_degradation_map(
     sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[[torch.Tensor], RewardOutput]
 ) -> torch.Tensor:
@@ -65,7 +65,7 @@ def fgr_degradation_map(
 def clipiqa(
     sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, clipiqa_network: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """Returns how much rather CLIP calls the picture good than bad, [B] (CLIP-IQA, arXiv 2207.12396, eq. 2)."""
+    """Returns the probability that CLIP calls the picture good rather than bad, [B] (CLIP-IQA, arXiv 2207.12396, eq. 2)."""
     return clip_iqa(clipiqa_network(sr))
 
 

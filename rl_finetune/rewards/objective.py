@@ -1,7 +1,7 @@
 """What training maximises, as one number a picture: the same before and after, and the same for every arm of a study.
 
 Under `normalise_first` the advantages add rewards in units of their spread within a group, so the raw weighted sum is
-not what is maximised: there, the reward on the widest scale rules, here the weights say what they say.
+not what is maximised: there, the reward on the widest scale dominates; here the weights mean what they say.
 """
 
 from __future__ import annotations

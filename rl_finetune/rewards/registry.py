@@ -6,7 +6,8 @@
     @reward("fgr_score", value_range=(-inf, inf), needs=("reward_model",))
     def fgr_score(sr, gt, lq, *, reward_model): ...
 
-A tool is whatever costs something to have: a network, weights from the Hub. It is loaded when first asked for.
+A tool is an expensive resource (a network, weights from the Hub), loaded on first use. A module that registers rewards
+must be imported by `rl_finetune.rewards.composite`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Reward:
     value_range: tuple[float, float]  # what the function can return; a map's is (0, 1)
     needs: tuple[str, ...]  # tools, handed over as keyword arguments
     substitute: str | None  # the reward that stands in for it where nothing may be downloaded
+    needs_map: bool  # whether it reads the reward model's map, which stage 0 does not have
     function: Callable[..., torch.Tensor]
 
 
@@ -79,17 +81,22 @@ class Toolbox:
 
 
 def reward(
-    name: str, *, value_range: tuple[float, float], needs: tuple[str, ...] = (), substitute: str | None = None
+    name: str,
+    *,
+    value_range: tuple[float, float],
+    needs: tuple[str, ...] = (),
+    substitute: str | None = None,
+    needs_map: bool = False,
 ) -> Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]]:
     """Returns a decorator that registers a function of (sr, gt, lq, **needs) → [B] under `name`."""
-    return _register(_REWARDS, name, value_range, needs, substitute)
+    return _register(_REWARDS, name, value_range, needs, substitute, needs_map)
 
 
 def reward_map(
-    name: str, *, needs: tuple[str, ...] = ()
+    name: str, *, needs: tuple[str, ...] = (), needs_map: bool = False
 ) -> Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]]:
     """Returns a decorator that registers a function of (sr, gt, lq, **needs) → [B, 1, H, W], 0 clean, 1 worst."""
-    return _register(_MAPS, name, (0.0, 1.0), needs, None)
+    return _register(_MAPS, name, (0.0, 1.0), needs, None, needs_map)
 
 
 def tool(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -115,7 +122,7 @@ def find_map(name: str) -> Reward:
 
 
 def reward_names() -> list[str]:
-    """Returns every registered reward's name; pyiqa's are besides."""
+    """Returns every registered reward's name; pyiqa's are not listed."""
     return sorted(name for name in _REWARDS if name != PYIQA)
 
 
@@ -132,11 +139,12 @@ def _register(
     value_range: tuple[float, float],
     needs: tuple[str, ...],
     substitute: str | None,
+    needs_map: bool,
 ) -> Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]]:
     def decorate(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         if name in registry:
             raise ValueError(f"two rewards are called {name!r}")
-        registry[name] = Reward(name, value_range, needs, substitute, function)
+        registry[name] = Reward(name, value_range, needs, substitute, needs_map, function)
         return function
 
     return decorate

@@ -142,10 +142,10 @@ def test_maps_are_blended_and_a_stage_without_one_gives_way():
 
 def test_stage_zero_has_no_map_to_reward():
     weights = {"fgr_score": 0.5, "fgr_map": 0.5}
-    assert stage_rewards(weights, 0) == {"fgr_score": 0.5}
-    assert stage_rewards(weights, 1) == weights
+    assert stage_rewards(weights, 0, need_map=["fgr_map"]) == {"fgr_score": 0.5}
+    assert stage_rewards(weights, 1, need_map=["fgr_map"]) == weights
     with pytest.raises(UserError, match="stage 0 of the curriculum has no degradation map"):
-        stage_rewards({"fgr_map": 1.0}, 0)
+        stage_rewards({"fgr_map": 1.0}, 0, need_map=["fgr_map"])
 
 
 def test_config_is_checked():
