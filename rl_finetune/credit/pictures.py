@@ -59,7 +59,8 @@ def combined_advantages(
 
     `sum_first` weighs the raw rewards (as LRPO does): a reward on a wide scale silently dominates the sum.
     `normalise_first` turns each reward into advantages of its own, weighs those, and brings the sum back to unit size
-    (GDPO): the weights then mean what they say, whatever the scales. A group is kept when any of its rewards tells its members apart.
+    (GDPO): the weights then mean what they say, whatever the scales. A group is kept when any of its rewards tells its
+    members apart.
     """
     if order == "sum_first":
         total = sum(weights[name] * values.double() for name, values in rewards.items())

@@ -66,10 +66,8 @@ def policy_gradient_iteration(session: Session, iteration: int) -> dict[str, flo
     times.append(time.perf_counter())
     session.average.update()
     stage = config.curriculum.stages[session.curriculum.position]
-    gain = (
-        judgement.stage_total - session.base_rewards(drawn.group_ids, drawn.gt, drawn.lq, session.curriculum)[:, None]
-    )
-    session.curriculum = advance(session.curriculum, config.curriculum, accelerator.gather(gain))
+    earned = session.base_rewards(drawn.group_ids, drawn.gt, drawn.lq, session.curriculum)
+    session.curriculum = next_stage(session, judgement.stage_total, earned)
     names = ("seconds/rollout", "seconds/judge", "seconds/update")
     timings = {name: end - start for name, (start, end) in zip(names, pairwise(times), strict=True)}
     return {**_reward_figures(session, judgement, credit), **figures, **timings, "curriculum_stage": float(stage)}
