@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 import torch
 
@@ -13,16 +14,17 @@ from shared.diffusion.schedule import NoiseSchedule
 from shared.diffusion.transition import ScoredStep, StepTimes, step_std, take_step, transition
 from shared.seeds import derive_seed, gaussian
 
-# predict(x_t, timesteps [B]) → network output, both [B, C, h, w]
-Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# denoiser(x_t, timesteps [B]) → network output, both [B, C, h, w]; what it predicts is the schedule's matter
+Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Deployment = Literal["sde", "ode"]
 
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """How pictures are drawn. Saved with every policy: evaluation and restore use it, training at most another window."""
+    """How pictures are drawn. The one saved with a policy is the one it is evaluated and used with."""
 
     steps: int = 8  # network passes per picture
-    eta: float = 0.5  # DDIM stochasticity inside the window, in [0, 1]
+    eta: float = 0.5  # stochasticity inside the window: 0 none, 1 DDPM's (VP) or all noise replaced (rectified flow)
     window_start: int = 0  # first stochastic step; steps outside the window are deterministic
     window: int = -1  # number of stochastic steps; −1: to the end
 
@@ -44,6 +46,33 @@ class SamplerSpec:
         """Returns the indices of the steps that add noise: only these have a log-prob and can be trained."""
         return [j for j, times in enumerate(self.plan(schedule)) if step_std(schedule, times) > 0.0]
 
+    def as_ode(self) -> SamplerSpec:
+        """Returns the sampler of as many steps that adds no noise at all."""
+        return SamplerSpec(steps=self.steps, eta=0.0)
+
+    def deployed(self, deployment: Deployment) -> SamplerSpec:
+        """Returns the sampler that a policy trained with this one is saved, evaluated and used with: it, or its ODE."""
+        return self if deployment == "sde" else self.as_ode()
+
+    def canonical(self) -> SamplerSpec:
+        """Returns the one spelling of this sampler: two specs that draw alike, whatever their windows say, are equal."""
+        # The last step adds no noise, so a window may as well end before it.
+        end = self.steps - 1 if self.window < 0 else min(self.window_start + self.window, self.steps - 1)
+        if self.eta == 0.0 or end <= self.window_start:
+            return self.as_ode()
+        return replace(self, window=-1 if end == self.steps - 1 else self.window)
+
+    def words(self) -> str:
+        """Returns the sampler in a few words for a table: `8 steps, ODE`, `8 steps, SDE η 0.5 in steps 3 to 5`."""
+        spec = self.canonical()
+        count = f"{spec.steps} step{'s' if spec.steps > 1 else ''}"
+        if spec.eta == 0.0:
+            return f"{count}, ODE"
+        first, last = spec.window_start + 1, spec.steps - 1 if spec.window < 0 else spec.window_start + spec.window
+        everywhere = first == 1 and spec.window < 0
+        where = "" if everywhere else f" in step {first}" if first == last else f" in steps {first} to {last}"
+        return f"{count}, SDE η {spec.eta:g}{where}"
+
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -56,7 +85,7 @@ class StepRecord:
 
 
 def sample(
-    predict: Predict,
+    denoiser: Denoiser,
     schedule: NoiseSchedule,
     spec: SamplerSpec,
     *,
@@ -65,13 +94,23 @@ def sample(
     device: torch.device | str = "cpu",
     on_step: Callable[[StepRecord], None] | None = None,
 ) -> torch.Tensor:
-    """Returns clean latents [B, C, h, w]; sample b's noise at every step depends on sample_seeds[b] alone."""
+    """Returns clean latents [B, C, h, w]; sample b's noise at every step depends on sample_seeds[b] alone.
+
+    DDIM (2010.02502), with Flow-CPS's noise (2509.05952) on rectified flows:
+
+        x_T ~ N(0, I)                                              pure_noise
+        for t, s in plan(T steps):                                 t falls from pure noise; the last s is the clean image
+            x̂_0, ε̂ ← denoiser(x_t, t)                              inverts x_t = α_t·x_0 + σ_t·ε
+            ς ← η·σ_s/σ_t·√(1 − α_t²/α_s²)  or  σ_s·sin(ηπ/2)       step_std: DDIM eq. 16; on rectified flows Flow-CPS
+            x_s ← α_s·x̂_0 + √(σ_s² − ς²)·ε̂ + ς·z,  z ~ N(0, I)      transition, take_step: DDIM eq. 12
+        return x_s
+    """
     x_t = pure_noise(sample_seeds, latent_shape, device=device)
     for j, times in enumerate(spec.plan(schedule)):
-        record = draw_step(predict, schedule, times, j, x_t, sample_seeds=sample_seeds)
+        step = draw_step(denoiser, schedule, times, j, x_t, sample_seeds=sample_seeds)
         if on_step is not None:
-            on_step(record)
-        x_t = record.scored.prev
+            on_step(step)
+        x_t = step.scored.prev
     return x_t
 
 
@@ -83,7 +122,7 @@ def pure_noise(
 
 
 def draw_step(
-    predict: Predict,
+    denoiser: Denoiser,
     schedule: NoiseSchedule,
     times: StepTimes,
     j: int,
@@ -91,11 +130,11 @@ def draw_step(
     *,
     sample_seeds: Sequence[int],
 ) -> StepRecord:
-    """Returns step j of the plan, taken from x_t [B, C, h, w]; differentiable in x_t and in what `predict` depends on."""
+    """Returns step j of the plan, taken from x_t [B, C, h, w]; differentiable in x_t and in the denoiser's weights."""
     timesteps = torch.full((len(sample_seeds),), times.t, dtype=torch.long, device=x_t.device)
-    distribution = transition(schedule, predict(x_t, timesteps), x_t, times)
+    distribution = transition(schedule, denoiser(x_t, timesteps), x_t, times)
     if distribution.std == 0.0:
-        noise = torch.zeros_like(x_t)
+        z = torch.zeros_like(x_t)
     else:
-        noise = gaussian([derive_seed(s, "step", j) for s in sample_seeds], x_t.shape[1:], device=x_t.device)
-    return StepRecord(j, times, x_t, take_step(distribution, noise=noise))
+        z = gaussian([derive_seed(s, "step", j) for s in sample_seeds], x_t.shape[1:], device=x_t.device)
+    return StepRecord(j, times, x_t, take_step(distribution, noise=z))

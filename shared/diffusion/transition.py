@@ -42,38 +42,39 @@ class ScoredStep:
 
 
 def step_std(schedule: NoiseSchedule, times: StepTimes) -> float:
-    """Returns s_t, the noise one step adds.
+    """Returns s_t, the noise one step adds: 0 for η = 0, and never more than the noise σ_s that is to be there after it.
 
-    Variance preserving: DDIM eq. 16, s = η·√((1−ᾱ_s)/(1−ᾱ_t))·√(1−ᾱ_t/ᾱ_s). Rectified flow: Flow-GRPO eq. 9,
-    s = η·√(σ/(1−σ))·√Δσ, with σ taken at the step's end where σ = 1 would divide by zero.
+    Variance preserving: DDIM eq. 16, s = η·√((1−ᾱ_s)/(1−ᾱ_t))·√(1−ᾱ_t/ᾱ_s). Rectified flow: Flow-CPS
+    (arXiv 2509.05952), s = σ_s·sin(ηπ/2), which at η = 1 replaces all noise at every step.
     """
-    alpha_t, sigma_t = (float(table[times.t]) for table in (schedule.alphas, schedule.sigmas))
-    alpha_s, sigma_s = (float(table[times.prev_t]) for table in (schedule.alphas, schedule.sigmas))
+    alpha_t, sigma_t = float(schedule.alphas[times.t]), float(schedule.sigmas[times.t])
+    alpha_s, sigma_s = float(schedule.alphas[times.prev_t]), float(schedule.sigmas[times.prev_t])
     if times.eta == 0.0:
         return 0.0
     if schedule.config.betas == "rectified_flow":
-        return _flow_diffusion(sigma_t, sigma_s, times.eta) * math.sqrt(sigma_t - sigma_s)
+        return sigma_s * math.sin(times.eta * math.pi / 2)
     return times.eta * sigma_s / sigma_t * math.sqrt(max(0.0, 1.0 - (alpha_t / alpha_s) ** 2))
 
 
 def transition(schedule: NoiseSchedule, output: torch.Tensor, x_t: torch.Tensor, times: StepTimes) -> Transition:
     """Returns the Gaussian over x_{t−1} for a network output at x_t, both [B, C, h, w].
 
-    Variance preserving: μ = α_s·x̂_0 + √(σ_s² − s²)·ε̂ (DDIM eq. 12). Rectified flow: μ = x − Δσ·(v + g²/(2σ)·ε̂), the
-    Euler–Maruyama step of the flow SDE with the same marginals as the ODE (Flow-GRPO eq. 9: x + (1−σ)·v is ε̂).
+    μ = α_s·x̂_0 + √(σ_s² − s²)·ε̂ on every schedule (DDIM eq. 12, which Flow-CPS carries over to flows): old and new
+    noise together have the level σ_s that the network is told next, whatever the number of steps.
     """
     steps = torch.full((x_t.shape[0],), times.t, dtype=torch.long, device=x_t.device)
     x0_pred, noise_pred = schedule.to_x0_and_noise(output, x_t, steps)
     std = step_std(schedule, times)
     alpha_s, sigma_s = float(schedule.alphas[times.prev_t]), float(schedule.sigmas[times.prev_t])
-    if schedule.config.betas != "rectified_flow":
-        mean = alpha_s * x0_pred + math.sqrt(max(0.0, sigma_s**2 - std**2)) * noise_pred
-        return Transition(mean, std, x0_pred)
-    sigma_t = float(schedule.sigmas[times.t])
-    g = _flow_diffusion(sigma_t, sigma_s, times.eta)
-    velocity = noise_pred - x0_pred
-    mean = x_t.float() - (sigma_t - sigma_s) * (velocity + g**2 / (2 * sigma_t) * noise_pred)
+    mean = alpha_s * x0_pred + math.sqrt(max(0.0, sigma_s**2 - std**2)) * noise_pred
     return Transition(mean, std, x0_pred)
+
+
+def transition_towards(schedule: NoiseSchedule, x0: torch.Tensor, x_t: torch.Tensor, times: StepTimes) -> Transition:
+    """Returns the step from x_t that a network would make which predicts `x0` [B, C, h, w]: q(x_{t−1} | x_t, x_0)."""
+    steps = torch.full((x_t.shape[0],), times.t, dtype=torch.long, device=x_t.device)
+    alpha, sigma = schedule.alpha_sigma(steps)
+    return transition(schedule, schedule.target(x0, (x_t - alpha * x0) / sigma, steps), x_t, times)
 
 
 def take_step(
@@ -93,15 +94,3 @@ def log_prob_map(prev: torch.Tensor, mean: torch.Tensor, std: float) -> torch.Te
     """Returns log N(prev; mean, std²) element by element, the shape of `prev`; its sum is the step's log-prob."""
     z = (prev.float() - mean) / std
     return -0.5 * z**2 - math.log(std) - 0.5 * math.log(2 * math.pi)
-
-
-def _flow_diffusion(sigma_t: float, sigma_s: float, eta: float) -> float:
-    sigma = sigma_s if sigma_t >= 1.0 else sigma_t
-    return eta * math.sqrt(sigma / (1.0 - sigma)) if sigma < 1.0 else 0.0
-
-
-def transition_towards(schedule: NoiseSchedule, x0: torch.Tensor, x_t: torch.Tensor, times: StepTimes) -> Transition:
-    """Returns the step from x_t that a network would make which predicts `x0` [B, C, h, w]: q(x_{t−1} | x_t, x_0)."""
-    steps = torch.full((x_t.shape[0],), times.t, dtype=torch.long, device=x_t.device)
-    alpha, sigma = schedule.alpha_sigma(steps)
-    return transition(schedule, schedule.target(x0, (x_t - alpha * x0) / sigma, steps), x_t, times)
