@@ -1,0 +1,191 @@
+"""The base policy's curve and the tuned policy's, as a table and as a picture of one plane."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from rl_finetune.evidence.curve import Curve, Plane, Standing, beyond, sweep
+from shared.diffusion.sampler import SamplerSpec
+from shared.files import write_bytes
+from shared.vision.metrics import paired_difference
+
+BASE, TUNED, INK, GRID, REACH = "#1b6ca8", "#b3261e", "#222222", "#dddddd", "#e8f0f7"
+TITLE_LETTERS = 84  # that fit a line above the axes
+MARKERS = ("o", "^", "s", "D", "v", "P")  # one a number of steps, from the fewest
+
+
+def curve_table(base: Curve, tuned: Curve, planes: Sequence[Plane], *, deployed: SamplerSpec) -> str:
+    """Returns a markdown table: every sampler's means of both policies, and where the tuned one is beyond the curve.
+
+    The deployed sampler, chosen in advance, has `beyond`'s p; those of the others are corrected for one another.
+    """
+    deployed = deployed.canonical()
+    metrics = list(dict.fromkeys(metric for plane in planes for metric in plane.metrics))
+    arrows = {metric: "↑" if plane.sign(metric) > 0 else "↓" for plane in planes for metric in plane.metrics}
+    standings = [_standings(base, tuned, plane, deployed=deployed, planes=len(planes)) for plane in planes]
+    titles = [
+        "sampler",
+        *(f"{metric} {arrows[metric]} {which}" for metric in metrics for which in ("base", "tuned")),
+        *(f"beyond in {plane.fidelity}, {plane.perception}" for plane in planes),
+    ]
+    lines = [_row(titles), "|---|" + "--:|" * (2 * len(metrics)) + "---|" * len(planes)]
+    for setting in base.values:
+        name = f"**{setting.words()}, deployed**" if setting == deployed else setting.words()
+        means = [f"{curve.of(setting, metric).mean():.4f}" for metric in metrics for curve in (base, tuned)]
+        said = [f"{'yes' if found[setting].beyond else 'no'} ({found[setting].p_words()})" for found in standings]
+        lines.append(_row([name, *means, *said]))
+    return "\n".join(lines) + "\n"
+
+
+def draw_curve(
+    path: Path, base: Curve, tuned: Curve, *, plane: Plane, deployed: SamplerSpec, title: str, subtitle: str = ""
+) -> None:
+    """Draws one plane as .svg or .png, better to the right and upwards; shaded is what the base reaches by itself.
+
+    Reached are the base's samplers, the mixtures of two, and whatever is worse. The cross is the deployed sampler's, as
+    wide as two standard errors of its difference from the base's to either side.
+    """
+    settings = {"svg.hashsalt": "restore-rl", "svg.fonttype": "none", "font.size": 9, "text.color": INK}
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(7.2, 4.6), facecolor="white", layout="constrained")
+        axes = figure.subplots()
+        of_base, of_tuned = _points(base, plane), _points(tuned, plane)
+        _frame(axes, plane, title="\n".join([title, *textwrap.wrap(subtitle, TITLE_LETTERS)]))
+        _fit(axes, np.array([*of_base.values(), *of_tuned.values()]), plane)
+        _shade(axes, np.array(list(of_base.values())), plane)
+        for points, colour in ((of_base, BASE), (of_tuned, TUNED)):
+            _draw_policy(axes, points, colour)
+        _draw_deployed(axes, base, tuned, plane, deployed.canonical())
+        axes.legend(handles=_legend(base), loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        drawn = io.BytesIO()
+        kind = path.suffix.removeprefix(".")
+        # Without the date the same figures make the same bytes.
+        figure.savefig(drawn, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    write_bytes(path, drawn.getvalue())
+
+
+def _standings(
+    base: Curve, tuned: Curve, plane: Plane, *, deployed: SamplerSpec, planes: int
+) -> dict[SamplerSpec, Standing]:
+    others = Curve({setting: values for setting, values in tuned.values.items() if setting != deployed})
+    return {
+        deployed: beyond(base, tuned, setting=deployed, plane=plane, planes=planes),
+        **sweep(base, others, plane=plane, planes=planes),
+    }
+
+
+def frontier(points: np.ndarray) -> np.ndarray:
+    """Returns the corners [m, 2], from left to right, of what the points [n, 2] and their mixtures reach, more being
+    better in both.
+
+    Between the best in y and the best in x they are the upper hull; a point that is worse in both is none of them.
+    """
+    corners: list[np.ndarray] = []
+    for point in sorted(points, key=lambda p: (p[0], p[1])):
+        while corners and corners[-1][1] <= point[1]:
+            corners.pop()
+        while len(corners) > 1 and _turns_left(corners[-2], corners[-1], point):
+            corners.pop()
+        corners.append(point)
+    return np.array(corners)
+
+
+def _turns_left(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> bool:
+    return bool((b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]) >= 0)
+
+
+def _points(curve: Curve, plane: Plane) -> dict[SamplerSpec, tuple[float, float]]:
+    """Returns each sampler's place (perception, fidelity)."""
+    return {
+        setting: (float(curve.of(setting, plane.perception).mean()), float(curve.of(setting, plane.fidelity).mean()))
+        for setting in curve.values
+    }
+
+
+def _frame(axes: Axes, plane: Plane, *, title: str) -> None:
+    axes.set_facecolor("white")
+    axes.set_title(title, loc="left", fontsize=9, color=INK)
+    axes.set_xlabel(f"{plane.perception}, better to the right", color=INK)
+    axes.set_ylabel(f"{plane.fidelity}, better upwards", color=INK)
+    axes.tick_params(colors=INK)
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _fit(axes: Axes, places: np.ndarray, plane: Plane) -> None:
+    """Fits the axes to the points [n, 2], each axis with its better end to the right or on top."""
+    low, high = places.min(axis=0), places.max(axis=0)
+    margin = 0.08 * np.maximum(high - low, 1e-9)
+    for set_limits, i, metric in ((axes.set_xlim, 0, plane.perception), (axes.set_ylim, 1, plane.fidelity)):
+        ends = (low[i] - margin[i], high[i] + margin[i])
+        set_limits(*(ends if plane.sign(metric) > 0 else ends[::-1]))
+
+
+def _shade(axes: Axes, places: np.ndarray, plane: Plane) -> None:
+    signs = np.array([plane.sign(plane.perception), plane.sign(plane.fidelity)])
+    corners = frontier(places * signs)
+    # What is worse than a corner is reached, too: down and to the left, past the ends of the axes.
+    worst = np.array([min(np.array(axes.get_xlim()) * signs[0]), min(np.array(axes.get_ylim()) * signs[1])])
+    outline = np.array([worst, [worst[0], corners[0][1]], *corners, [corners[-1][0], worst[1]]]) * signs
+    axes.fill(*outline.T, color=REACH, zorder=0)
+    axes.plot(*(corners * signs).T, color=BASE, linewidth=0.8, linestyle=":", zorder=1)
+
+
+def _draw_policy(axes: Axes, points: Mapping[SamplerSpec, tuple[float, float]], colour: str) -> None:
+    for eta in sorted({setting.eta for setting in points}):
+        path = sorted((s for s in points if s.eta == eta or s.steps == 1), key=lambda s: s.steps)
+        axes.plot(*zip(*(points[s] for s in path), strict=True), color=colour, linewidth=0.8, alpha=0.6, zorder=2)
+    for setting, place in points.items():
+        style = {"marker": _marker(setting, points), "markersize": 6, "zorder": 3, "markeredgecolor": colour}
+        axes.plot(*place, color=colour, markerfacecolor=_faded(colour, setting.eta), **style)
+
+
+def _draw_deployed(axes: Axes, base: Curve, tuned: Curve, plane: Plane, deployed: SamplerSpec) -> None:
+    def two_errors(metric: str) -> float:
+        return 2 * paired_difference(base.of(deployed, metric), tuned.of(deployed, metric)).standard_error
+
+    x, y = (float(tuned.of(deployed, metric).mean()) for metric in (plane.perception, plane.fidelity))
+    start = [float(base.of(deployed, metric).mean()) for metric in (plane.perception, plane.fidelity)]
+    axes.errorbar(
+        x, y, xerr=two_errors(plane.perception), yerr=two_errors(plane.fidelity), color=INK, linewidth=1, zorder=4
+    )
+    axes.annotate("", (x, y), start, arrowprops={"arrowstyle": "->", "color": INK, "linewidth": 1}, zorder=4)
+
+
+def _legend(base: Curve) -> list[Line2D]:
+    first = {setting.steps: setting for setting in sorted(base.values, key=lambda s: s.steps)}
+    etas = sorted({setting.eta for setting in base.values})
+
+    def spot(label: str, marker: str, colour: str, face: str) -> Line2D:
+        return Line2D([], [], label=label, marker=marker, color=colour, markerfacecolor=face, linestyle="none")
+
+    return [
+        spot("base", "o", BASE, BASE),
+        spot("tuned", "o", TUNED, TUNED),
+        *(spot(f"{n} step{'s' if n > 1 else ''}", _marker(s, base.values), INK, INK) for n, s in first.items()),
+        *(spot("ODE" if eta == 0 else f"SDE η {eta:g}", "o", INK, _faded(INK, eta)) for eta in etas),
+        Line2D([], [], label="deployed: base to tuned", color=INK, linewidth=1),
+    ]
+
+
+def _marker(setting: SamplerSpec, settings: Collection[SamplerSpec]) -> str:
+    counts = sorted({each.steps for each in settings})
+    return MARKERS[counts.index(setting.steps) % len(MARKERS)]
+
+
+def _faded(colour: str, eta: float) -> tuple[float, float, float]:
+    """Returns the colour of a filling: full without noise, white at η = 1."""
+    return tuple(float(c + (1.0 - c) * eta) for c in matplotlib.colors.to_rgb(colour))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
