@@ -102,7 +102,12 @@ def measure_training(
     optimizer = torch.optim.AdamW(model.parameters(), lr=optim.learning_rate, weight_decay=optim.weight_decay)
     averaged, network = AveragedWeights(model, optim.ema_decay), variant.of(model)
     batches = StepBatches(
-        data.train, data.augmenter, seed=config.seed, batch_triplets=optim.batch_triplets, steps=range(STEPS + 1)
+        data.train,
+        data.augmenter,
+        seed=config.seed,
+        batch_triplets=optim.batch_triplets,
+        steps=range(STEPS + 1),
+        lq_share=config.lq_share,
     )
     clock = Clock(device)
 

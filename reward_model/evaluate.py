@@ -18,8 +18,8 @@ from reward_model.measuring import tables
 from reward_model.measuring.baselines import no_reference_baselines, upper_bounds
 from reward_model.measuring.card import add_tables
 from reward_model.measuring.metrics import MAX_CLEAN_AREA, best_threshold
-from reward_model.measuring.predict import Predictions, Scorer, model_scorer, predict
-from reward_model.measuring.sample_sets import read_triples, swapped_by_restorer
+from reward_model.measuring.predict import Scorer, model_scorer, predict
+from reward_model.measuring.sample_sets import CropConfig, read_triples, swapped_by_restorer
 from reward_model.network.checkpoint import locate_checkpoint, verify_checkpoint
 from reward_model.network.model import RewardModel
 from shared.app.config import load_config, require_range
@@ -42,14 +42,18 @@ class EvaluateConfig:
     out: str = ""  # empty: <checkpoint's parent>/evaluation
     stages: tuple[int, ...] = ()  # empty: all of them
     splits: tuple[str, ...] = SPLITS  # of the dataset
-    triples: str = ""  # a folder of <scene>_gt, <scene>_<restorer> and, where known, <scene>_mask and <scene>_syn
+    triples: str = (
+        ""  # a folder of <scene>_gt, <scene>_<restorer> and, where known, <scene>_lq, <scene>_mask and <scene>_syn
+    )
     # Published restorers (.pth, .safetensors) or restorer folders that training never met.
     restorers: tuple[str, ...] = ()
     samples_per_set: int = 400  # at most, spread evenly
     crop_px: int = 128  # side of the crops that triples are cut into
     crops_per_picture: int = 4  # at most
+    # 2 or more: scenes without <scene>_lq get gt shrunk so many times; 0: they are measured without lq.
+    triples_lq_scale: int = 0
     max_clean_area: float = MAX_CLEAN_AREA  # of clean validation pictures, which the thresholds may call broken
-    bootstrap_rounds: int = 200  # of the confidence intervals
+    bootstrap_rounds: int = 1000  # of the confidence intervals
     seed: int = 0  # of the regions drawn on triples, and of the bootstrap
     update_card: bool = True  # put the tables into the checkpoint's model card
     device: str = "cpu"  # cpu | cuda
@@ -59,6 +63,7 @@ class EvaluateConfig:
             samples_per_set=(self.samples_per_set, 1, 10**7),
             crop_px=(self.crop_px, 32, 4096),
             crops_per_picture=(self.crops_per_picture, 1, 10**4),
+            triples_lq_scale=(self.triples_lq_scale, 0, 16),
             bootstrap_rounds=(self.bootstrap_rounds, 2, 10**5),
             max_clean_area=(self.max_clean_area, 0, 1),
         )
@@ -84,6 +89,8 @@ def open_methods(config: EvaluateConfig, folder: Path) -> dict[str, Scorer]:
     for stage in config.stages or held:
         model = RewardModel.from_pretrained(folder, stage=stage).to(device)
         methods[f"RM_{stage}"] = model_scorer(model, device)
+        if model.takes_lq:
+            methods[f"RM_{stage} with lq"] = model_scorer(model, device, reads_lq=True)
     return {**methods, **no_reference_baselines(), **upper_bounds(swaps)}
 
 
@@ -108,11 +115,13 @@ def open_sets(config: EvaluateConfig) -> tuple[dict[str, Sequence[Sample]], list
             raise UserError(f"restorers need the split test of {dataset} to restore; it holds none")
         name = Path(checkpoint).stem
         if [Path(other).stem for other in config.restorers].count(name) > 1:
-            name = checkpoint  # two folders of one name
+            name = (
+                f"{Path(checkpoint).parent.name}/{name}"  # two of one name; the card must not tell this machine's paths
+            )
         sets[f"never met: {name}"] = swapped_by_restorer(sets["test"], checkpoint, swaps)
     if config.triples:
-        crops = {"crop_px": config.crop_px, "crops_per_picture": config.crops_per_picture, "seed": config.seed}
-        triples, skipped = read_triples(config.triples, swaps, **crops)
+        crops = CropConfig(config.crop_px, config.crops_per_picture, config.seed, config.triples_lq_scale)
+        triples, skipped = read_triples(config.triples, swaps, crops)
         notes += skipped
         for restorer in sorted({sample.restorer for sample in triples}):
             sets[f"real triples: {restorer}"] = [sample for sample in triples if sample.restorer == restorer]
@@ -126,7 +135,7 @@ def choose_thresholds(config: EvaluateConfig, methods: dict[str, Scorer]) -> dic
     found = {}
     for name, scorer in methods.items():
         predictions = predict(validation, scorer)
-        if predictions.defects is not None:
+        if predictions is not None and predictions.defects is not None:
             real = predictions.defects.select(~predictions.is_control)
             found[name] = best_threshold(real, predictions.clean, max_clean_area=config.max_clean_area)
     return found
@@ -142,7 +151,9 @@ def measure(
     results: dict[str, dict[str, tables.Row]] = {title: {} for title in sets}
     jobs = [(title, name) for title in sets for name in methods]
     for title, name in progress(jobs, title="evaluation", unit="set"):
-        predictions: Predictions = predict(sets[title], methods[name])
+        predictions = predict(sets[title], methods[name])
+        if predictions is None:  # it reads lq, and the set has none
+            continue
         results[title][name] = tables.figures(
             predictions, thresholds.get(name), rounds=config.bootstrap_rounds, seed=config.seed
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,16 +16,17 @@ import torch
 from accelerate import Accelerator
 
 from data.store.reader import load_samples
+from data.store.sample import Sample
 from data.store.sample_maker import TargetScale
 from reward_model.learning.adversarial import AdversarialConfig
 from reward_model.learning.anchor import EMBEDDED, Anchor, open_anchor
 from reward_model.learning.augment import AugmentConfig, Augmenter
 from reward_model.learning.losses import LossConfig
 from reward_model.learning.optimizer import OptimConfig
-from reward_model.learning.stages import StageJob, TrainingData, train_stage
+from reward_model.learning.stages import StageJob, TrainingData, train_stage, validation_figures
 from reward_model.measuring.card import write_card
-from reward_model.measuring.metrics import MAX_CLEAN_AREA, best_threshold
-from reward_model.measuring.predict import predict_samples, selection_figures
+from reward_model.measuring.predict import predict_samples
+from reward_model.measuring.reference import ALONE, BESIDE_LQ, DetailReference, ScoreReference, reference_to_json
 from reward_model.network.checkpoint import CONFIG_FILE, METRICS_FILE, TRAINING_FILE, read_config, write_stage
 from reward_model.network.model import RewardModel, RewardModelConfig
 from shared.app import devices
@@ -51,6 +52,8 @@ class TrainConfig:
     anchor: str = EMBEDDED  # S_base: embedded (RM_0's own score) | clip_iqa:<CLIP on the Hub> (needs the extra `clip`)
     # α of the map target, mixed anew from the stored components; null: as the dataset was built.
     pixel_weight: float | None = None
+    lq_share: float = 0.0  # of the samples are shown with the lq they were restored from; 0 without model.takes_lq
+    licence: str = ""  # of the weights, for the model card; empty: the card states none
     validation_samples: int = 96  # of the split val, on which the best weights are chosen
     workers: int = 1  # processes that decode and augment
     device: Literal["auto", "cpu"] = "auto"  # auto: a GPU where there is one
@@ -67,6 +70,12 @@ class TrainConfig:
         require_range(workers=(self.workers, 0, 256), validation_samples=(self.validation_samples, 1, 10**6))
         if self.pixel_weight is not None:
             require_range(pixel_weight=(self.pixel_weight, 0.0, 1.0))
+        require_range(lq_share=(self.lq_share, 0.0, 1.0))
+        if (self.lq_share > 0) != self.model.takes_lq:
+            raise ValueError(
+                f"a model that takes lq learns from it: set lq_share and model.takes_lq both, got {self.lq_share:g} and "
+                f"{self.model.takes_lq}"
+            )
         if len(self.stage_iterations) != self.model.stages + 1:
             raise ValueError(
                 f"stage_iterations must hold {self.model.stages + 1} numbers, RM_0 to RM_{self.model.stages}, got "
@@ -116,6 +125,7 @@ def train(config: TrainConfig, run: RunFolder, data: TrainingData) -> None:
                 compile=config.compile,
                 channels_last=config.channels_last,
                 adversarial=config.adversarial,
+                lq_share=config.lq_share,
             )
             anchor = stage_anchor(config, run, stage, accelerator.device)
             weights, seconds = train_stage(
@@ -165,21 +175,35 @@ def publish(config: TrainConfig, run: RunFolder, data: TrainingData, device: tor
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     figures: dict[str, dict[str, float]] = {}
+    references: dict[str, dict[str, ScoreReference]] = {}
     for stage in read_config(stages)["stages"]:
         model = RewardModel.from_pretrained(stages, stage=int(stage)).to(device)
-        predictions = predict_samples(model, data.validation, device=device)
-        figures[stage] = selection_figures(predictions)
-        if predictions.defects is not None:
-            real = predictions.defects.select(~predictions.is_control)
-            figures[stage]["threshold"] = best_threshold(real, predictions.clean, max_clean_area=MAX_CLEAN_AREA)
+        figures[stage] = validation_figures(model, data.validation, device)
         figures[stage]["seconds"] = float((stages / f"seconds_{stage}.json").read_text())
+        references[stage] = score_references(model, data.validation, device)
         model.cpu().save_pretrained(temporary)
-    write_bytes(temporary / TRAINING_FILE, to_yaml(config).encode())
-    write_bytes(temporary / METRICS_FILE, (json.dumps({"validation": figures}, indent=2) + "\n").encode())
-    write_card(temporary)
+    metrics = {"validation": figures, "reference": reference_to_json(references, DetailReference.of(data.validation))}
+    write_bytes(temporary / METRICS_FILE, (json.dumps(metrics, indent=2) + "\n").encode())
+    write_bytes(temporary / TRAINING_FILE, to_yaml(without_local_paths(config)).encode())
+    write_card(temporary, licence=config.licence)
     replace_folder(temporary, run.path / CHECKPOINT_FOLDER)
     summary = figures[max(figures, key=int)] | {"seconds": sum(f["seconds"] for f in figures.values())}
     run.finish(summary, says=f"{run.path / CHECKPOINT_FOLDER}: {summary_line(summary)}")
+
+
+def score_references(
+    model: RewardModel, validation: Sequence[Sample], device: torch.device
+) -> dict[str, ScoreReference]:
+    """Returns what the stage's scores are read against, alone and, where the model takes it, beside lq."""
+    hows = {ALONE: False} | ({BESIDE_LQ: True} if model.takes_lq else {})
+    predictions = {how: predict_samples(model, validation, device=device, reads_lq=lq) for how, lq in hows.items()}
+    return {how: ScoreReference.of(of) for how, of in predictions.items()}
+
+
+def without_local_paths(config: TrainConfig) -> TrainConfig:
+    """Returns the config as it is published: folders and files by their last name alone."""
+    model = replace(config.model, encoder_weights=Path(config.model.encoder_weights).name)
+    return replace(config, out=Path(config.out).name, dataset=Path(config.dataset).name, model=model)
 
 
 def finished_stages(run: RunFolder) -> list[int]:
@@ -195,7 +219,7 @@ def training_folder(run: RunFolder, stage: int) -> Path:
 
 def summary_line(summary: dict[str, float]) -> str:
     """Returns a finished run's validation figures in a line."""
-    names = ("pixel_auroc", "sr_below_syn", "syn_below_gt", "triplet")
+    names = ("pixel_auroc", "sr_below_syn", "syn_below_gt", "triplet", "lq/pixel_auroc", "lq/triplet")
     shown = ", ".join(f"{name} {summary[name]:.3f}" for name in names if name in summary)
     return f"validation {shown}; {summary['seconds']:.0f} s"
 

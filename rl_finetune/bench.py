@@ -17,6 +17,7 @@ from rl_finetune.loop.iteration import draw, groups_of, iterate
 from rl_finetune.loop.session import Session
 from rl_finetune.methods.trajectory import Rollout
 from rl_finetune.methods.window import WindowConfig, stochastic_range
+from rl_finetune.rewards.learned import judge_pictures
 from shared.app.config import load_config
 from shared.app.devices import open_accelerator
 from shared.app.entry import run_command
@@ -144,9 +145,11 @@ def bare_passes(session: Session, drawn: Rollout) -> dict[str, Callable[[], None
 
     @torch.no_grad()
     def judge() -> None:
+        lq = drawn.each_sample(drawn.lq)
         for pictures in drawn.pictures:
-            for part in pictures.split(session.judge.final.images_per_call or len(pictures)):
-                reward_model(part)
+            share = session.judge.final.images_per_call or len(pictures)
+            for part, its_lq in zip(pictures.split(share), lq.split(share), strict=True):
+                judge_pictures(reward_model, part, its_lq)
 
     return {"rollout": rollout, "judge": judge, "update": lambda: passes(learner.model, len(drawn.steps), True)}
 

@@ -45,17 +45,22 @@ def make_adversarial(model: RewardModel, batch: TripletBatch, config: Adversaria
     reach = (torch.rand(count, 1, 1, 1, generator=generator) * (config.max_levels / 255.0)).repeat(2, 1, 1, 1)
     start = pictures + ((2.0 * torch.rand(pictures.shape, generator=generator) - 1.0) * reach).to(pictures.device)
     reach = reach.to(pictures.device)
-    moved = start + _STEP * reach * _upwards(model, start.clamp(0, 1)).sign()
+    lq, given = (
+        (None, None) if batch.lq is None else (batch.lq[:count].repeat(2, 1, 1, 1), batch.lq_given[:count].repeat(2))
+    )
+    moved = start + _STEP * reach * _upwards(model, start.clamp(0, 1), lq, given).sign()
     moved = torch.minimum(torch.maximum(moved, pictures - reach), pictures + reach).clamp(0.0, 1.0)
     syn, sr = moved.chunk(2)
     return replace(batch, syn=torch.cat([syn, batch.syn[count:]]), sr=torch.cat([sr, batch.sr[count:]]))
 
 
-def _upwards(model: RewardModel, pictures: torch.Tensor) -> torch.Tensor:
+def _upwards(
+    model: RewardModel, pictures: torch.Tensor, lq: torch.Tensor | None, lq_given: torch.Tensor | None
+) -> torch.Tensor:
     """Returns the gradient of score − mean map, [B, 3, H, W]: where each picture would be judged better."""
     was_training, pictures = model.training, pictures.detach().requires_grad_()
     model.eval()
-    output = model(pictures)
+    output = model(pictures, lq, lq_given)
     judged = output.score.sum() - output.require_map().mean(dim=(1, 2, 3)).sum()
     (gradient,) = torch.autograd.grad(judged, pictures)
     model.train(was_training)

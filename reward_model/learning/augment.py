@@ -1,4 +1,4 @@
-"""Joint augmentation of a training sample: gt, sr, syn, mask and maps change together. In some samples a simulated
+"""Joint augmentation of a training sample: gt, lq, sr, syn, mask and maps change together. In some samples a simulated
 restorer takes the place of the pool's, with targets on the dataset's own scale."""
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from data.pool.simulated import recolour, simulated_restoration
 from data.regions.masks import MaskConfig, draw_mask
 from data.store.sample import Sample
 from data.store.sample_maker import SampleMaker, TargetScale
+from reward_model.network.lq_input import enlarge
 from shared.app.config import require_range
 from shared.seeds import numpy_rng
-from shared.vision.images import on_8_bits, to_array
+from shared.vision.images import on_8_bits, to_array, to_tensor
 
 _CHANCES = ("flip", "rescale", "simulated", "mixed", "new_mask", "colour")
 
@@ -41,7 +42,7 @@ class AugmentConfig:
 
 
 class Augmenter:
-    """Returns another sample from (sample, seed, step, place): the same for the same four."""
+    """Returns another sample, its lq at gt's size, from (sample, seed, step, place): the same for the same four."""
 
     def __init__(self, config: AugmentConfig, scale: TargetScale, *, seed: int) -> None:
         self.config, self.seed = config, seed
@@ -49,6 +50,7 @@ class Augmenter:
 
     def __call__(self, sample: Sample, *, step: int, place: int) -> Sample:
         rng = numpy_rng(self.seed, "augment", step, place)
+        sample = replace(sample, lq=enlarge(sample.lq[None], tuple(sample.gt.shape[-2:]))[0])
         sample = self._repaint(sample, rng)
         sample = _cropped(sample, self.config.crop_px, rng)
         return _turned(sample, self.config.flip, rng)
@@ -61,14 +63,15 @@ class Augmenter:
         # A control's syn cannot be rebuilt from what is stored, so a control keeps its pictures.
         if sample.is_control or not (simulated or mixed or new_mask or rescale or colour):
             return sample
-        gt, sr, mask = to_array(sample.gt), to_array(sample.sr), to_array(sample.mask)[..., 0]
+        gt, lq, sr, mask = (to_array(getattr(sample, name)) for name in ("gt", "lq", "sr", "mask"))
+        mask = mask[..., 0]
         if rescale:
             factor = float(np.exp(rng.uniform(-1, 1) * np.log(c.rescale_max)))
-            gt, sr, mask = (_rescaled(picture, factor) for picture in (gt, sr, mask))
+            gt, lq, sr, mask = (_rescaled(picture, factor) for picture in (gt, lq, sr, mask))
             gt, sr = on_8_bits(gt), on_8_bits(sr)
         if colour:
             change = recolour(rng)
-            gt, sr = change(gt), change(sr)
+            gt, lq, sr = change(gt), change(lq), change(sr)
         if simulated:
             sr = simulated_restoration(gt, rng, restored=sr if rng.uniform() < 0.5 else None)
         elif mixed:
@@ -76,7 +79,7 @@ class Augmenter:
             sr = sr + side.values[..., None] * (simulated_restoration(gt, rng) - sr)
         if new_mask:
             mask = draw_mask(gt, MaskConfig(), rng).values
-        return self.swaps.swap(sample, gt, on_8_bits(sr), mask)
+        return self.swaps.swap(replace(sample, lq=to_tensor(lq)), gt, on_8_bits(sr), mask)
 
 
 def _rescaled(picture: np.ndarray, factor: float) -> np.ndarray:
@@ -90,7 +93,7 @@ def _rescaled(picture: np.ndarray, factor: float) -> np.ndarray:
     return np.clip(cv2.copyMakeBorder(scaled, 0, below, 0, right, cv2.BORDER_REFLECT), 0.0, 1.0)
 
 
-_PICTURES = ("gt", "sr", "syn", "mask", "degradation_map", "sr_degradation_map")
+_PICTURES = ("gt", "lq", "sr", "syn", "mask", "degradation_map", "sr_degradation_map")
 
 
 def _cropped(sample: Sample, crop_px: int, rng: np.random.Generator) -> Sample:

@@ -20,24 +20,33 @@ class TripletBatch:
     """B samples of one size."""
 
     gt: torch.Tensor  # [B, 3, H, W]
+    lq: torch.Tensor | None  # [B, 3, H, W], at gt's size; None for models that take none
     sr: torch.Tensor  # [B, 3, H, W]
     syn: torch.Tensor  # [B, 3, H, W]
     degradation_map: torch.Tensor  # [B, 1, H, W], the target for syn
     sr_degradation_map: torch.Tensor  # [B, 1, H, W], the target for sr
+    lq_given: torch.Tensor | None  # [B] bool: whether the model is shown the sample's lq
 
     @classmethod
-    def collate(cls, samples: Sequence[Sample]) -> TripletBatch:
-        """Returns the samples stacked. Raises UserError when their sizes differ."""
+    def collate(cls, samples: Sequence[Sample], lq_given: Sequence[bool] | None = None) -> TripletBatch:
+        """Returns the samples, whose lq is as large as gt, stacked. Raises UserError when their sizes differ."""
         sizes = sorted({tuple(sample.gt.shape[-2:]) for sample in samples})
         if len(sizes) > 1:
             raise UserError(
                 f"the dataset holds pictures of several sizes ({sizes[0]} and {sizes[-1]}); set augment.crop_px to "
                 "the smallest side or less"
             )
-        return cls(**{f.name: torch.stack([getattr(sample, f.name) for sample in samples]) for f in fields(cls)})
+        names = [f.name for f in fields(cls) if not f.name.startswith("lq")]
+        stacks = {name: torch.stack([getattr(sample, name) for sample in samples]) for name in names}
+        if lq_given is None:
+            return cls(**stacks, lq=None, lq_given=None)
+        return cls(**stacks, lq=torch.stack([sample.lq for sample in samples]), lq_given=torch.tensor(list(lq_given)))
 
     def to(self, device: torch.device) -> TripletBatch:
-        return TripletBatch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return TripletBatch(
+            **{name: value if value is None else value.to(device, non_blocking=True) for name, value in held.items()}
+        )
 
 
 class StepBatches(Dataset):
@@ -51,12 +60,14 @@ class StepBatches(Dataset):
         seed: int,
         batch_triplets: int,
         steps: range,
+        lq_share: float = 0.0,
         process: int = 0,
         processes: int = 1,
     ) -> None:
         if batch_triplets % processes:
             raise UserError(f"batch_triplets = {batch_triplets} cannot be shared by {processes} processes evenly")
         self.samples, self.augmenter, self.seed, self.steps = samples, augmenter, seed, steps
+        self.lq_share = lq_share
         self.batch_triplets = batch_triplets
         share = batch_triplets // processes
         self.places = range(process * share, (process + 1) * share)
@@ -67,9 +78,11 @@ class StepBatches(Dataset):
     def __getitem__(self, item: int) -> TripletBatch:
         step = self.steps[item]
         drawn = step_indices(len(self.samples), seed=self.seed, step=step, batch_triplets=self.batch_triplets)
-        return TripletBatch.collate(
-            [self.augmenter(self.samples[drawn[place]], step=step, place=place) for place in self.places]
-        )
+        samples = [self.augmenter(self.samples[drawn[place]], step=step, place=place) for place in self.places]
+        if not self.lq_share:
+            return TripletBatch.collate(samples)
+        draws = [numpy_rng(self.seed, "lq", step, place).uniform() for place in self.places]
+        return TripletBatch.collate(samples, [draw < self.lq_share for draw in draws])
 
     def loader(self, *, workers: int) -> DataLoader:
         """Returns the batches in order, prepared ahead by worker processes."""

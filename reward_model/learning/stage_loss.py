@@ -19,7 +19,8 @@ def stage_loss(
 
     syn, sr and gt go through the model as one batch and weigh alike: RL feeds it pictures of all three kinds.
     """
-    output = model(torch.cat([batch.syn, batch.sr, batch.gt]))
+    pictures = torch.cat([batch.syn, batch.sr, batch.gt])
+    output = model(pictures, *lq_of(batch, 3))
     score_syn, score_sr, score_gt = output.score.chunk(3)
     terms = {
         "rank": config.rank
@@ -33,7 +34,7 @@ def stage_loss(
         )
     }
     if output.degradation_map is None:
-        pictures, reference = torch.cat([batch.syn, batch.sr, batch.gt]), batch.gt.repeat(3, 1, 1, 1)
+        reference = batch.gt.repeat(3, 1, 1, 1)
         with torch.autocast(pictures.device.type, enabled=False):  # in bfloat16 .9987 is 1
             quality = full_reference_quality(pictures, reference)
         terms["quality"] = config.quality * losses.quality_loss(output.score, quality)
@@ -44,3 +45,10 @@ def stage_loss(
         if anchor is not None and config.align:
             terms["align"] = config.align * losses.align_loss(score_gt, anchor(batch.gt))
     return sum(terms.values()), terms
+
+
+def lq_of(batch: TripletBatch, times: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Returns (lq, for which of them it counts), repeated; None both for models that take no lq."""
+    if batch.lq is None:
+        return None, None
+    return batch.lq.repeat(times, 1, 1, 1), batch.lq_given.repeat(times)

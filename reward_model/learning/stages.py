@@ -48,6 +48,7 @@ class StageJob:
     workers: int
     compile: bool
     channels_last: bool
+    lq_share: float
     adversarial: AdversarialConfig
 
 
@@ -83,6 +84,7 @@ def train_stage(
         data.augmenter,
         seed=job.seed,
         batch_triplets=optim.batch_triplets,
+        lq_share=job.lq_share,
         steps=range(loop.done * optim.accumulate, job.iterations * optim.accumulate),
         process=accelerator.process_index,
         processes=accelerator.num_processes,
@@ -147,7 +149,17 @@ def _validate(
 ) -> dict[str, float]:
     own = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(averaged.average)
-    figures = selection_figures(predict_samples(model, validation, device=device))
+    figures = validation_figures(model, validation, device)
     averaged.keep_if_best(figures["selection"])
     model.load_state_dict(own)
     return {f"val/{name}": value for name, value in figures.items()}
+
+
+def validation_figures(model: RewardModel, validation: Sequence[Sample], device: torch.device) -> dict[str, float]:
+    """Returns the figures without lq, and `lq/…` with it where the model takes it; `selection` is the mean of both."""
+    figures = selection_figures(predict_samples(model, validation, device=device))
+    if model.takes_lq:
+        beside = selection_figures(predict_samples(model, validation, device=device, reads_lq=True))
+        figures |= {f"lq/{name}": value for name, value in beside.items()}
+        figures["selection"] = (figures["selection"] + beside["selection"]) / 2
+    return figures

@@ -23,7 +23,7 @@ Response = Callable[[torch.Tensor], torch.Tensor]  # [B, 3, H, W] → [B, 1, H, 
 def no_reference_baselines() -> dict[str, Scorer]:
     """Returns scorers by name; each scores a picture by minus its map's mean."""
     return {
-        "constant map": _constant,
+        "constant map": Scorer(_constant),
         "|x − blur(x)|": _from_response(_detail, flip=False),
         "smoothness: 1 − |x − blur(x)|": _from_response(_detail, flip=True),
         "local contrast": _from_response(_contrast, flip=False),
@@ -34,24 +34,24 @@ def no_reference_baselines() -> dict[str, Scorer]:
 
 def upper_bounds(swaps: SampleMaker | None) -> dict[str, Scorer]:
     """Returns full-reference scorers. What they lack of 1 cannot be reached from the picture alone."""
-    bounds = {"full reference: |x − gt|": _pixel_error}
+    bounds = {"full reference: |x − gt|": Scorer(_pixel_error)}
     if swaps is not None:
         bounds["full reference: the target map"] = _target_scorer(swaps)
     return bounds
 
 
-def _constant(images: torch.Tensor, _gt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _constant(images: torch.Tensor, _gt: torch.Tensor, _lq: None) -> tuple[torch.Tensor, torch.Tensor]:
     return images.new_zeros(len(images)), images.new_full((len(images), 1, *images.shape[-2:]), 0.5)
 
 
 def _from_response(response: Response, *, flip: bool) -> Scorer:
-    def score(images: torch.Tensor, _gt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def score(images: torch.Tensor, _gt: torch.Tensor, _lq: None) -> tuple[torch.Tensor, torch.Tensor]:
         raw = response(images)
         degradation_map = raw / (raw + _HALF)
         degradation_map = 1 - degradation_map if flip else degradation_map
         return -degradation_map.mean(dim=(1, 2, 3)), degradation_map
 
-    return score
+    return Scorer(score)
 
 
 def _detail(images: torch.Tensor) -> torch.Tensor:
@@ -73,20 +73,20 @@ def _finest_share(images: torch.Tensor) -> torch.Tensor:
     return fine / (coarse + 0.004) * _HALF
 
 
-def _pixel_error(images: torch.Tensor, gt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _pixel_error(images: torch.Tensor, gt: torch.Tensor, _lq: None) -> tuple[torch.Tensor, torch.Tensor]:
     error = _smooth((images - gt).abs().mean(dim=1, keepdim=True), 3)
     return full_reference_quality(images, gt), error / (error + _HALF)
 
 
 def _target_scorer(swaps: SampleMaker) -> Scorer:
-    def score(images: torch.Tensor, gt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def score(images: torch.Tensor, gt: torch.Tensor, _lq: None) -> tuple[torch.Tensor, torch.Tensor]:
         maps = [
             torch.from_numpy(swaps.reference_map(to_array(x), to_array(y))) for x, y in zip(images, gt, strict=True)
         ]
         degradation_map = torch.stack(maps)[:, None]
         return -degradation_map.mean(dim=(1, 2, 3)), degradation_map
 
-    return score
+    return Scorer(score)
 
 
 def _smooth(values: torch.Tensor, side: int) -> torch.Tensor:

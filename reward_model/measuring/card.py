@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,42 @@ from shared.files import write_bytes
 _VALIDATION = ("pixel_auroc", "sr_below_syn", "syn_below_gt", "triplet")
 
 
-def write_card(folder: Path) -> None:
-    """Writes README.md from config.json, the training config and metrics.json of a checkpoint folder."""
-    write_bytes(folder / CARD_FILE, card_text(folder).encode())
+def write_card(folder: Path, *, licence: str = "") -> None:
+    """Writes README.md from config.json, the training config and metrics.json of a checkpoint folder.
+
+    An empty licence keeps the one that the folder's card states already, if any.
+    """
+    licence = licence or stated_licence(folder)
+    write_bytes(folder / CARD_FILE, card_text(folder, licence=licence).encode())
 
 
-def card_text(folder: Path) -> str:
-    """Returns the card as markdown, with the Hub's yaml header."""
+def stated_licence(folder: Path) -> str:
+    """Returns the licence in the header of the folder's card; empty where there is no card or it states none."""
+    card = folder / CARD_FILE
+    found = re.search(r"^license: (\S+)$", card.read_text(), re.MULTILINE) if card.is_file() else None
+    return found.group(1) if found else ""
+
+
+def card_text(folder: Path, *, licence: str = "") -> str:
+    """Returns the card as markdown, with the Hub's yaml header, under the licence that a person has named."""
     config = read_config(folder)
     network, stages = config["network"], sorted(map(int, config["stages"]))
+    takes_lq = bool(network.get("takes_lq"))
     metrics = json.loads((folder / METRICS_FILE).read_text()) if (folder / METRICS_FILE).exists() else {}
     training = folder / TRAINING_FILE
     trained_on = OmegaConf.load(training).get("dataset", "") if training.exists() else ""
     sections = [
-        "---\nlicense: apache-2.0\nlibrary_name: restore-rl\npipeline_tag: image-classification\n"
+        "---\n" + (f"license: {licence}\n" if licence else "") + "library_name: restore-rl\n"
+        "pipeline_tag: image-classification\n"
         "tags: [image-restoration, reward-model, image-quality-assessment]\n---",
         "# Reward model for image restoration",
         "Scores a restored picture (higher is better) and paints where it is broken (0 clean, 1 worst), without a "
         "reference. Trained on region swaps: a clean picture with a restorer's output pasted into a masked region.",
         "```python\nfrom reward_model.network.model import RewardModel\n\n"
         f'model = RewardModel.from_pretrained("this folder or repository", stage={stages[-1]})\n'
-        "output = model(images)  # [B, 3, H, W], RGB in [0, 1]\noutput.score, output.degradation_map\n```",
+        f"output = model(images{', lq' * takes_lq})  # [B, 3, H, W], RGB in [0, 1]"
+        + ("; lq, what they were restored from, may be left out" if takes_lq else "")
+        + "\noutput.score, output.degradation_map\n```",
         f"Encoder `{network['encoder']}`, decoder `{network['decoder']}`, score head `{network['head']}`. Stages: "
         f"{', '.join(f'RM_{stage}' for stage in stages)}; RM_0 only scores, later ones map ever finer."
         + (f" Trained on `{Path(trained_on).name}`." if trained_on else ""),
@@ -63,9 +79,11 @@ def add_tables(folder: Path, tables: dict[str, str], figures: dict[str, Any]) ->
 
 
 def _validation_table(figures: dict[str, dict[str, float]]) -> str:
-    rows = [
-        f"| RM_{stage} | " + " | ".join(f"{of[name]:.3f}" if name in of else "–" for name in _VALIDATION) + " |"
-        for stage, of in sorted(figures.items(), key=lambda item: int(item[0]))
-    ]
+    rows = []
+    for stage, of in sorted(figures.items(), key=lambda item: int(item[0])):
+        for prefix, title in (("", f"RM_{stage}"), ("lq/", f"RM_{stage} with lq")):
+            cells = [f"{of[prefix + name]:.3f}" if prefix + name in of else "–" for name in _VALIDATION]
+            if any(prefix + name in of for name in _VALIDATION):
+                rows.append(f"| {title} | " + " | ".join(cells) + " |")
     header = "| stage | pixel AUROC | SR < syn | syn < GT | triplet |\n|---|---|---|---|---|"
     return "\n".join([header, *rows])

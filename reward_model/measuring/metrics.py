@@ -1,13 +1,14 @@
-"""How well maps find planted defects and how well scores order pictures. Every figure can be bootstrapped over pictures."""
+"""How well maps find planted defects and how well scores order pictures.
+
+Maps are counted in bins by pixel label. The arrays of counts end in BINS; what comes before (pictures, bootstrap rounds)
+is kept by every figure.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-
-from shared.seeds import numpy_rng
 
 BINS = 2048  # map values are counted in bins of this many to [0, 1]; AUROC is exact up to ties inside a bin
 MAX_CLEAN_AREA = 0.01  # of clean pictures' pixels, which a threshold may call broken
@@ -23,6 +24,10 @@ class PixelCounts:
     def select(self, rows: np.ndarray) -> PixelCounts:
         return PixelCounts(self.positive[rows], self.negative[rows])
 
+    def pooled(self) -> PixelCounts:
+        """Returns the counts of all pictures together, [BINS] each."""
+        return PixelCounts(self.positive.sum(axis=0), self.negative.sum(axis=0))
+
 
 def count_pixels(degradation_map: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns ([BINS], [BINS]) counts of one picture's map values in [0, 1] at label True and at label False."""
@@ -31,46 +36,40 @@ def count_pixels(degradation_map: np.ndarray, label: np.ndarray) -> tuple[np.nda
     return np.bincount(levels[inside], minlength=BINS), np.bincount(levels[~inside], minlength=BINS)
 
 
+def auroc(counts: PixelCounts) -> np.ndarray:
+    """Returns P(a defect pixel's value > a clean pixel's), ties half, [...]; NaN without both kinds of pixel."""
+    positive, negative = counts.positive.astype(np.float64), counts.negative.astype(np.float64)
+    below = np.cumsum(negative, axis=-1) - negative
+    wins = (positive * (below + 0.5 * negative)).sum(axis=-1)
+    return _ratio(wins, positive.sum(axis=-1) * negative.sum(axis=-1))
+
+
 def pixel_auroc(counts: PixelCounts) -> float:
-    """Returns P(a defect pixel's value > a clean pixel's), ties half, over all pixels together; NaN without both."""
-    positive, negative = counts.positive.sum(axis=0), counts.negative.sum(axis=0)
-    if not positive.sum() or not negative.sum():
-        return float("nan")
-    below = np.cumsum(negative) - negative
-    return float((positive * (below + 0.5 * negative)).sum() / (positive.sum() * negative.sum()))
+    """Returns the AUROC over the pixels of all pictures together; NaN without both kinds of pixel."""
+    return float(auroc(counts.pooled()))
 
 
 def picture_auroc(counts: PixelCounts) -> float:
-    """Returns the AUROC within each picture, averaged over the pictures that have both kinds of pixel."""
-    positive, negative = counts.positive.astype(np.float64), counts.negative.astype(np.float64)
-    below = np.cumsum(negative, axis=1) - negative
-    pairs = positive.sum(axis=1) * negative.sum(axis=1)
-    usable = pairs > 0
-    if not usable.any():
-        return float("nan")
-    wins = (positive * (below + 0.5 * negative)).sum(axis=1)
-    return float((wins[usable] / pairs[usable]).mean())
+    """Returns the AUROC within each picture, averaged over the pictures that have both kinds of pixel; else NaN."""
+    each = auroc(counts)
+    usable = ~np.isnan(each)
+    return float(each[usable].mean()) if usable.any() else float("nan")
 
 
-def average_precision(counts: PixelCounts) -> float:
-    """Returns Σ (R_n − R_{n−1}) P_n over thresholds from high to low; NaN without defect pixels."""
-    positive, negative = counts.positive.sum(axis=0)[::-1], counts.negative.sum(axis=0)[::-1]
-    if not positive.sum():
-        return float("nan")
-    hits = np.cumsum(positive)
-    precision = hits / np.maximum(hits + np.cumsum(negative), 1)
-    return float((precision * positive).sum() / positive.sum())
+def average_precision(counts: PixelCounts) -> np.ndarray:
+    """Returns Σ (R_n − R_{n−1}) P_n over thresholds from high to low, [...]; NaN without defect pixels."""
+    positive, negative = (side[..., ::-1].astype(np.float64) for side in (counts.positive, counts.negative))
+    hits = np.cumsum(positive, axis=-1)
+    precision = hits / np.maximum(hits + np.cumsum(negative, axis=-1), 1)
+    return _ratio((precision * positive).sum(axis=-1), positive.sum(axis=-1))
 
 
-def iou_and_f1(counts: PixelCounts, threshold: float) -> tuple[float, float]:
-    """Returns (IoU, F1) of {map ≥ threshold} with the defect, over all pixels together."""
+def iou_and_f1(counts: PixelCounts, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (IoU, F1) of {map ≥ threshold} with the defect, [...] each; NaN where neither holds a pixel."""
     first = _bin(threshold)
-    hits, false_alarms = counts.positive[:, first:].sum(), counts.negative[:, first:].sum()
-    missed = counts.positive[:, :first].sum()
-    union = hits + false_alarms + missed
-    if not union:
-        return float("nan"), float("nan")
-    return float(hits / union), float(2 * hits / (2 * hits + false_alarms + missed))
+    hits, false_alarms = (side[..., first:].sum(axis=-1) for side in (counts.positive, counts.negative))
+    missed = counts.positive[..., :first].sum(axis=-1)
+    return _ratio(hits, hits + false_alarms + missed), _ratio(2 * hits, 2 * hits + false_alarms + missed)
 
 
 def best_threshold(defects: PixelCounts, clean: PixelCounts, *, max_clean_area: float) -> float:
@@ -86,10 +85,10 @@ def best_threshold(defects: PixelCounts, clean: PixelCounts, *, max_clean_area: 
     return float(allowed[np.argmax(f1[allowed])] / BINS)
 
 
-def share_above(counts: PixelCounts, threshold: float) -> float:
-    """Returns the share of pixels with a value ≥ threshold; on clean pictures, the false-positive area."""
+def share_above(counts: PixelCounts, threshold: float) -> np.ndarray:
+    """Returns the share of pixels with a value ≥ threshold, [...]; on clean pictures, the false-positive area."""
     both = counts.positive + counts.negative
-    return float(both[:, _bin(threshold) :].sum() / max(both.sum(), 1))
+    return _ratio(both[..., _bin(threshold) :].sum(axis=-1), both.sum(axis=-1))
 
 
 def pointing_hit(degradation_map: np.ndarray, label: np.ndarray) -> bool:
@@ -97,49 +96,30 @@ def pointing_hit(degradation_map: np.ndarray, label: np.ndarray) -> bool:
     return bool(label.ravel()[int(np.argmax(degradation_map))])
 
 
+def pair_order(worse: np.ndarray, better: np.ndarray) -> np.ndarray:
+    """Returns 1 where worse < better, a half where they are equal, else 0."""
+    return (worse < better) + 0.5 * (worse == better)
+
+
 def pair_accuracy(worse: np.ndarray, better: np.ndarray) -> float:
     """Returns the share of pairs with worse < better; a tie counts half."""
-    if not len(worse):
-        return float("nan")
-    return float(((worse < better) + 0.5 * (worse == better)).mean())
+    return float(pair_order(worse, better).mean()) if len(worse) else float("nan")
+
+
+def triplet_order(sr: np.ndarray, syn: np.ndarray, gt: np.ndarray) -> np.ndarray:
+    """Returns 1 where sr < syn < gt, else 0. Chance is 1/6, three scores having six orders."""
+    return ((sr < syn) & (syn < gt)).astype(np.float64)
 
 
 def triplet_accuracy(sr: np.ndarray, syn: np.ndarray, gt: np.ndarray) -> float:
-    """Returns the share of triplets with sr < syn < gt; chance is 1/6, three scores having six orders."""
-    return float(((sr < syn) & (syn < gt)).mean()) if len(sr) else float("nan")
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return "–" if np.isnan(self.value) else f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def bootstrap(
-    figure: Callable[[np.ndarray], float], groups: np.ndarray, *, seed: int = 0, rounds: int = 200
-) -> Interval:
-    """Returns figure(all rows) with the 2.5 and 97.5 % quantiles over resampled groups of rows.
-
-    Groups are source images: crops of one photograph are no independent evidence.
-    """
-    names, members = np.unique(groups, return_inverse=True)
-    rows_of = [np.flatnonzero(members == index) for index in range(len(names))]
-    value = figure(np.arange(len(groups)))
-    rng = numpy_rng(seed, "bootstrap")
-    draws = [
-        figure(np.concatenate([rows_of[i] for i in rng.integers(len(names), size=len(names))])) for _ in range(rounds)
-    ]
-    usable = [draw for draw in draws if not np.isnan(draw)]
-    if not usable:
-        return Interval(value, float("nan"), float("nan"))
-    return Interval(value, float(np.quantile(usable, 0.025)), float(np.quantile(usable, 0.975)))
+    """Returns the share of triplets with sr < syn < gt."""
+    return float(triplet_order(sr, syn, gt).mean()) if len(sr) else float("nan")
 
 
 def _bin(threshold: float) -> int:
     return int(np.clip(np.ceil(threshold * BINS), 0, BINS - 1))
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)

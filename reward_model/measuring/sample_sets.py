@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from data.regions.masks import MaskConfig, draw_mask
 from data.store.sample import Sample
 from data.store.sample_maker import SampleMaker
+from reward_model.network.lq_input import enlarge, require_lq
 from shared.app.errors import UserError
 from shared.restorers.load import load_restorer
 from shared.seeds import derive_seed, numpy_rng
@@ -40,14 +42,22 @@ def swapped_by_restorer(samples: Sequence[Sample], checkpoint: str, swaps: Sampl
     return made
 
 
-def read_triples(
-    folder: str | Path, swaps: SampleMaker, *, crop_px: int, crops_per_picture: int, seed: int
-) -> tuple[list[Sample], list[str]]:
+@dataclass(frozen=True)
+class CropConfig:
+    """How pictures are cut into samples."""
+
+    crop_px: int
+    crops_per_picture: int  # at most
+    seed: int  # of the regions that are drawn
+    lq_scale: int = 0  # 2 or more: scenes without an lq get gt shrunk so many times, bicubically; 0: they have none
+
+
+def read_triples(folder: str | Path, swaps: SampleMaker, crops: CropConfig) -> tuple[list[Sample], list[str]]:
     """Returns (samples, what was skipped and why) of real restorations beside their truth.
 
-    Files are named `<scene>_gt`, `<scene>_<restorer>`, and where known `<scene>_mask` (white: defect) with
-    `<scene>_syn`; without those two, regions are drawn here and swapped. `<scene>_lq` is not needed. Raises UserError
-    when no pair of gt and restoration is found.
+    Files are named `<scene>_gt`, `<scene>_<restorer>`, and where known `<scene>_lq`, and `<scene>_mask` (white: defect)
+    with `<scene>_syn`; without those two, regions are drawn here and swapped. Samples without an lq have an empty one.
+    Raises UserError when no pair of gt and restoration is found.
     """
     scenes = _scenes(find_images(folder))
     samples: list[Sample] = []
@@ -55,19 +65,19 @@ def read_triples(
     for scene, files in sorted(scenes.items()):
         for kind in sorted(files.keys() - set(_NOT_RESTORED)):
             try:
-                pictures = _aligned(files, kind)
-                if min(pictures["gt"].shape[:2]) < crop_px:
-                    raise UnreadableImage(f"{files['gt'].name}: smaller than crop_px = {crop_px}")
+                pictures = _aligned(files, kind, lq_scale=crops.lq_scale)
+                if min(pictures["gt"].shape[:2]) < crops.crop_px:
+                    raise UnreadableImage(f"{files['gt'].name}: smaller than crop_px = {crops.crop_px}")
             except UnreadableImage as error:
                 skipped.append(str(error))
                 continue
             name = str(scene.relative_to(folder))
-            samples += _crops(pictures, name, kind, swaps, crop_px=crop_px, count=crops_per_picture, seed=seed)
+            samples += _crops(pictures, name, kind, swaps, crops)
     if not samples:
         why = f" ({skipped[0]})" if skipped else ""
         raise UserError(
             f"no triples in {folder}{why}; expected <scene>_gt and <scene>_<restorer> pictures of one size, at least "
-            f"{crop_px} px, and <scene>_mask with <scene>_syn where known"
+            f"{crops.crop_px} px, and <scene>_mask with <scene>_syn where known"
         )
     return samples, skipped
 
@@ -84,21 +94,36 @@ def _scenes(paths: Sequence[Path]) -> dict[Path, dict[str, Path]]:
     return scenes
 
 
-def _aligned(files: dict[str, Path], kind: str) -> dict[str, np.ndarray]:
+def _aligned(files: dict[str, Path], kind: str, *, lq_scale: int) -> dict[str, np.ndarray]:
+    """Returns the scene's pictures, all of gt's size, lq enlarged. Raises UnreadableImage where one does not fit."""
     pictures = {"gt": read_image(files["gt"]), "sr": read_image(files[kind])}
     if "mask" in files and "syn" in files:
         pictures |= {"mask": read_image(files["mask"])[..., 0], "syn": read_image(files["syn"])}
     shapes = {name: picture.shape[:2] for name, picture in pictures.items()}
     if len(set(shapes.values())) > 1:
         raise UnreadableImage(f"{files[kind].name}: sizes differ ({', '.join(f'{n} {s}' for n, s in shapes.items())})")
-    return pictures
+    gt = to_tensor(pictures["gt"])[None]
+    if "lq" in files:
+        lq = to_tensor(read_image(files["lq"]))[None]
+        try:
+            require_lq(lq, gt)
+        except UserError as error:
+            raise UnreadableImage(f"{files['lq'].name}: {error}") from None
+    elif lq_scale:
+        size = [max(side // lq_scale, 4) for side in gt.shape[-2:]]
+        lq = functional.interpolate(gt, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+        lq = (lq * 255).round() / 255
+    else:
+        return pictures
+    return pictures | {"lq": to_array(enlarge(lq, tuple(gt.shape[-2:]))[0])}
 
 
 def _crops(
-    pictures: dict[str, np.ndarray], scene: str, kind: str, swaps: SampleMaker, *, crop_px: int, count: int, seed: int
+    pictures: dict[str, np.ndarray], scene: str, kind: str, swaps: SampleMaker, crops: CropConfig
 ) -> list[Sample]:
-    """Returns up to `count` crops on a grid, spread evenly over the picture."""
+    """Returns crops on a grid, spread evenly over the picture."""
     height, width = pictures["gt"].shape[:2]
+    crop_px, count = crops.crop_px, crops.crops_per_picture
     corners = [(y, x) for y in range(0, height - crop_px + 1, crop_px) for x in range(0, width - crop_px + 1, crop_px)]
     if "mask" in pictures:  # where the defect is known, a crop beside it has nothing to be found
         mask = pictures["mask"] > 0.5
@@ -108,18 +133,19 @@ def _crops(
     for index, (top, left) in enumerate(chosen):
         cut = {name: p[top : top + crop_px, left : left + crop_px] for name, p in pictures.items()}
         gt, sr = np.ascontiguousarray(cut["gt"]), np.ascontiguousarray(cut["sr"])
-        rng = numpy_rng(seed, "triples", scene, kind, index)
+        rng = numpy_rng(crops.seed, "triples", scene, kind, index)
         mask = np.ascontiguousarray(cut["mask"]) if "mask" in cut else draw_mask(gt, MaskConfig(), rng).values
-        sample = swaps.swap(_blank(gt, scene, kind, index), gt, sr, mask)
+        lq = to_tensor(np.ascontiguousarray(cut["lq"])) if "lq" in cut else torch.zeros(3, 0, 0)
+        sample = swaps.swap(_blank(gt, lq, scene, kind, index), gt, sr, mask)
         made.append(_named(sample, restorer=kind, syn=cut.get("syn")))
     return made
 
 
-def _blank(gt: np.ndarray, scene: str, kind: str, index: int) -> Sample:
+def _blank(gt: np.ndarray, lq: torch.Tensor, scene: str, kind: str, index: int) -> Sample:
     picture, plane = to_tensor(gt), torch.zeros(1, *gt.shape[:2])
     return Sample(
         gt=picture,
-        lq=picture,
+        lq=lq,
         sr=picture,
         syn=picture,
         mask=plane,

@@ -9,17 +9,19 @@ from itertools import pairwise
 import numpy as np
 
 from reward_model.measuring import metrics
-from reward_model.measuring.metrics import Interval, bootstrap
+from reward_model.measuring.bootstrap import MISSING, Figure, Interval, bootstrap
+from reward_model.measuring.metrics import PixelCounts
 from reward_model.measuring.predict import Predictions
 
 AREA_EDGES = (0.0, 0.02, 0.1, 1.0)  # of the picture
 
 LEGEND = (
-    "Defect pixels are those with mask > 0.5, clean ones those with mask 0. AUROC and AP over all pixels of a set "
-    "together; IoU and F1 at the threshold that was best on validation among those that leave clean pictures alone; "
-    "clean area: share of clean pictures' pixels above it; control area: the same on controls, whose swap is harmless; "
-    "seam AUROC: controls' masks against the map, 0.5 when the seam is not seen. Triplet: S(sr) < S(syn) < S(gt); chance "
-    "is 1/6. 95 % bootstrap intervals over source pictures."
+    "A model that takes lq has two rows, without and with it; the second is of the samples whose lq is known. Defect "
+    "pixels are those of the mask (> 0.5) whose target is at least 0.1, clean ones those with mask 0; the others count as "
+    "neither. AUROC and AP over all pixels of a set together; IoU and F1 at the threshold that was best on validation "
+    "among those that leave clean pictures alone; clean area: share of clean pictures' pixels above it; control area: the "
+    "same on controls, whose swap is harmless; seam AUROC: controls' masks against the map, 0.5 when the seam is not "
+    "seen. Triplet: S(sr) < S(syn) < S(gt); chance is 1/6. 95 % bootstrap intervals over source pictures."
 )
 
 
@@ -32,24 +34,18 @@ class Row:
     samples: int
 
 
-Figure = Callable[[Predictions], float]
-
-
 def figures(p: Predictions, threshold: float | None, *, rounds: int, seed: int) -> Row:
     """Returns every figure with its interval; map figures only where there is a map."""
     real, controls = np.flatnonzero(~p.is_control), np.flatnonzero(p.is_control)
 
     def on(rows: np.ndarray, figure: Figure) -> Interval:
-        if not len(rows):
-            return Interval(float("nan"), float("nan"), float("nan"))
-        chosen = p.select(rows)
-        return bootstrap(lambda drawn: figure(chosen.select(drawn)), chosen.image_ids, seed=seed, rounds=rounds)
+        return bootstrap(figure, p.select(rows), seed=seed, rounds=rounds) if len(rows) else MISSING
 
     orders, maps = _order_figures(), _map_figures(threshold) if p.defects is not None else {}
     overall = {name: on(real, figure) for name, figure in {**maps, **orders}.items()}
     if p.defects is not None:
-        overall["control area"] = on(controls, lambda q: metrics.share_above(q.defects, threshold))
-        overall["seam AUROC"] = on(controls, lambda q: metrics.pixel_auroc(q.defects))
+        overall["control area"] = on(controls, _of_counts(lambda c: metrics.share_above(c, threshold)))
+        overall["seam AUROC"] = on(controls, _of_counts(metrics.auroc))
     by_area = {}
     for low, high in pairwise(AREA_EDGES):
         rows = real[(p.area[real] > low) & (p.area[real] <= high)]
@@ -96,20 +92,45 @@ def as_json(row: Row) -> dict:
 
 def _map_figures(threshold: float) -> dict[str, Figure]:
     return {
-        "AUROC": lambda p: metrics.pixel_auroc(p.defects),
-        "AUROC in a picture": lambda p: metrics.picture_auroc(p.defects),
-        "AP": lambda p: metrics.average_precision(p.defects),
-        "IoU": lambda p: metrics.iou_and_f1(p.defects, threshold)[0],
-        "F1": lambda p: metrics.iou_and_f1(p.defects, threshold)[1],
-        "clean area": lambda p: metrics.share_above(p.clean, threshold),
-        "pointing": lambda p: float(p.pointing.mean()),
+        "AUROC": _of_counts(metrics.auroc),
+        "AUROC in a picture": _mean(lambda p: metrics.auroc(p.defects)),
+        "AP": _of_counts(metrics.average_precision),
+        "IoU": _of_counts(lambda c: metrics.iou_and_f1(c, threshold)[0]),
+        "F1": _of_counts(lambda c: metrics.iou_and_f1(c, threshold)[1]),
+        "clean area": _of_counts(lambda c: metrics.share_above(c, threshold), of=lambda p: p.clean),
+        "pointing": _mean(lambda p: p.pointing),
     }
 
 
 def _order_figures() -> dict[str, Figure]:
     return {
-        "SR<syn": lambda p: metrics.pair_accuracy(p.sr, p.syn),
-        "syn<GT": lambda p: metrics.pair_accuracy(p.syn, p.gt),
-        "SR<GT": lambda p: metrics.pair_accuracy(p.sr, p.gt),
-        "triplet": lambda p: metrics.triplet_accuracy(p.sr, p.syn, p.gt),
+        "SR<syn": _mean(lambda p: metrics.pair_order(p.sr, p.syn)),
+        "syn<GT": _mean(lambda p: metrics.pair_order(p.syn, p.gt)),
+        "SR<GT": _mean(lambda p: metrics.pair_order(p.sr, p.gt)),
+        "triplet": _mean(lambda p: metrics.triplet_order(p.sr, p.syn, p.gt)),
     }
+
+
+def _of_counts(
+    figure: Callable[[PixelCounts], np.ndarray], *, of: Callable[[Predictions], PixelCounts] = lambda p: p.defects
+) -> Figure:
+    """Returns a figure of the counts of all pictures together."""
+
+    def terms(p: Predictions) -> np.ndarray:
+        counts = of(p)
+        return np.concatenate([counts.positive, counts.negative], axis=1)
+
+    return Figure(terms, lambda sums: figure(PixelCounts(*np.split(sums, 2, axis=1))))
+
+
+def _mean(each: Callable[[Predictions], np.ndarray]) -> Figure:
+    """Returns the mean of a value of each sample, over those that have it."""
+
+    def terms(p: Predictions) -> np.ndarray:
+        values = each(p)
+        return np.stack([np.nan_to_num(values), ~np.isnan(values)], axis=1)
+
+    def mean(sums: np.ndarray) -> np.ndarray:
+        return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
+
+    return Figure(terms, mean)

@@ -7,13 +7,22 @@ from typing import Literal
 
 import segmentation_models_pytorch as smp
 import torch
+from segmentation_models_pytorch.encoders import encoders
 from torch import nn
 from torch.nn import functional
 
-from reward_model.network.encoder import register_embedded_encoders
+from reward_model.network.encoder import (
+    EncoderWithDetail,
+    is_embedded,
+    register_embedded_encoders,
+    require_registered,
+)
+from reward_model.network.encoder_file import open_encoder
 from shared.app.errors import UserError
 
 _CLEAN_BIAS = -2.0  # a fresh map starts at sigmoid(-2) = .12: most pixels of the training set are clean
+
+_COMPOSED = "restore-rl-composed"
 
 register_embedded_encoders()
 
@@ -25,6 +34,11 @@ class RewardModelConfig:
     encoder: str = "unshuffle-tiny"  # any smp encoder name; tu-<timm name> for timm's
     encoder_depth: int = 4  # number of feature levels, strides 2 … 2^depth
     pretrained: bool = False  # start the encoder from its published weights (needs a download once)
+    encoder_weights: str = ""  # or from a safetensors file
+    detail: int = (
+        0  # width of the detail front end beside a published encoder, at stride 2; embedded ones have their own
+    )
+    takes_lq: bool = False  # reads the degraded input too, when it is given
     decoder: str = "unet"  # any smp decoder name; only unet's blocks can be staged
     decoder_channels: tuple[int, ...] = (64, 48, 24)  # unet: one width a block; others: empty for smp's default
     head: Literal["paper", "penalty"] = "penalty"  # penalty: S_base − g(features, map); paper: MLP(features ⊙ map)
@@ -41,6 +55,14 @@ class RewardModelConfig:
             raise ValueError(f"decoder_channels belong to unet; leave them empty for {self.decoder}")
         if len(self.mean) != len(self.std) or len(self.mean) not in (0, 3):
             raise ValueError("mean and std must be both empty, or three numbers each")
+        if self.pretrained and self.encoder_weights:
+            raise ValueError(
+                "pretrained fetches the encoder's weights, encoder_weights names a file of them: choose one"
+            )
+        if not 0 <= self.detail <= 1024 or (self.detail and is_embedded(self.encoder)):
+            raise ValueError(f"detail must lie between 0 and 1024, 0 for embedded encoders, got {self.detail}")
+        if self.takes_lq and not (self.detail or is_embedded(self.encoder)):
+            raise ValueError("takes_lq needs the detail front end: an embedded encoder, or detail above 0")
 
     @property
     def stages(self) -> int:
@@ -54,6 +76,8 @@ def upsample(values: torch.Tensor, factor: int) -> torch.Tensor:
 
 
 def build_network(config: RewardModelConfig) -> nn.Module:
+    """Returns smp's model of that encoder and decoder. Raises UserError for names that smp and timm do not know."""
+    require_registered(config.encoder)
     options: dict = {}
     if config.decoder == "unet":
         # smp wants a width for every level; the blocks beyond the last stage are dropped again.
@@ -61,14 +85,18 @@ def build_network(config: RewardModelConfig) -> nn.Module:
         options["decoder_channels"] = (*config.decoder_channels, *[config.decoder_channels[-1]] * missing)
     weights = None if not config.pretrained else True if config.encoder.startswith("tu-") else "imagenet"
     try:
-        return smp.create_model(
+        name = _with_detail(config, weights) if config.detail else config.encoder
+        network = smp.create_model(
             config.decoder,
-            encoder_name=config.encoder,
+            encoder_name=name,
             encoder_depth=config.encoder_depth,
-            encoder_weights=weights,
+            encoder_weights=None if config.detail else weights,
             classes=1,
             **options,
         )
+        if config.encoder_weights and not config.detail:
+            network.encoder.load_state_dict(_published(config, None).state_dict())
+        return network
     except OSError as error:
         raise UserError(
             f"the weights of encoder {config.encoder} could not be fetched ({_first_line(error)}); check the network, "
@@ -79,6 +107,20 @@ def build_network(config: RewardModelConfig) -> nn.Module:
             f"encoder {config.encoder!r} with decoder {config.decoder!r}: {_first_line(error)}; expected names that "
             "segmentation_models_pytorch knows, or tu-<timm model>"
         ) from None
+
+
+def _published(config: RewardModelConfig, weights: str | bool | None) -> nn.Module:
+    return open_encoder(config.encoder, depth=config.encoder_depth, weights=weights, file=config.encoder_weights)
+
+
+def _with_detail(config: RewardModelConfig, weights: str | bool | None) -> str:
+    """Returns a name under which smp finds the encoder with the detail front end: it knows registered ones alone."""
+
+    def encoder(*, depth: int, output_stride: int) -> nn.Module:
+        return EncoderWithDetail(_published(config, weights), first_channels=config.detail, depth=depth)
+
+    encoders[_COMPOSED] = {"encoder": encoder, "pretrained_settings": {}, "params": {}}
+    return _COMPOSED
 
 
 def build_decoder(network: nn.Module, config: RewardModelConfig, stage: int) -> tuple[nn.Module, nn.ModuleList, int]:

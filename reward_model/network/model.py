@@ -15,6 +15,7 @@ from torch.nn import functional
 from reward_model.network.architecture import RewardModelConfig, build_decoder, build_network, upsample
 from reward_model.network.checkpoint import push_checkpoint, read_checkpoint, write_stage
 from reward_model.network.encoder import normalisation
+from reward_model.network.lq_input import LqBranch, enlarge, require_lq
 from reward_model.network.score_head import HEADS, map_statistics, weighted_mean
 from shared.app.config import from_dict
 from shared.app.errors import UserError
@@ -47,7 +48,10 @@ class ScoreInputs:
 
 
 class RewardModel(nn.Module):
-    """Returns a RewardOutput for RGB pictures [B, 3, H, W] in [0, 1] of any size from 16 px, differentiable in them."""
+    """Returns a RewardOutput for RGB pictures [B, 3, H, W] in [0, 1] of any size from 16 px, differentiable in them.
+
+    Given the lq that they were restored from as well, a model that takes it judges them beside it.
+    """
 
     def __init__(self, config: RewardModelConfig, *, stage: int | None = None) -> None:
         """Builds RM_stage, the last by default. Raises UserError for an encoder or decoder that smp refuses."""
@@ -56,7 +60,8 @@ class RewardModel(nn.Module):
         if not 0 <= stage <= config.stages:
             raise UserError(f"expected a stage from 0 to {config.stages} for this network, got {stage}")
         if not config.mean:
-            mean, std = normalisation(config.encoder, pretrained=config.pretrained)
+            published = config.pretrained or bool(config.encoder_weights)
+            mean, std = normalisation(config.encoder, pretrained=published)
             config = replace(config, mean=mean, std=std)
         self.stage = stage
         network = build_network(config)
@@ -68,14 +73,32 @@ class RewardModel(nn.Module):
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
         # Whatever the weights started from, they are now the model's own, and every stage of a checkpoint is one network.
-        self.config = replace(config, pretrained=False)
+        self.config = replace(config, pretrained=False, encoder_weights="")
+        if config.takes_lq:
+            self.lq_branch = LqBranch(self.encoder.detail_channels)
 
-    def forward(self, images: torch.Tensor) -> RewardOutput:
+    @property
+    def takes_lq(self) -> bool:
+        """Whether the model reads lq where it is given."""
+        return self.config.takes_lq
+
+    def forward(
+        self, images: torch.Tensor, lq: torch.Tensor | None = None, lq_given: torch.Tensor | None = None
+    ) -> RewardOutput:
+        """`lq` [B, 3, h, w] is what the pictures were restored from, at any scale; `lq_given` [B] bool says for which
+        of them it counts, None for all. Raises UserError for lq where the model takes none.
+        """
         if not torch.compiler.is_compiling():
             require_pictures(images)
         height, width = images.shape[-2:]
         padded = pad_to_multiple(images, self.deep_stride)
-        inputs = self.score_inputs(padded)
+        enlarged = None
+        if lq is not None:
+            self.require_takes_lq()
+            if not torch.compiler.is_compiling():
+                require_lq(lq, images)
+            enlarged = enlarge(lq, (height, width), window=(0, padded.shape[-2], 0, padded.shape[-1]))
+        inputs = self.score_inputs(padded, enlarged, lq_given)
         weight = valid_share(padded, height, width, self.deep_stride)
         pooled = weighted_mean(inputs.features, weight)
         if inputs.native_map is None:
@@ -86,9 +109,20 @@ class RewardModel(nn.Module):
         full = upsample(inputs.native_map, self.map_stride)[..., :height, :width]
         return RewardOutput(score.float(), full.float())
 
-    def score_inputs(self, padded: torch.Tensor) -> ScoreInputs:
-        """Returns features and native map of pictures whose sides are multiples of the deepest stride."""
-        features = self.encoder((on_levels(padded) - self.mean) / self.std)
+    def score_inputs(
+        self, padded: torch.Tensor, enlarged: torch.Tensor | None = None, lq_given: torch.Tensor | None = None
+    ) -> ScoreInputs:
+        """Returns features and native map of pictures whose sides are multiples of the deepest stride.
+
+        `enlarged` is their lq at their own size.
+        """
+        images = (on_levels(padded) - self.mean) / self.std
+        if enlarged is None:
+            features = self.encoder(images)
+        else:
+            stem = self.encoder.stem(images)
+            added = self.lq_branch(images, stem, (enlarged - self.mean) / self.std, lq_given)
+            features = self.encoder(images, stem=stem, added=added)
         if self.stage == 0:
             return ScoreInputs(features[-1], None)
         return ScoreInputs(features[-1], torch.sigmoid(self._map_logits(features).float()))
@@ -106,6 +140,11 @@ class RewardModel(nn.Module):
             logits = finer if logits is None else upsample(logits, 2) + finer
         return logits
 
+    def require_takes_lq(self) -> None:
+        """Raises UserError for a model that was trained without lq."""
+        if not self.takes_lq:
+            raise UserError("this reward model takes no lq; leave it out, or train one with model.takes_lq=true")
+
     def warm_start(self, earlier: RewardModel) -> None:
         """Copies every weight of the stage before. The new block keeps its fresh weights and leaves the map as it was."""
         mine = self.state_dict()
@@ -122,7 +161,7 @@ class RewardModel(nn.Module):
         fields, stage, weights = read_checkpoint(folder_or_repo, stage=stage, revision=revision)
         try:
             # The weights come from the checkpoint: fetching the encoder's published ones as well would be for nothing.
-            config = from_dict(RewardModelConfig, {**fields, "pretrained": False})
+            config = from_dict(RewardModelConfig, {**fields, "pretrained": False, "encoder_weights": ""})
         except (OmegaConfBaseException, TypeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{folder_or_repo}: its config.json describes no reward model of ours: {reason}") from None

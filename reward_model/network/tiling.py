@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from reward_model.network.architecture import upsample
+from reward_model.network.lq_input import enlarge, require_lq
 from reward_model.network.model import RewardModel, require_pictures, to_grid, valid_share
 from reward_model.network.score_head import map_statistics
 from shared.app.errors import UserError
@@ -43,9 +44,14 @@ class _Tile:
 
 @torch.no_grad()
 def score_picture(
-    model: RewardModel, picture: np.ndarray, *, tile_px: int = TILE_PX, halo_px: int = HALO_PX
+    model: RewardModel,
+    picture: np.ndarray,
+    *,
+    lq: np.ndarray | None = None,
+    tile_px: int = TILE_PX,
+    halo_px: int = HALO_PX,
 ) -> TiledOutput:
-    """Returns the score and map of [H, W, 3] uint8, or float32 in [0, 1], of any size from 16 px.
+    """Returns the score and map of [H, W, 3] uint8, or float32 in [0, 1], of any size from 16 px, beside its lq or not.
 
     Tiles of `tile_px` overlap by `halo_px` on each side; memory grows with the tile and with the output map alone.
     The result equals one pass when the network's receptive field fits into the halo; otherwise it differs by what the
@@ -62,6 +68,7 @@ def score_picture(
             f"the decoder {model.config.decoder} looks at the whole picture, so tiles cannot agree with one pass; give "
             f"tile_px={-(-max(height, width) // stride) * stride} and the memory that needs, or a smaller picture"
         )
+    degraded = None if lq is None else _open_lq(model, lq, picture)
     levels = np.empty((height, width), np.uint16) if model.stage else None
     native = None
     pooled = gated = weights = 0.0
@@ -69,7 +76,8 @@ def score_picture(
     for tile in tiles:
         window = _window(picture, tile.window).to(device)
         require_pictures(window)
-        inputs = model.score_inputs(window)
+        enlarged = None if degraded is None else enlarge(degraded, (height, width), window=tile.window)
+        inputs = model.score_inputs(window, enlarged)
         share = _core_share(tile, height, width, stride).to(device)
         cells = _inside(tile, stride)
         weights += share.sum().double()
@@ -119,10 +127,21 @@ def _spans(side: int, core: int, halo: int) -> Iterator[tuple[int, int, int, int
 def _window(picture: np.ndarray, window: tuple[int, int, int, int]) -> torch.Tensor:
     """Returns the window as [1, 3, h, w], the picture's edge repeated where the window leaves it."""
     top, bottom, left, right = window
-    cut = torch.from_numpy(picture[top:bottom, left:right].transpose(2, 0, 1).copy())[None]
-    cut = cut.float() / 255.0 if cut.dtype == torch.uint8 else cut
+    cut = _to_batch(picture[top:bottom, left:right])
     missing = (0, right - left - cut.shape[-1], 0, bottom - top - cut.shape[-2])
     return functional.pad(cut, missing, mode="replicate") if any(missing) else cut
+
+
+def _to_batch(picture: np.ndarray) -> torch.Tensor:
+    batch = torch.from_numpy(picture.transpose(2, 0, 1).copy())[None]
+    return batch.float() / 255.0 if batch.dtype == torch.uint8 else batch
+
+
+def _open_lq(model: RewardModel, lq: np.ndarray, picture: np.ndarray) -> torch.Tensor:
+    model.require_takes_lq()
+    batch = _to_batch(lq)
+    require_lq(batch, torch.empty(1, 3, *picture.shape[:2], device="meta"))
+    return batch.to(model.mean.device)
 
 
 def _inside(tile: _Tile, stride: int) -> tuple:

@@ -29,6 +29,7 @@ from rl_finetune.evidence.measure import (
 from rl_finetune.evidence.references import TRUTH
 from rl_finetune.rewards.faces import identity, load_identity
 from rl_finetune.rewards.judge import Judge
+from rl_finetune.rewards.learned import judge_pictures
 from rl_finetune.rewards.objective import OBJECTIVE, RewardScale, measure_scales, objective
 from shared.restorers.protocol import Restorer
 from shared.runs.run_folder import RunFolder
@@ -192,7 +193,9 @@ def before_after_grid(pairs: PairBatch, before: Evaluation, after: Evaluation, j
     count = min(GRID_ROWS, len(pairs.indices))
     size = pairs.gt.shape[-2:]
     with torch.no_grad():
-        maps = [model(e.sr[:count].to(judge.final.toolbox.device)).degradation_map for e in (before, after)]
+        lq = pairs.lq[:count].to(judge.final.toolbox.device)
+        shown = [e.sr[:count].to(lq.device) for e in (before, after)]
+        maps = [judge_pictures(model, sr, lq).degradation_map for sr in shown]
     rows = []
     for i in range(count):
         lq = F.interpolate(pairs.lq[i : i + 1], size=size, mode="nearest")[0]

@@ -20,15 +20,21 @@ WORST_SHARE = 0.01
 class JudgedOnce:
     """A reward model that answers for the same pictures from memory: score and map cost one pass. One per batch."""
 
-    def __init__(self, model: Callable[[torch.Tensor], RewardOutput]) -> None:
-        self.model = model
+    def __init__(self, model: Callable[..., RewardOutput]) -> None:
+        self.model, self.takes_lq = model, getattr(model, "takes_lq", False)
         self._images: torch.Tensor | None = None
         self._answer: RewardOutput | None = None
 
-    def __call__(self, images: torch.Tensor) -> RewardOutput:
+    def __call__(self, images: torch.Tensor, lq: torch.Tensor | None = None) -> RewardOutput:
         if self._images is not images:
-            self._images, self._answer = images, self.model(images)
+            self._images = images
+            self._answer = self.model(images) if lq is None else self.model(images, lq)
         return self._answer
+
+
+def judge_pictures(reward_model: Callable[..., RewardOutput], sr: torch.Tensor, lq: torch.Tensor) -> RewardOutput:
+    """Returns the reward model's answer for sr beside its lq, which a model that takes none is not given."""
+    return reward_model(sr, lq) if getattr(reward_model, "takes_lq", False) else reward_model(sr)
 
 
 def worst_share_mean(degradation_map: torch.Tensor, share: float = WORST_SHARE) -> torch.Tensor:
@@ -39,26 +45,26 @@ def worst_share_mean(degradation_map: torch.Tensor, share: float = WORST_SHARE) 
 
 @reward("fgr_score", value_range=ANY, needs=("reward_model",))
 def fgr_score(
-    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[[torch.Tensor], RewardOutput]
+    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[..., RewardOutput]
 ) -> torch.Tensor:
     """Returns the reward model's score, [B]; on its own scale. S̄_global of CCL (arXiv 2512.22647)."""
-    return reward_model(sr).score
+    return judge_pictures(reward_model, sr, lq).score
 
 
 @reward("fgr_map", value_range=(0.0, 1.0), needs=("reward_model",), needs_map=True)
 def fgr_map(
-    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[[torch.Tensor], RewardOutput]
+    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[..., RewardOutput]
 ) -> torch.Tensor:
     """Returns 1 − the mean of the worst 1 % of the reward model's map, [B]. 1 − max̂(M) of CCL (arXiv 2512.22647)."""
-    return 1.0 - worst_share_mean(reward_model(sr).require_map())
+    return 1.0 - worst_share_mean(judge_pictures(reward_model, sr, lq).require_map())
 
 
 @reward_map("fgr_map", needs=("reward_model",), needs_map=True)
 def fgr_degradation_map(
-    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[[torch.Tensor], RewardOutput]
+    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[..., RewardOutput]
 ) -> torch.Tensor:
     """Returns the reward model's degradation map, [B, 1, H, W]."""
-    return reward_model(sr).require_map()
+    return judge_pictures(reward_model, sr, lq).require_map()
 
 
 @reward("clipiqa", value_range=(0.0, 1.0), needs=("clipiqa_network",), substitute="fgr_score")

@@ -16,13 +16,16 @@ from data.store.sample import Sample
 from data.store.sample_maker import SampleMaker, TargetScale
 from reward_model.evaluate import EvaluateConfig, _spread, choose_thresholds, main, measure
 from reward_model.measuring.baselines import no_reference_baselines, upper_bounds
-from reward_model.measuring.metrics import Interval, PixelCounts, count_pixels
-from reward_model.measuring.predict import Predictions
-from reward_model.measuring.sample_sets import read_triples, swapped_by_restorer
+from reward_model.measuring.bootstrap import Interval
+from reward_model.measuring.metrics import PixelCounts, count_pixels
+from reward_model.measuring.predict import Predictions, Scorer, pixel_labels
+from reward_model.measuring.sample_sets import CropConfig, read_triples, swapped_by_restorer
 from reward_model.measuring.tables import Row, as_json, figures, markdown, markdown_by_area
+from reward_model.network.model import RewardModelConfig
 from shared.app.errors import UserError
 from shared.restorers.load import load_restorer
 from tests.helpers.places import CONFIGS
+from tests.helpers.reward_models import build
 from tests.helpers.reward_samples import SCALE, tiny_sample
 from tests.helpers.tiny import save_tiny_reward_model
 
@@ -83,6 +86,36 @@ def test_every_method_is_measured_on_every_set(evaluated, dataset):
     assert notes[1:] == ["- torn_blur.png: sizes differ (gt (64, 96), sr (64, 64))"]
 
 
+def test_a_model_that_takes_lq_is_measured_without_and_with_it(dataset, triples, tmp_path):
+    build(RewardModelConfig(takes_lq=True), 1).save_pretrained(tmp_path / "checkpoint")
+    words = [f"checkpoint={tmp_path / 'checkpoint'}", f"dataset={dataset}", f"triples={triples}", "crop_px=32"]
+    main([YAML, *words, "crops_per_picture=2", "bootstrap_rounds=2", "splits=[test]"])
+    found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert set(found["test"]) == {"RM_1", "RM_1 with lq"} | BASELINES | BOUNDS
+    assert found["test"]["RM_1 with lq"]["samples"] == SPLITS["test"]
+    counted = {name: found["real triples"][name]["samples"] for name in ("RM_1", "RM_1 with lq")}
+    assert counted == {"RM_1": 5, "RM_1 with lq": 4}  # town has no lq
+    main([YAML, *words, "crops_per_picture=2", "bootstrap_rounds=2", "splits=[test]", "triples_lq_scale=4"])
+    found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert found["real triples"]["RM_1 with lq"]["samples"] == 5
+
+
+def test_pixels_of_the_mask_that_hardly_changed_are_neither_defect_nor_clean():
+    plane = torch.tensor([[[0.0, 0.0, 0.3, 1.0, 1.0]]])
+    sample = dataclasses.replace(
+        tiny_sample(0), mask=plane, degradation_map=torch.tensor([[[0.5, 0.0, 0.5, 0.09, 0.1]]])
+    )
+    defect, counted = pixel_labels(sample)
+    assert defect.ravel().tolist() == [False, False, False, False, True]
+    assert counted.ravel().tolist() == [True, True, False, False, True]
+    control = dataclasses.replace(sample, is_control=True, degradation_map=torch.zeros_like(plane))
+    defect, counted = pixel_labels(control)
+    assert (defect.ravel().tolist(), counted.ravel().tolist()) == (
+        [False] * 3 + [True] * 2,
+        [True, True, False, True, True],
+    )
+
+
 def test_the_model_card_gets_the_tables(evaluated, dataset, tmp_path):
     card, page = evaluated / "checkpoint" / "README.md", (evaluated / "evaluation" / "evaluation.md").read_text()
     before, table = card.read_text(), page.split("## test_source\n\n")[1].split("\n\n")[0]
@@ -100,13 +133,14 @@ def test_thresholds_are_chosen_on_validation(monkeypatch):
     def flat(level: float, *, is_control: bool = False) -> Sample:
         gt, mask = torch.full((3, 4, 4), level), (torch.arange(4) == 0).float().expand(1, 4, 4)
         swap = {"gt": gt, "syn": gt + 0.05 * mask, "sr": gt + 0.05, "mask": mask, "image_id": str(level)}
+        swap["degradation_map"] = mask
         return dataclasses.replace(tiny_sample(0, side_px=32), is_control=is_control, **swap)
 
     # The map of each sample: inside its defect, a column of four, outside it, and everywhere on gt.
     says = {0.25: (0.6, 0.1, 0.3), 0.5: (0.1, 0.5, 0.3), 0.75: (0.9, 0.7, 0.8)}
     splits = {"val": [flat(0.25), flat(0.5, is_control=True)], "test": [flat(0.75)]}
 
-    def scorer(pictures: torch.Tensor, gt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def scores(pictures: torch.Tensor, gt: torch.Tensor, _lq: None) -> tuple[torch.Tensor, torch.Tensor]:
         maps = torch.empty(len(gt), 1, 4, 4)
         for index, (picture, clean) in enumerate(zip(pictures, gt, strict=True)):
             inside, outside, on_gt = says[clean[0, 0, 0].item()]
@@ -114,9 +148,10 @@ def test_thresholds_are_chosen_on_validation(monkeypatch):
             maps[index, 0] = torch.where(changed, inside, outside) if changed.any() else on_gt
         return -maps.mean(dim=(1, 2, 3)), maps
 
+    scorer, blind = Scorer(scores), Scorer(lambda pictures, gt, _lq: (gt.sum((1, 2, 3)), None))
     monkeypatch.setattr("reward_model.evaluate.load_samples", lambda folder, split: splits[split])
     config = EvaluateConfig(max_clean_area=0.0, bootstrap_rounds=2)
-    thresholds = choose_thresholds(config, {"map": scorer, "no map": lambda pictures, gt: (gt.sum((1, 2, 3)), None)})
+    thresholds = choose_thresholds(config, {"map": scorer, "no map": blind})
     # The defect is .6, clean pictures .3. The control, with .5 around its harmless swap, does not count, nor does test.
     assert thresholds == {"map": pytest.approx(0.3, abs=0.001)}
     row = measure(config, {"map": scorer}, {"night": splits["test"]}, thresholds)["night"]["map"].overall
@@ -127,7 +162,7 @@ def test_thresholds_are_chosen_on_validation(monkeypatch):
 
 
 def test_known_regions_are_taken_as_they_are_and_others_drawn(triples):
-    every = [read_triples(triples, SWAPS, crop_px=32, crops_per_picture=4, seed=seed)[0] for seed in (0, 0, 1)]
+    every = [read_triples(triples, SWAPS, CropConfig(32, 4, seed=seed))[0] for seed in (0, 0, 1)]
     for kind, blue in (("blur", 80), ("grain", 160)):
         corners = []
         for sample in (s for s in every[0] if (s.image_id, s.restorer) == ("lake", kind)):
@@ -230,7 +265,8 @@ def test_baselines_by_hand():
         "finest octave's share": (share, 0.0),
     }
     for name, scorer in no_reference_baselines().items():
-        scores, maps = scorer(torch.stack([board, torch.full((3, 24, 24), 0.5)]), torch.rand(2, 3, 24, 24))
+        pair = torch.stack([board, torch.full((3, 24, 24), 0.5)])
+        scores, maps = scorer.function(pair, torch.rand(2, 3, 24, 24), None)
         for level, its_map, score in zip(expected[name], maps, scores, strict=True):
             assert its_map.numpy() == pytest.approx(np.full((1, 24, 24), level), abs=2e-3)
             assert score == pytest.approx(0 if name == "constant map" else -level, abs=2e-3)
@@ -239,12 +275,12 @@ def test_baselines_by_hand():
 def test_bounds_look_at_the_truth():
     sample = tiny_sample(0)
     gt, sr, target = (picture[None] for picture in (sample.gt, sample.sr, sample.sr_degradation_map))
-    scores, maps = upper_bounds(SWAPS)["full reference: the target map"](sr, gt)
+    scores, maps = upper_bounds(SWAPS)["full reference: the target map"].function(sr, gt, None)
     torch.testing.assert_close(maps, target)
     assert scores.item() == pytest.approx(-target.mean().item())
     ((_, distance),) = upper_bounds(None).items()  # without a dataset's scale there is no target
     shifted = gt - 0.1 * torch.nn.functional.pad(torch.ones(10, 10), (10, 28, 10, 28))
-    scores, maps = distance(torch.cat([shifted, gt]), torch.cat([gt, gt]))
+    scores, maps = distance.function(torch.cat([shifted, gt]), torch.cat([gt, gt]), None)
     assert maps[0, 0, 11:19, 11:19].numpy() == pytest.approx(0.1 / 0.12, abs=1e-4)
     assert not maps[0, 0, 21:].any()
     assert not maps[1].any()

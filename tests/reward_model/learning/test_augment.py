@@ -15,12 +15,12 @@ from reward_model.learning.augment import AugmentConfig, Augmenter
 from shared.vision.images import to_array
 from tests.helpers.reward_samples import SCALE, tiny_sample
 
-PICTURES = ("gt", "sr", "syn", "mask", "degradation_map", "sr_degradation_map")
+PICTURES = ("gt", "lq", "sr", "syn", "mask", "degradation_map", "sr_degradation_map")
 UNMASKED = tuple(name for name in PICTURES if name != "mask")
 NOTHING = AugmentConfig(flip=0, rescale=0, simulated=0, mixed=0, new_mask=0, colour=0)
 REPAINTS = {  # what each of them changes
-    "rescale": ("gt", "sr", "mask"),
-    "colour": ("gt", "sr"),
+    "rescale": ("gt", "lq", "sr", "mask"),
+    "colour": ("gt", "lq", "sr"),
     "simulated": ("sr",),
     "mixed": ("sr",),
     "new_mask": ("mask",),
@@ -38,7 +38,7 @@ def only(*, scale: TargetScale = SCALE, **changes) -> Augmenter:
 def numbered(height: int = 64, width: int = 64, **changes) -> Sample:
     """Returns a sample whose pictures, mask and maps all hold every pixel's own number, 64 · row + column, in 4096ths."""
     numbers = (torch.arange(height)[:, None] * 64 + torch.arange(width)) / 4096
-    planes = {name: numbers.expand(3 if name in ("gt", "sr", "syn") else 1, -1, -1) for name in PICTURES}
+    planes = {name: numbers.expand(3 if name in ("gt", "lq", "sr", "syn") else 1, -1, -1) for name in PICTURES}
     return dataclasses.replace(tiny_sample(0), **{**planes, **changes})
 
 
@@ -141,7 +141,7 @@ def test_a_repainted_sample_is_a_swap_on_the_datasets_scale(change):
     changed = set()
     for sample in drawn(only(scale=OTHER_SCALE, **{change: 1.0}), stored, 6):
         gt, sr, syn = (to_array(getattr(sample, name)) for name in ("gt", "sr", "syn"))
-        mask, found, found_sr = (getattr(sample, name)[0].numpy() for name in PICTURES[3:])
+        mask, found, found_sr = (getattr(sample, name)[0].numpy() for name in PICTURES[4:])
         assert np.array_equal(syn[mask == 0], gt[mask == 0])
         np.testing.assert_allclose(syn[mask == 1], sr[mask == 1], atol=1e-6)
         assert not found[dilated(mask, 4) == 0].any()
@@ -153,7 +153,7 @@ def test_a_repainted_sample_is_a_swap_on_the_datasets_scale(change):
             np.testing.assert_allclose(its_map, expected, atol=1e-5)
         assert sample.area == pytest.approx(mask.mean())
         assert sample.severity == pytest.approx((found * mask).sum() / mask.sum(), rel=1e-5)
-        changed |= {n for n in ("gt", "sr", "mask") if not torch.equal(getattr(sample, n), getattr(stored, n))}
+        changed |= {n for n in ("gt", "lq", "sr", "mask") if not torch.equal(getattr(sample, n), getattr(stored, n))}
     assert changed == set(REPAINTS[change])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -41,3 +43,22 @@ def test_pictures_of_several_sizes_need_a_crop():
         StepBatches(samples, plain, seed=0, batch_triplets=4, steps=range(1))[0]
     cropping = Augmenter(AugmentConfig(crop_px=40), SCALE, seed=0)
     assert StepBatches(samples, cropping, seed=0, batch_triplets=4, steps=range(1))[0].gt.shape == (4, 3, 40, 40)
+
+
+def test_lq_is_shown_in_its_share_of_the_samples_and_is_as_large_as_gt():
+    samples = [dataclasses.replace(s, lq=torch.nn.functional.avg_pool2d(s.gt, 4)) for s in tiny_samples(8)]
+    augmenter = Augmenter(AugmentConfig(crop_px=32), SCALE, seed=1)
+
+    def batches(share: float, steps: range = range(40)) -> StepBatches:
+        return StepBatches(samples, augmenter, seed=1, batch_triplets=8, steps=steps, lq_share=share)
+
+    assert batches(0.0)[0].lq is None
+    given = torch.stack([batches(0.6)[step].lq_given for step in range(40)])
+    assert given.float().mean() == pytest.approx(0.6, abs=0.1)  # four standard deviations of 320 draws
+    batch = batches(0.6)[3]
+    assert batch.lq.shape == batch.gt.shape == (8, 3, 32, 32)
+    assert torch.equal(batches(0.6, range(3, 4))[0].lq_given, batch.lq_given)
+    assert torch.equal(batches(0.0)[3].syn, batch.syn)  # showing it changes no picture
+    # What is shown is the blurred gt of the same place: nearer to it than to any other sample's.
+    distances = [[(lq - gt).abs().mean().item() for gt in batch.gt] for lq in batch.lq]
+    assert all(min(row) == row[index] for index, row in enumerate(distances))

@@ -8,7 +8,7 @@ import torch
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from reward_model.measuring import metrics
-from reward_model.measuring.metrics import BINS, Interval, PixelCounts, bootstrap, count_pixels
+from reward_model.measuring.metrics import BINS, PixelCounts, count_pixels
 
 
 def counts_of(maps: list[np.ndarray], labels: list[np.ndarray]) -> PixelCounts:
@@ -31,7 +31,9 @@ def test_auroc_and_ap_agree_with_torchmetrics(noisy):
     truth = torch.from_numpy(np.concatenate([y.ravel() for y in labels])).long()
     counts = counts_of(maps, labels)
     assert metrics.pixel_auroc(counts) == pytest.approx(binary_auroc(found, truth).item(), abs=1e-6)
-    assert metrics.average_precision(counts) == pytest.approx(binary_average_precision(found, truth).item(), abs=1e-6)
+    assert metrics.average_precision(counts.pooled()) == pytest.approx(
+        binary_average_precision(found, truth).item(), abs=1e-6
+    )
     each = [
         binary_auroc(torch.from_numpy(m.ravel()), torch.from_numpy(y.ravel()).long()).item()
         for m, y in zip(maps, labels, strict=True)
@@ -44,16 +46,17 @@ def test_iou_f1_and_area_by_hand():
     label = np.array([[True, False, True, False]])
     counts = counts_of([found], [label])
     # At .5: one hit, two false alarms, one miss. IoU 1/4, F1 2/(2 + 2 + 1).
-    assert metrics.iou_and_f1(counts, 0.5) == (pytest.approx(1 / 4), pytest.approx(2 / 5))
-    assert metrics.share_above(counts, 0.5) == pytest.approx(3 / 4)
-    assert metrics.share_above(counts, 0.95) == 0.0
+    pooled = counts.pooled()
+    assert metrics.iou_and_f1(pooled, 0.5) == (pytest.approx(1 / 4), pytest.approx(2 / 5))
+    assert metrics.share_above(pooled, 0.5) == pytest.approx(3 / 4)
+    assert metrics.share_above(pooled, 0.95) == 0.0
 
 
 def test_best_threshold_is_the_best_of_all(noisy):
     counts = counts_of(*noisy)
     best = metrics.best_threshold(counts, counts, max_clean_area=1.0)
-    every = [metrics.iou_and_f1(counts, level / BINS)[1] for level in range(0, BINS, 8)]
-    assert metrics.iou_and_f1(counts, best)[1] >= max(every) - 1e-12
+    every = [metrics.iou_and_f1(counts.pooled(), level / BINS)[1] for level in range(0, BINS, 8)]
+    assert metrics.iou_and_f1(counts.pooled(), best)[1] >= max(every) - 1e-12
 
 
 def test_best_threshold_leaves_clean_pictures_alone():
@@ -66,7 +69,7 @@ def test_best_threshold_leaves_clean_pictures_alone():
     # Nothing of it: above .4, where only .9 is found, F1 2/3.
     strict = metrics.best_threshold(defects, clean, max_clean_area=0.0)
     assert 0.4 < strict < 0.9
-    assert metrics.iou_and_f1(defects, strict)[1] == pytest.approx(2 / 3)
+    assert metrics.iou_and_f1(defects.pooled(), strict)[1] == pytest.approx(2 / 3)
 
 
 def test_constant_map_is_chance_and_one_kind_of_pixel_is_nan():
@@ -76,7 +79,7 @@ def test_constant_map_is_chance_and_one_kind_of_pixel_is_nan():
     clean = counts_of([np.array([[0.5, 0.5]])], [np.array([[False, False]])])
     assert np.isnan(metrics.pixel_auroc(clean))
     assert np.isnan(metrics.picture_auroc(clean))
-    assert np.isnan(metrics.average_precision(clean))
+    assert np.isnan(metrics.average_precision(clean.pooled()))
 
 
 def test_orders_by_hand():
@@ -91,19 +94,3 @@ def test_pointing_looks_at_the_highest_pixel():
     label = np.array([[False, True], [False, False]])
     assert metrics.pointing_hit(np.array([[0.1, 0.9], [0.2, 0.3]]), label)
     assert not metrics.pointing_hit(np.array([[0.95, 0.9], [0.2, 0.3]]), label)
-
-
-def test_bootstrap_resamples_whole_pictures():
-    values = np.array([0.0, 0.0, 1.0, 1.0])
-    groups = np.array(["a", "a", "b", "b"])
-    found = bootstrap(lambda rows: values[rows].mean(), groups, rounds=400)
-    # Two groups of equal rows: a draw is all a (1/4), all b (1/4) or half each, so the ends are 0 and 1.
-    assert found == Interval(0.5, 0.0, 1.0)
-    same = bootstrap(lambda rows: values[rows].mean(), np.array(["a"] * 4), rounds=50)
-    assert same == Interval(0.5, 0.5, 0.5)
-
-
-def test_bootstrap_interval_is_as_wide_as_theory():
-    values = np.random.default_rng(1).normal(size=400)
-    found = bootstrap(lambda rows: values[rows].mean(), np.arange(400).astype(str), rounds=1000)
-    assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from data.store.sample_maker import SampleMaker
-from reward_model.measuring.sample_sets import read_triples
+from reward_model.measuring.predict import has_lq
+from reward_model.measuring.sample_sets import CropConfig, read_triples
 from shared.app.errors import UserError
 from tests.helpers.reward_samples import SCALE
 
@@ -24,8 +25,8 @@ def save(folder: Path, name: str, *, side: int = 64, level: int = 0, mask: tuple
     Image.fromarray(picture).save(folder / f"{name}.png")
 
 
-def read(folder: Path, *, crop_px: int = 32, count: int = 4):
-    return read_triples(folder, SWAPS, crop_px=crop_px, crops_per_picture=count, seed=0)
+def read(folder: Path, *, crop_px: int = 32, count: int = 4, lq_scale: int = 0):
+    return read_triples(folder, SWAPS, CropConfig(crop_px, count, seed=0, lq_scale=lq_scale))
 
 
 def test_names_may_have_underscores(tmp_path):
@@ -60,3 +61,33 @@ def test_too_small_pictures_are_named(tmp_path):
     samples, skipped = read(tmp_path)
     assert {sample.image_id for sample in samples} == {"large"}
     assert skipped == ["small_gt.png: smaller than crop_px = 32"]
+
+
+def test_a_scenes_lq_is_cut_with_its_pictures(tmp_path):
+    save(tmp_path, "lake_gt", side=64, level=90)
+    save(tmp_path, "lake_sr", side=64, level=200)
+    save(tmp_path, "lake_lq", side=16, mask=(8, 0))  # white in the third quarter of rows, the left half of columns
+    samples, skipped = read(tmp_path)
+    assert skipped == []
+    assert {tuple(sample.lq.shape) for sample in samples} == {(3, 32, 32)}
+    corner = samples[2].lq  # of the four crops the lower left one: white but for the soft edges above and to the right
+    assert corner[:, 4:, :28].min() > 0.9
+    assert samples[1].lq[:, :24, 8:].max() == 0
+
+
+def test_an_lq_of_another_picture_is_named(tmp_path):
+    save(tmp_path, "lake_gt")
+    save(tmp_path, "lake_sr", level=9)
+    Image.new("RGB", (16, 30)).save(tmp_path / "lake_lq.png")
+    with pytest.raises(UserError, match=r"lake_lq\.png: expected lq of the picture's proportions, 64×64 px"):
+        read(tmp_path)
+
+
+def test_a_scene_without_lq_has_none_or_its_shrunk_truth(tmp_path):
+    save(tmp_path, "lake_gt", mask=(0, 0))
+    save(tmp_path, "lake_sr", level=9)
+    assert not any(has_lq(sample) for sample in read(tmp_path)[0])
+    first = read(tmp_path, lq_scale=4)[0][0]
+    assert first.lq.shape == first.gt.shape
+    assert first.lq[:, :6, :6].mean() > 0.8  # the white corner, softened
+    assert 0.01 < (first.lq - first.gt).abs().mean() < 0.1

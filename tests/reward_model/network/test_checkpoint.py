@@ -41,10 +41,15 @@ def test_the_run_leaves_a_whole_checkpoint(finished):
     }
     assert verify_checkpoint(folder) == [0, 1, 2]
     assert finished.is_finished()
-    assert set(finished.summary()) >= {"pixel_auroc", "triplet", "threshold", "seconds"}
+    assert set(finished.summary()) >= {"pixel_auroc", "picture_auroc", "triplet", "seconds"}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["reference"]["scores"]["0"]["alone"]["threshold"] is None
+    assert 0 < metrics["reference"]["scores"]["2"]["alone"]["threshold"] <= 1
+    assert len(metrics["reference"]["detail"]["mean"]) == 27
     card = (folder / "README.md").read_text()
     assert "| RM_2 | " in card
-    assert "license: apache-2.0" in card
+    assert "license:" not in card  # nobody has named one
+    assert str(finished.path) not in (folder / "train_config.yaml").read_text()
     assert [record["step"] for record in read_metrics(finished.path)] == list(range(1, 12))
     assert not list(finished.path.glob("*training*"))
 

@@ -58,7 +58,7 @@ def test_padding_does_not_enter_the_score(monkeypatch):
     model = build()
     features, native = torch.ones(1, 2, 3, 4), torch.zeros(1, 1, 24, 32)
     features[:, :, 2], native[:, :, 17:] = 9.0, 1.0
-    monkeypatch.setattr(model, "score_inputs", lambda padded: ScoreInputs(features, native))
+    monkeypatch.setattr(model, "score_inputs", lambda padded, *_: ScoreInputs(features, native))
     model.score_head = Seen()
     output = model(pictures(1, 33, 64))
     # (1 + 1 + 9/16) / (2 + 1/16) = 41/33

@@ -152,6 +152,25 @@ def test_score_and_map_cost_one_pass_a_batch():
     assert judged(GT) is not judged(SR)
 
 
+def test_a_reward_model_that_takes_lq_is_always_given_it():
+    class BesideLq(CountingModel):
+        takes_lq = True
+
+        def __call__(self, images: torch.Tensor, lq: torch.Tensor) -> Judgement:
+            self.calls += 1
+            return Judgement(images * lq.mean((2, 3), keepdim=True))
+
+    model = BesideLq()
+    toolbox = Toolbox(given={"reward_model": model})
+    expected = -(SR * LQ.mean((2, 3), keepdim=True)).mean((1, 2, 3))
+    composite = Composite.build({"fgr_score": 1.0, "fgr_map": 1.0}, toolbox, maps=["fgr_map"], images_per_call=2)
+    values = composite(SR, GT, LQ)
+    torch.testing.assert_close(values.values["fgr_score"], expected)
+    assert torch.equal(values.degradation_maps["fgr_map"], (SR * LQ.mean((2, 3), keepdim=True))[:, :1])
+    assert model.calls == 2  # score and map of a batch still cost one pass
+    composite.require_gradient(GT, LQ)
+
+
 def test_composite_is_the_weighted_sum_and_does_not_depend_on_the_batching():
     composite = build({"psnr": 0.25, "ssim": 2.0})
     values = composite(SR, GT, LQ)
