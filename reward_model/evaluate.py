@@ -42,9 +42,8 @@ class EvaluateConfig:
     out: str = ""  # empty: <checkpoint's parent>/evaluation
     stages: tuple[int, ...] = ()  # empty: all of them
     splits: tuple[str, ...] = SPLITS  # of the dataset
-    triples: str = (
-        ""  # a folder of <scene>_gt, <scene>_<restorer> and, where known, <scene>_lq, <scene>_mask and <scene>_syn
-    )
+    # A folder of <scene>_gt, <scene>_<restorer> and, where known, <scene>_lq, and <scene>_mask with <scene>_syn.
+    triples: str = ""
     # Published restorers (.pth, .safetensors) or restorer folders that training never met.
     restorers: tuple[str, ...] = ()
     samples_per_set: int = 400  # at most, spread evenly
@@ -115,9 +114,7 @@ def open_sets(config: EvaluateConfig) -> tuple[dict[str, Sequence[Sample]], list
             raise UserError(f"restorers need the split test of {dataset} to restore; it holds none")
         name = Path(checkpoint).stem
         if [Path(other).stem for other in config.restorers].count(name) > 1:
-            name = (
-                f"{Path(checkpoint).parent.name}/{name}"  # two of one name; the card must not tell this machine's paths
-            )
+            name = f"{Path(checkpoint).parent.name}/{name}"  # not the whole path: the card travels
         sets[f"never met: {name}"] = swapped_by_restorer(sets["test"], checkpoint, swaps)
     if config.triples:
         crops = CropConfig(config.crop_px, config.crops_per_picture, config.seed, config.triples_lq_scale)

@@ -121,7 +121,7 @@ def test_tiny_pictures_are_refused_by_name(checkpoint, tmp_path):
     ("words", "said"),
     [
         ([], "expected in=<picture or folder>"),
-        (["picture.png"], "expected key=value words such as in=picture.png, got picture.png"),
+        (["picture.png"], "expected key=value words such as in=<picture or folder>, got picture.png"),
         (["in=/no/such.png"], "expected a picture or a folder, but /no/such.png is missing"),
         (["in=.", "stagee=1"], "stagee"),
         (["in=.", "stage=last"], "last"),
