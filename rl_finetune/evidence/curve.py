@@ -87,10 +87,10 @@ class Standing:
         )
 
 
-def curve_settings(own: SamplerSpec | None = None) -> tuple[SamplerSpec, ...]:
+def curve_settings(*own: SamplerSpec) -> tuple[SamplerSpec, ...]:
     """Returns the samplers of a curve, a run's `own` among them; with one step no noise is added, whatever η is."""
-    grid = [SamplerSpec(steps, eta).canonical() for steps in STEPS for eta in ETAS]
-    return tuple(dict.fromkeys(grid if own is None else [*grid, own.canonical()]))
+    grid = [SamplerSpec(steps, eta) for steps in STEPS for eta in ETAS]
+    return tuple(dict.fromkeys(spec.canonical() for spec in (*grid, *own)))
 
 
 def measure_curve(
