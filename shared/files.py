@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,3 +26,15 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     """Writes a file whole or not at all: to a temporary name in the same folder, then renamed over."""
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Gives a file a second name, whole or not at all; copies it where a disk allows no link.
+
+    For files that are replaced and never written into, as this module writes them.
+    """
+    with written_whole(target) as temporary:
+        try:
+            os.link(Path(source).resolve(), temporary)
+        except OSError:  # another disk, or one without links
+            shutil.copyfile(source, temporary)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -21,8 +22,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
 
 from shared.app.errors import UserError
+
+PART_BYTES, PART_FILES = 5 * 2**30, 100  # at most so much in one commit of an upload in parts
 
 # The HTTPError of whichever httpx this huggingface_hub is built on: dropped connections, time-outs, cut bodies.
 _TransportError: type[Exception] = HfHubHTTPError.__bases__[0]
@@ -66,7 +70,7 @@ def upload_folder(
 ) -> str:
     """Uploads a folder as one commit of a model or dataset repository, made when missing; returns its address."""
     api = HfApi()
-    try:
+    with _refusals(repo_id):
         api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
@@ -77,6 +81,71 @@ def upload_folder(
             revision=revision,
             commit_message=message or f"Upload {folder.name}",
         )
+    return str(commit.commit_url)
+
+
+def upload_in_parts(
+    folder: Path,
+    repo_id: str,
+    names: Sequence[str],
+    *,
+    repo_type: str = "model",
+    private: bool = False,
+    message: str,
+    part_bytes: int = PART_BYTES,
+) -> str:
+    """Uploads `names` of a folder in their order, a few gigabytes a commit, and returns the repository's address.
+
+    What the repository already holds is not sent again, so a broken upload goes on with the part it broke off in.
+    """
+    api = HfApi()
+    with _refusals(repo_id):
+        address = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+        if private and api.repo_info(repo_id, repo_type=repo_type).private is False:
+            raise UserError(f"{repo_id} exists and is public; push to another name, or say that it may be public")
+        there = {
+            entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id
+            for entry in api.list_repo_tree(repo_id, repo_type=repo_type, recursive=True)
+            if isinstance(entry, RepoFile)
+        }
+        missing = [name for name in names if name not in there or there[name] not in _checksums(folder / name)]
+        for number, part in enumerate(_parts(folder, missing, part_bytes)):
+            api.create_commit(
+                repo_id,
+                repo_type=repo_type,
+                operations=[CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in part],
+                commit_message=f"{message}, part {number + 1}",
+            )
+    return str(address)
+
+
+def _parts(folder: Path, names: Sequence[str], part_bytes: int) -> Iterator[list[str]]:
+    part, size = [], 0
+    for name in names:
+        part.append(name)
+        size += (folder / name).stat().st_size
+        if size >= part_bytes or len(part) >= PART_FILES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _checksums(path: Path) -> tuple[str, str]:
+    """Returns what the Hub may list for a file: the sha256 of a large one, the git object id of a small one."""
+    sha256, sha1 = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            sha256.update(block)
+            sha1.update(block)
+    return sha256.hexdigest(), sha1.hexdigest()
+
+
+@contextmanager
+def _refusals(repo_id: str) -> Iterator[None]:
+    """Turns what the Hub refuses into UserErrors of one line."""
+    try:
+        yield
     except LocalTokenNotFoundError:
         raise UserError("no Hub token found; run `hf auth login`, or set HF_TOKEN") from None
     except (HfHubHTTPError, HFValidationError) as error:
@@ -85,7 +154,6 @@ def upload_folder(
         raise UserError(
             f"{repo_id}: the Hub cannot be reached ({type(error).__name__}); check the network or HF_ENDPOINT"
         ) from None
-    return str(commit.commit_url)
 
 
 def _verify_blobs(folder: Path, asked: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.degradation.presets import PUBLISHED, resolve
+from data.degradation.ranges import PUBLISHED, resolve
 from data.store.config import BuildConfig
 from data.train_pool import TrainPoolConfig
 from reward_model.evaluate import EvaluateConfig

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from data.degradation.operators import OPERATORS, A
-from data.degradation.presets import DegradationConfig, compose
+from data.degradation.presets import compose
+from data.degradation.ranges import DegradationConfig
 from shared.seeds import derive_seed, numpy_rng
 from shared.vision.images import to_uint8
 
+STRENGTHS = 9
 REPLAYED = {operator.__name__: operator() for operator in OPERATORS}
 
 
@@ -20,7 +22,7 @@ class Degradation:
 
     def __init__(self, config: DegradationConfig, *, scale: int) -> None:
         self.config, self.scale = config, scale
-        self._composed: dict[tuple[int, int], A.Compose] = {}
+        self._composed: dict[tuple[tuple[int, int], float], A.Compose] = {}
 
     def __call__(self, gt: np.ndarray, *, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         """Returns lq [H/scale, W/scale, 3] on 8-bit levels, and the drawn parameters, JSON-able.
@@ -30,9 +32,12 @@ class Degradation:
         gt_px = gt.shape[:2]
         if gt_px[0] % self.scale or gt_px[1] % self.scale:
             raise ValueError(f"sides must be divisible by {self.scale}, got {gt_px[0]}x{gt_px[1]}")
-        if gt_px not in self._composed:
-            self._composed[gt_px] = compose(self.config, gt_px, scale=self.scale, save_applied_params=True)
-        pipeline = self._composed[gt_px]
+        strength = self._strength(seed)
+        if (gt_px, strength) not in self._composed:
+            self._composed[gt_px, strength] = compose(
+                self.config, gt_px, scale=self.scale, strength=strength, save_applied_params=True
+            )
+        pipeline = self._composed[gt_px, strength]
         # albumentations draws from both kinds of generator; neither is ever the global one.
         pipeline.set_random_state(numpy_rng(seed, "degrade"), random.Random(derive_seed(seed, "degrade")))
         result = pipeline(image=gt)
@@ -41,6 +46,13 @@ class Degradation:
             for name, params in result["applied_transforms"]
         ]
         return _eight_bits(result["image"]), {"preset": self.config.preset, "operators": drawn}
+
+    def _strength(self, seed: int) -> float:
+        # One of a few, so that pipelines can be kept.
+        low, high = self.config.strength_min, self.config.strength_max
+        if low == high:
+            return low
+        return low + (high - low) * int(numpy_rng(seed, "strength").integers(STRENGTHS)) / (STRENGTHS - 1)
 
     def replay(self, gt: np.ndarray, parameters: dict[str, Any]) -> np.ndarray:
         """Returns the lq that `parameters` were drawn for, bit for bit; the config plays no part."""

@@ -13,11 +13,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data.degradation.degrade import Degradation
-from data.degradation.presets import DegradationConfig
+from data.degradation.ranges import DegradationConfig
 from data.degradation.records import Pair, PairBatch, Task
+from data.degradation.truths import TruthConfig, native_truth
 from data.sources.image_source import ImageSource, Subject
-from data.sources.open_source import SourceConfig, Split, open_source, split_image_ids
+from data.sources.open_source import SourceConfig, open_source, split_ids
+from data.sources.splits import Split
 from shared.app.config import require_range
+from shared.app.errors import UserError
 from shared.seeds import derive_seed, numpy_rng, shuffled
 from shared.vision.images import to_tensor, to_uint8
 
@@ -37,6 +40,7 @@ class PairConfig:
     shrink_max: float = 2.0
     cache: bool = True  # pairs stay in memory, at 8 bits
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
+    truth: TruthConfig = field(default_factory=TruthConfig)
 
     def __post_init__(self) -> None:
         require_range(
@@ -92,18 +96,26 @@ class PairDataset(Dataset):
         image_id = self.image_id(index)
         rng = numpy_rng(self.seed, "crop", image_id, index)
         crop = random_crop(image, self.config, rng) if self.task == "sr" else whole_face(image, self.config, rng)
+        truth: dict[str, Any] = {}
+        if self.config.truth.is_changed():
+            crop, truth = native_truth(crop, self.config.truth, numpy_rng(self.seed, "truth", image_id, index))
         gt = to_uint8(crop)
         lq, drawn = self.degradation(
             gt.astype(np.float32) / np.float32(255.0), seed=derive_seed(self.seed, "degrade", image_id, index)
         )
-        return gt, to_uint8(lq), json.dumps(drawn)
+        return gt, to_uint8(lq), json.dumps(drawn | ({"truth": truth} if truth else {}))
 
 
 def random_crop(image: np.ndarray, config: PairConfig, rng: np.random.Generator) -> np.ndarray:
-    """Returns [crop, crop, 3]: a window up to `shrink_max` times as large, area-averaged to it; maybe mirrored."""
+    """Returns [crop, crop, 3]: a window up to `shrink_max` times as large, area-averaged to it; maybe mirrored.
+
+    `truth.native_fraction` of the windows are as large as the crop itself.
+    """
     height, width = image.shape[:2]
     unit = config.crop_px * max(1.0, min(height, width) / SHARP_SIDE_PX)
     side = min(round(unit * np.exp(rng.uniform(0.0, np.log(config.shrink_max)))), height, width)
+    if config.truth.native_fraction > 0 and rng.uniform() < config.truth.native_fraction:
+        side = min(config.crop_px, height, width)
     top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
     return _flip(_resize(image[top : top + side, left : left + side], config.crop_px), rng)
 
@@ -140,9 +152,11 @@ def pair_batches(
 def pairs_for_task(
     source_config: SourceConfig, pair_config: PairConfig, *, task: Task, split: Split, seed: int
 ) -> PairDataset:
-    """Returns one split's pairs: photographs for `sr`, faces for `face`."""
+    """Returns one split's pairs: photographs for `sr`, faces for `face`. Raises UserError when it has no picture."""
     source = open_source(source_config, SUBJECTS[task], min_side_px=pair_config.crop_px)
-    image_ids = split_image_ids(source.image_ids, source_config)[split]
+    image_ids = split_ids(source, source_config)[split]
+    if not image_ids:
+        raise UserError(f"source.held_out {source_config.held_out!r} leaves no picture of {source.name} for {split}")
     return PairDataset(source, image_ids, pair_config, task=task, seed=seed)
 
 

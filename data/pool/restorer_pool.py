@@ -11,20 +11,25 @@ import torch
 
 from data.degradation.pairs import SCALES
 from data.degradation.records import Task
+from data.pool.shared_weights import WeightStore
+from data.pool.shrunk import ShrunkRestorer
 from shared.app.config import require_range
 from shared.app.devices import open_device
 from shared.app.errors import UserError
 from shared.restorers.interpolation import BicubicRestorer, SharpenedLanczosRestorer
 from shared.restorers.protocol import HUB_PREFIX, Restorer, names_pipeline
+from shared.restorers.published import find_published, names_published, wheel_is_missing
 
 BUILT_IN = {"bicubic": BicubicRestorer, "lanczos+unsharp": SharpenedLanczosRestorer}
+BATCH_PIXELS = 2**22  # of sr that go through a network together
 
 
 @dataclass(frozen=True)
 class RestorerEntry:
     """One member of the pool."""
 
-    # A built-in, a restorer's folder, a checkpoint file or a diffusers upscaler hf:owner/name; {task}, {runs} filled in.
+    # A built-in, a network of the wheel, a restorer's folder, a checkpoint file, hf:owner/name/file.safetensors, or a
+    # diffusers upscaler hf:owner/name; {task} and {runs} are filled in.
     path: str = ""
     task: str = "both"  # sr | face | both
     weight: float = 1.0  # its share of the rows of its tasks, against the others' weights
@@ -42,20 +47,36 @@ class RestorerEntry:
             raise ValueError(f"a restorer's task must be sr, face or both, got {self.task!r}")
         if not self.path:
             raise ValueError(
-                f"a restorer needs a path: {', '.join(BUILT_IN)}, a restorer's folder, a checkpoint file or hf:owner/name"
+                f"a restorer needs a path: {', '.join(BUILT_IN)}, a restorer's folder, a checkpoint file, hf:owner/name, or "
+                "hf:owner/name/file.safetensors"
             )
         if self.revision is not None and not self.path.startswith(HUB_PREFIX):
             raise ValueError(f"revision={self.revision} belongs to a restorer hf:owner/name, got path {self.path!r}")
 
 
+@dataclass(frozen=True)
+class WeightsFile:
+    """One file that a member of the pool reads."""
+
+    member: str
+    name: str  # unique in the pool
+    path: Path
+    commit: str | None  # of the Hub repository it comes from
+
+
 class RestorerPool:
-    """Draws a restorer for each pair and runs it; loads each at its first use."""
+    """Draws a restorer for each pair and runs it; loads each at its first use.
+
+    A network of the wheel is left out where the wheel is not installed, and named in `absent`.
+    """
 
     def __init__(self, entries: dict[str, RestorerEntry], *, runs: str = "", device: str = "cpu") -> None:
-        self.entries = entries
+        self.absent = {name: entry.path for name, entry in entries.items() if wheel_is_missing(entry.path)}
+        self.entries = {name: entry for name, entry in entries.items() if name not in self.absent}
         self.runs = runs
         self.device = open_device(device)
         self._loaded: dict[tuple[str, Task], Restorer] = {}
+        self._weights = WeightStore()
 
     def names(self, task: Task, *, held_out: bool) -> list[str]:
         """Returns the members that do `task`, held out or not, in the config's order."""
@@ -73,56 +94,67 @@ class RestorerPool:
 
     def restore(self, name: str, task: Task, lq: torch.Tensor, *, sample_seeds: Sequence[int]) -> torch.Tensor:
         """Returns sr [B, 3, scale·h, scale·w] in [0, 1] on the CPU. Raises UserError when the member cannot serve."""
-        return self.load(name, task).restore(lq.to(self.device), sample_seeds=sample_seeds).float().cpu()
+        restorer = self.load(name, task)
+        count = max(1, BATCH_PIXELS // (SCALES[task] ** 2 * lq.shape[-1] * lq.shape[-2]))
+        parts = [
+            restorer.restore(some.to(self.device), sample_seeds=sample_seeds[first : first + count]).float().cpu()
+            for first, some in zip(range(0, len(lq), count), lq.split(count), strict=True)
+        ]
+        return torch.cat(parts)
 
     def load(self, name: str, task: Task) -> Restorer:
         """Returns the named member for `task`. Raises UserError when it is missing or of another scale."""
         if (name, task) not in self._loaded:
-            self._loaded[name, task] = self._open(name, task)
+            restorer = self._open(name, task)
+            self._weights.share(restorer)
+            self._loaded[name, task] = restorer
         return self._loaded[name, task]
 
-    def files(self) -> list[tuple[str, Path]]:
-        """Returns (name, weights file) of every member that has weights; those on the Hub are fetched.
-
-        Raises UserError for one that is missing.
-        """
+    def files(self) -> list[WeightsFile]:
+        """Returns every file of weights; those on the Hub are fetched. Raises UserError for one that is missing."""
         found = []
         for name, entry in self.entries.items():
             if entry.path in BUILT_IN:
                 continue
             for task in SCALES if entry.task == "both" else (entry.task,):
-                folder, weights = self._weights(name, task)
-                found += [(f"{name}.{task}.{path.relative_to(folder).as_posix()}", path) for path in weights]
+                try:
+                    folder, paths, commit = self._find(name, task)
+                except UserError as error:
+                    raise UserError(f"restorers.{name}: {error}") from None
+                found += [
+                    WeightsFile(name, f"{name}.{task}.{path.relative_to(folder).as_posix()}", path, commit)
+                    for path in paths
+                ]
         return found
 
-    def _weights(self, name: str, task: Task) -> tuple[Path, list[Path]]:
-        where = self._path(name, task)
-        path = Path(where)
+    def _find(self, name: str, task: Task) -> tuple[Path, list[Path], str | None]:
+        where, entry = self._path(name, task), self.entries[name]
+        if names_published(where):
+            published = find_published(where, revision=entry.revision)
+            return published.path.parent, published.files(), published.commit
         if names_pipeline(where):
             from shared.restorers.diffusers_upscaler import upscaler_folder  # brings diffusers
 
-            try:
-                entry = self.entries[name]
-                folder = upscaler_folder(where, revision=entry.revision, variant=entry.variant)
-            except UserError as error:
-                raise UserError(f"restorers.{name}: {error}") from None
-            return folder, sorted(folder.rglob("*.safetensors"))
+            folder = upscaler_folder(where, revision=entry.revision, variant=entry.variant)
+            commit = folder.name if where.startswith(HUB_PREFIX) else None
+            return folder, sorted(folder.rglob("*.safetensors")), commit
+        path = Path(where)
         if not path.exists():
-            raise UserError(f"restorers.{name}: expected a restorer's folder or checkpoint file, but {path} is missing")
-        return (path, sorted(path.glob("*.safetensors"))) if path.is_dir() else (path.parent, [path])
+            raise UserError(f"expected a restorer's folder or checkpoint file, but {path} is missing")
+        return path, sorted(path.glob("*.safetensors")), None
 
     def _path(self, name: str, task: Task) -> str:
         return self.entries[name].path.replace("{task}", task).replace("{runs}", self.runs)
 
     def _open(self, name: str, task: Task) -> Restorer:
-        entry, scale = self.entries[name], SCALES[task]
+        entry, scale, where = self.entries[name], SCALES[task], self._path(name, task)
         if entry.path in BUILT_IN:
             return BUILT_IN[entry.path](scale)
         from shared.restorers.load import load_restorer, on_device  # brings diffusers, which the built-ins do without
 
         try:
             restorer = load_restorer(
-                self._path(name, task),
+                where,
                 steps=entry.steps,
                 eta=entry.eta,
                 revision=entry.revision,
@@ -132,6 +164,10 @@ class RestorerPool:
             )
         except UserError as error:
             raise UserError(f"restorers.{name}: {error}") from None
-        if restorer.scale != scale:
-            raise UserError(f"restorers.{name} enlarges {restorer.scale} times, but task {task} needs {scale}")
-        return on_device(restorer, self.device)
+        restorer = on_device(restorer, self.device)
+        if restorer.scale == scale:
+            return restorer
+        # What enlarges also restores: the picture is shrunk first. One trained here has a network for each task.
+        if restorer.scale % scale == 0 and (names_published(where) or names_pipeline(where)):
+            return ShrunkRestorer(restorer, scale)
+        raise UserError(f"restorers.{name} enlarges {restorer.scale} times, but task {task} needs {scale}")

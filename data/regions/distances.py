@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -12,29 +13,50 @@ import torch.nn.functional as F
 from shared.app.errors import UserError
 
 GRADIENTS = "gradients"
+BATCH_PIXELS = 2**21  # of pictures that go through a backbone together
+FLATTEST = 0.1  # quantile of a picture's local contrast that is taken for its grain
+Features = list[Any]  # one array or tensor per scale
 
 
 class FeatureDistance(Protocol):
-    """Compares two pictures in feature space; describing a picture once serves every comparison with it."""
+    """Compares two pictures in feature space; features computed once serve every comparison."""
 
     peak: float  # the largest distance possible: raw maps are stored as fractions of it
 
-    def describe(self, picture: np.ndarray) -> list[np.ndarray]:
-        """Returns the features of an [H, W, 3] float32 picture in [0, 1], one array per scale."""
+    def describe(self, pictures: Sequence[np.ndarray]) -> list[Features]:
+        """Returns the features of each [H, W, 3] float32 picture in [0, 1]."""
         ...
 
-    def distance(self, first: list[np.ndarray], second: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-        """Returns the [H, W] float32 distance in [0, peak] between two descriptions of pictures of `shape`."""
+    def grain(self, features: Features) -> list[float]:
+        """Returns what a picture's own grain adds to its features at each scale; zeros where grain does not show."""
+        ...
+
+    def distance(
+        self, first: Features, second: Features, shape: tuple[int, int], *, tolerance: Sequence[float] = ()
+    ) -> np.ndarray:
+        """Returns the [H, W] float32 distance in [0, peak] between the features of two pictures of `shape`.
+
+        Differences up to `tolerance`, one value per scale, count as none.
+        """
         ...
 
 
-def pixel_distance(first: np.ndarray, second: np.ndarray, *, blur_px: float) -> np.ndarray:
+def pixel_distance(first: np.ndarray, second: np.ndarray, *, blur_px: float, tolerance: float = 0.0) -> np.ndarray:
     """Returns |first − second| averaged over RGB and over a Gaussian window of `blur_px`, [H, W] float32 in [0, 1].
 
     The bare difference changes sign many times across one defect, and is zero wherever it does; its local mean is not.
+    A mean difference up to `tolerance` counts as none.
     """
     difference = np.abs(first - second).mean(axis=2, dtype=np.float32)
-    return cv2.GaussianBlur(difference, (0, 0), blur_px) if blur_px > 0 else difference
+    local = cv2.GaussianBlur(difference, (0, 0), blur_px) if blur_px > 0 else difference
+    return np.maximum(local - np.float32(tolerance), 0) if tolerance else local
+
+
+def pixel_grain(picture: np.ndarray, *, blur_px: float) -> float:
+    """Returns how far the pixels of the picture's flattest parts lie from their local mean, in [0, 1]: its grain."""
+    return float(
+        np.quantile(pixel_distance(picture, cv2.GaussianBlur(picture, (0, 0), 1.0), blur_px=blur_px), FLATTEST)
+    )
 
 
 class GradientDistance:
@@ -51,7 +73,10 @@ class GradientDistance:
         self.window_px = window_px
         self.floor = floor
 
-    def describe(self, picture: np.ndarray) -> list[np.ndarray]:
+    def describe(self, pictures: Sequence[np.ndarray]) -> list[Features]:
+        return [self._describe(picture) for picture in pictures]
+
+    def _describe(self, picture: np.ndarray) -> Features:
         grey = picture @ np.array([0.299, 0.587, 0.114], np.float32)
         described = []
         for scale in self.scales:
@@ -64,16 +89,27 @@ class GradientDistance:
             described.append(cv2.GaussianBlur(energy, (0, 0), self.window_px))
         return described
 
-    def distance(self, first: list[np.ndarray], second: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    def grain(self, features: Features) -> list[float]:
+        return [float(np.quantile(_norm(level), FLATTEST)) for level in features]
+
+    def distance(
+        self, first: Features, second: Features, shape: tuple[int, int], *, tolerance: Sequence[float] = ()
+    ) -> np.ndarray:
         total = np.zeros(shape, np.float32)
-        for a, b in zip(first, second, strict=True):
-            unlike = _norm(a - b) / (_norm(a) + _norm(b) + np.float32(self.floor))
+        for a, b, allowed in zip(first, second, tolerance or [0.0] * len(first), strict=True):
+            apart = _norm(a - b)
+            if allowed:
+                apart = np.maximum(apart - np.float32(allowed), 0)
+            unlike = apart / (_norm(a) + _norm(b) + np.float32(self.floor))
             total += cv2.resize(unlike, shape[::-1], interpolation=cv2.INTER_LINEAR)
         return total / np.float32(len(self.scales))
 
 
 class BackboneDistance:
-    """Cosine distance between the feature maps of a timm backbone, e.g. DINOv3, averaged over its levels."""
+    """Cosine distance between the feature maps of a timm backbone, e.g. DINOv3, averaged over its levels.
+
+    Features stay on the device that computed them; pictures of one size go through the network together.
+    """
 
     peak = 2.0
 
@@ -93,19 +129,38 @@ class BackboneDistance:
         self.std = torch.tensor(settings["std"], device=device).view(1, 3, 1, 1)
 
     @torch.no_grad()
-    def describe(self, picture: np.ndarray) -> list[np.ndarray]:
-        image = torch.from_numpy(picture).to(self.device).permute(2, 0, 1)[None]
-        # Resized to whole strides, so that every feature cell covers the same share of the picture.
-        sides = [max(1, round(side * self.input_scale / self.stride)) * self.stride for side in image.shape[-2:]]
-        image = F.interpolate(image, size=sides, mode="bilinear", align_corners=False, antialias=True)
-        return [level[0].cpu().numpy() for level in self.net((image - self.mean) / self.std)]
+    def describe(self, pictures: Sequence[np.ndarray]) -> list[Features]:
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for number, picture in enumerate(pictures):
+            by_shape.setdefault(picture.shape, []).append(number)
+        found: dict[int, Features] = {}
+        for shape, numbers in by_shape.items():
+            count = max(1, BATCH_PIXELS // (shape[0] * shape[1]))
+            for first in range(0, len(numbers), count):
+                some = numbers[first : first + count]
+                levels = self._levels(np.stack([pictures[number] for number in some]))
+                found |= {number: [level[at] for level in levels] for at, number in enumerate(some)}
+        return [found[number] for number in range(len(pictures))]
 
-    def distance(self, first: list[np.ndarray], second: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-        total = torch.zeros(1, 1, *shape)
+    def _levels(self, pictures: np.ndarray) -> list[torch.Tensor]:
+        images = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2)
+        # Resized to whole strides, so that every feature cell covers the same share of the picture.
+        sides = [max(1, round(side * self.input_scale / self.stride)) * self.stride for side in images.shape[-2:]]
+        images = F.interpolate(images, size=sides, mode="bilinear", align_corners=False, antialias=True)
+        return self.net((images - self.mean) / self.std)
+
+    def grain(self, features: Features) -> list[float]:
+        return [0.0] * len(features)
+
+    @torch.no_grad()
+    def distance(
+        self, first: Features, second: Features, shape: tuple[int, int], *, tolerance: Sequence[float] = ()
+    ) -> np.ndarray:
+        total = torch.zeros(1, 1, *shape, device=self.device)
         for a, b in zip(first, second, strict=True):
-            unlike = 1 - F.cosine_similarity(torch.from_numpy(a), torch.from_numpy(b), dim=0)
+            unlike = 1 - F.cosine_similarity(a, b, dim=0)
             total += F.interpolate(unlike[None, None], size=shape, mode="bilinear", align_corners=False)
-        return (total[0, 0] / len(first)).clamp(0, self.peak).numpy()
+        return (total[0, 0] / len(first)).clamp(0, self.peak).cpu().numpy()
 
 
 def open_feature_distance(name: str, *, pretrained: bool, input_scale: float, device: str = "cpu") -> FeatureDistance:

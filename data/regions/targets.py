@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from data.regions.distances import GRADIENTS, FeatureDistance, open_feature_distance, pixel_distance
+from data.regions.distances import (
+    GRADIENTS,
+    FeatureDistance,
+    Features,
+    open_feature_distance,
+    pixel_distance,
+    pixel_grain,
+)
 from shared.app.config import require_range
 
 MIXTURE_WEIGHTS = tuple(round(0.1 * tenth, 1) for tenth in range(11))
@@ -25,6 +33,10 @@ class TargetConfig:
     features: str = GRADIENTS  # gradients, or a timm backbone such as convnext_tiny.dinov3_lvd1689m
     pretrained: bool = True  # weights of the timm backbone
     feature_input_scale: float = 1.0  # pictures are resized by this before the timm backbone
+    # Differences from gt as small as its own grain, measured where gt is flattest, count as none: this many times as
+    # large. 0: grain that a restorer removed is a defect.
+    grain_tolerance: float = 0.0
+    grain_max_levels: float = 4.0  # of 255: stronger structure in the flattest parts is texture, not grain
 
     def __post_init__(self) -> None:
         require_range(
@@ -34,6 +46,8 @@ class TargetConfig:
             pixel_blur_px=(self.pixel_blur_px, 0.0, 32.0),
             dilate_px=(self.dilate_px, 0, 256),
             feature_input_scale=(self.feature_input_scale, 0.1, 8.0),
+            grain_tolerance=(self.grain_tolerance, 0.0, 4.0),
+            grain_max_levels=(self.grain_max_levels, 0.0, 64.0),
         )
 
 
@@ -82,8 +96,18 @@ def fit_normaliser(values: Distances, *, quantile: float, feature_peak: float) -
     return replace(unit, mixture_quantiles=tuple(of(unit._mixture(values, alpha)) for alpha in MIXTURE_WEIGHTS))
 
 
+@dataclass(frozen=True)
+class Described:
+    """A picture with its features, and how much of a difference from it its own grain explains."""
+
+    picture: np.ndarray  # [H, W, 3] float32
+    features: Features
+    pixel_tolerance: float
+    feature_tolerance: tuple[float, ...]  # one per scale
+
+
 class TargetMaker:
-    """Measures pictures against a gt that is described once."""
+    """Measures how far pictures are from a truth."""
 
     def __init__(self, config: TargetConfig, *, device: str = "cpu") -> None:
         """`device` is the timm backbone's; everything else is computed on the CPU."""
@@ -92,16 +116,32 @@ class TargetMaker:
             config.features, pretrained=config.pretrained, input_scale=config.feature_input_scale, device=device
         )
 
-    def describe(self, gt: np.ndarray) -> list[np.ndarray]:
-        """Returns gt's features, to be handed to `distances` with every picture compared with it."""
-        return self.feature_distance.describe(gt)
+    def describe(self, picture: np.ndarray) -> Described:
+        """Returns one [H, W, 3] float32 picture with its features, for any number of comparisons."""
+        return self.describe_all([picture])[0]
 
-    def distances(
-        self, picture: np.ndarray, gt: np.ndarray, gt_features: list[np.ndarray], *, mask: np.ndarray | None = None
-    ) -> Distances:
-        """Returns the raw distances of [H, W, 3] float32 `picture` from `gt`, 0 away from `mask` [H, W] if given."""
-        pixel = pixel_distance(picture, gt, blur_px=self.config.pixel_blur_px)
-        feature = self.feature_distance.distance(self.feature_distance.describe(picture), gt_features, gt.shape[:2])
+    def describe_all(self, pictures: Sequence[np.ndarray]) -> list[Described]:
+        """Returns each picture with its features; a backbone computes them together."""
+        described = self.feature_distance.describe(pictures)
+        return [self._with_tolerance(*both) for both in zip(pictures, described, strict=True)]
+
+    def _with_tolerance(self, picture: np.ndarray, features: Features) -> Described:
+        share, most = self.config.grain_tolerance, self.config.grain_max_levels / 255
+        if not share:
+            return Described(picture, features, 0.0, ())
+        pixel = share * min(most, pixel_grain(picture, blur_px=self.config.pixel_blur_px))
+        return Described(
+            picture, features, pixel, tuple(share * min(most, g) for g in self.feature_distance.grain(features))
+        )
+
+    def distances(self, picture: Described, truth: Described, *, mask: np.ndarray | None = None) -> Distances:
+        """Returns the raw distances of a picture from its truth, 0 away from `mask` [H, W] if given."""
+        pixel = pixel_distance(
+            picture.picture, truth.picture, blur_px=self.config.pixel_blur_px, tolerance=truth.pixel_tolerance
+        )
+        feature = self.feature_distance.distance(
+            picture.features, truth.features, truth.picture.shape[:2], tolerance=truth.feature_tolerance
+        )
         if mask is None:
             return Distances(pixel, feature)
         # A deep feature sees far beyond the swapped region; the defect does not reach there.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from shared.app.errors import UserError
 from shared.files import write_bytes
 from shared.runs.tracking import progress
 
-COMPLETE_FILE = "complete.json"
+COMPLETE_FILE, STATE_FILE = "complete.json", "state.json"
+STATE_EVERY = 20  # pictures between two notes of how far the stream came
 
 
 def stream_images(
@@ -22,7 +24,8 @@ def stream_images(
 ) -> tuple[Path, str]:
     """Returns the folder that holds the first `count` pictures of the dataset, and the licence it states.
 
-    What an interrupted call fetched is kept. Raises UserError when the dataset, split or column is not there.
+    The next call after an interrupted one goes on where it stopped. Raises UserError when the dataset, split or column
+    is not there.
     """
     name = "@".join([dataset_id.strip("/"), revision or "main", split, column, str(count)])
     folder = cache / name.replace("/", "--")
@@ -30,38 +33,62 @@ def stream_images(
     if complete.is_file():
         return folder, json.loads(complete.read_text())["licence"]
     rows, licence = _open_stream(dataset_id, split=split, column=column, revision=revision)
-    fetched = 0
-    stream = _until_broken(rows.take(count), dataset_id)
-    for row in progress(stream, title=f"streaming {dataset_id}", unit="image", total=count):
-        _keep(row[column], folder, fetched)
+    fetched = _resume(rows, folder / STATE_FILE)
+    stream = islice(_until_broken(rows, dataset_id, column, folder / STATE_FILE, fetched), count - fetched)
+    for picture in progress(stream, title=f"streaming {dataset_id}", unit="image", total=count, done=fetched):
+        _keep(picture, folder, fetched)
         fetched += 1
     if not fetched:
         raise UserError(f"hf:{dataset_id} has no rows in split {split}")
     write_bytes(complete, json.dumps({"images": fetched, "licence": licence}).encode())
+    (folder / STATE_FILE).unlink(missing_ok=True)
     return folder, licence
 
 
-def _until_broken(rows: Iterable[dict[str, Any]], dataset_id: str) -> Iterator[dict[str, Any]]:
-    # Around the reading alone: a full disk while writing is another matter.
-    stream, fetched = iter(rows), 0
+def _resume(rows: Any, state_file: Path) -> int:
+    """Moves the stream to where the last call stopped, and returns how many pictures that call had kept."""
+    try:
+        noted = json.loads(state_file.read_text())
+        rows.load_state_dict(noted["state"])
+        return int(noted["fetched"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0  # none, or another version's: pictures that are already there are not written again
+
+
+def _until_broken(rows: Any, dataset_id: str, column: str, state_file: Path, fetched: int) -> Iterator[bytes]:
+    """Yields the content of each picture; notes the stream's state now and then, and when it breaks."""
+    stream = iter(rows)
+    state = {"fetched": fetched, "state": rows.state_dict()}
     while True:
+        # Around the reading alone: a full disk while writing is another matter.
         try:
-            row = next(stream)
+            content = _content(next(stream)[column])
         except StopIteration:
             return
         except Exception as error:  # of the transfer, the reader of the files and whatever is between them
+            write_bytes(state_file, json.dumps(state).encode())
             said = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
                 f"hf:{dataset_id} broke off after {fetched} pictures ({said[:200]}); run the same command again"
             ) from None
-        yield row
+        yield content
         fetched += 1
+        state = {"fetched": fetched, "state": rows.state_dict()}
+        if fetched % STATE_EVERY == 0:
+            write_bytes(state_file, json.dumps(state).encode())
 
 
-def _keep(picture: dict[str, Any], folder: Path, index: int) -> None:
-    content = picture["bytes"]
-    if content is None:
-        content = Path(picture["path"]).read_bytes()
+def _content(picture: dict[str, Any]) -> bytes:
+    """Returns a picture's bytes: a row's own, or those of the file that a repository of loose pictures names."""
+    if picture["bytes"] is not None:
+        return picture["bytes"]
+    import fsspec  # comes with datasets, and knows the Hub's addresses and those inside archives
+
+    with fsspec.open(picture["path"], "rb") as file:
+        return file.read()
+
+
+def _keep(content: bytes, folder: Path, index: int) -> None:
     path = folder / f"{index:07d}{_suffix(content)}"
     if not path.exists():
         write_bytes(path, content)
@@ -77,11 +104,15 @@ def _open_stream(dataset_id: str, *, split: str, column: str, revision: str | No
         raise UserError(
             f"cannot open hf:{dataset_id} (split {split}): {said}; check the id, the split and the network"
         ) from None
-    if rows.features is None or column not in rows.features:
-        columns = ", ".join(rows.features or []) or "none"
+    features = rows.features or {}
+    if column not in features:
+        columns = ", ".join(features) or "none"
         raise UserError(f"hf:{dataset_id} has no column {column}; it has {columns}: set source.hub_column")
+    if not isinstance(features[column], datasets.Image):
+        raise UserError(f"hf:{dataset_id}: the column {column} holds no pictures; set source.hub_column")
     licence = rows.info.license or _stated_licence(dataset_id, revision)
-    return rows.select_columns([column]).cast_column(column, datasets.Image(decode=False)), licence
+    # Undecoded first: of loose pictures there would be pixels left, and no bytes.
+    return rows.decode(False).select_columns([column]), licence
 
 
 def _stated_licence(dataset_id: str, revision: str | None) -> str:

@@ -1,21 +1,17 @@
-"""Opens the configured source of clean pictures (folder, Hub dataset, embedded) and splits its pictures."""
+"""Opens the configured source of clean pictures: a folder, a Hub dataset, or the embedded ones."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 from data.sources.embedded import EmbeddedSource
 from data.sources.folder import FolderSource
 from data.sources.hub import stream_images
 from data.sources.image_source import ImageSource, Subject
+from data.sources.splits import NONE, Split, split_image_ids
 from shared.app.config import require_range
 from shared.app.errors import UserError
-from shared.seeds import derive_seed
-
-Split = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +24,8 @@ class SourceConfig:
     val_fraction: float = 0.1  # share of the source pictures, so that no crop of a validation picture is trained on
     test_fraction: float = 0.25  # likewise for testing
     seed: int = 0  # of the embedded pictures and of the split
+    # The first folder of the ids of pictures that no stage trains on, for measuring; auto: the smallest | none | a name
+    held_out: str = NONE
     hub_split: str = "train"  # of a Hub dataset
     hub_column: str = "image"  # of a Hub dataset: the one with the pictures
     hub_revision: str | None = None  # of a Hub dataset: a branch, tag or commit
@@ -88,18 +86,12 @@ def open_source(config: SourceConfig, subject: Subject, *, min_side_px: int) -> 
     )
 
 
-def split_image_ids(image_ids: Sequence[str], config: SourceConfig) -> dict[Split, tuple[str, ...]]:
-    """Returns the ids of each split, a function of (seed, the set of ids) alone, in a mixed order.
-
-    Sizes are the fractions rounded, at least one picture each. Raises UserError below three pictures.
-    """
-    if len(image_ids) < len(get_args(Split)):
-        raise UserError(
-            f"expected at least {len(get_args(Split))} pictures, to train, to validate and to test on; got {len(image_ids)}"
-        )
-    ranked = sorted(set(image_ids), key=lambda image_id: (derive_seed(config.seed, "split", image_id), image_id))
-    test = max(1, round(len(ranked) * config.test_fraction))
-    val = max(1, round(len(ranked) * config.val_fraction))
-    test = min(test, len(ranked) - 2)
-    val = min(val, len(ranked) - test - 1)
-    return {"test": tuple(ranked[:test]), "val": tuple(ranked[test : test + val]), "train": tuple(ranked[test + val :])}
+def split_ids(source: ImageSource, config: SourceConfig) -> dict[Split, tuple[str, ...]]:
+    """Returns the ids of each split of a source, without those that are held out."""
+    return split_image_ids(
+        source.image_ids,
+        seed=config.seed,
+        val_fraction=config.val_fraction,
+        test_fraction=config.test_fraction,
+        held_out=config.held_out,
+    )

@@ -14,11 +14,18 @@ from omegaconf import OmegaConf
 
 from data.regions.targets import Normaliser
 from data.sources.image_source import ImageSource
-from data.store.card_tables import Columns, control_table, counts_table, histogram, mask_table, restorer_table
-from data.store.config import FREE_KEYS, BuildConfig
+from data.store.card_tables import (
+    Columns,
+    control_table,
+    counts_table,
+    histogram,
+    mask_table,
+    restorer_table,
+    weights_table,
+)
+from data.store.config import BuildConfig, public_settings
 from data.store.parquet import DATA_FOLDER
 from data.store.plan import SPLITS, Chunk, short_name
-from shared.app.config import to_yaml
 from shared.files import write_bytes
 
 MEASURED = (
@@ -34,10 +41,12 @@ MEASURED = (
 )
 LIBRARIES = ("torch", "numpy", "opencv-python-headless", "scikit-image", "albumentations", "pillow", "pyarrow")
 
+NO_LICENCE = "other"  # of a dataset that nobody has published
+
 CARD = """\
 ---
 pretty_name: Region-swapped restorations with degradation maps
-license: other
+license: {licence}
 tags: [image-restoration, super-resolution, image-quality-assessment, degradation-map]
 configs:
 - config_name: default
@@ -99,11 +108,15 @@ Severity and correlation are means over the rows that are no controls; the corre
 
 {controls}
 
+## Weights of the restorers
+
+{weights}
+
 ## Sources and licences
 
 {licences}
 
-Each picture keeps its source's licence; that is why the dataset's is `other`.
+Each picture keeps its source's licence.
 
 ## Versions
 
@@ -122,8 +135,13 @@ def write_card(
     sources: list[ImageSource],
     chunks: list[Chunk],
     normaliser: Normaliser,
+    *,
+    inputs: dict[str, str],
 ) -> dict[str, int]:
-    """Writes README.md from the finished files and returns the rows of each split."""
+    """Writes README.md from the finished files and returns the rows of each split.
+
+    `inputs` holds the checksums and commits of what the build read.
+    """
     columns = {split: _measured(folder, [c for c in chunks if c.split == split]) for split in SPLITS}
     columns = {split: values for split, values in columns.items() if values is not None}
     swaps = np.concatenate([values["severity"][~values["is_control"]] for values in columns.values()])
@@ -135,6 +153,7 @@ def write_card(
             f"  - split: {split}\n    path: {DATA_FOLDER}/{split}-?????-of-?????.parquet" for split in columns
         ),
         version=_content_version(folder, chunks, columns),
+        licence=config.push_licence or NO_LICENCE,
         seed=config.seed,
         counts=counts_table(columns),
         peak=normaliser.feature_peak,
@@ -150,11 +169,12 @@ def write_card(
         restorers=restorer_table(columns),
         masks=mask_table(columns),
         controls=control_table(columns),
+        weights=weights_table({name: entry.path for name, entry in config.restorers.items()}, inputs),
         licences="\n".join(
             f"- {short_name(source.name)}: {source.licence}; {len(source.image_ids)} pictures" for source in sources
         ),
         versions=", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in LIBRARIES)]),
-        config=_config_text(config),
+        config=OmegaConf.to_yaml(public_settings(config)),
     )
     write_bytes(folder / "README.md", card.encode())
     return {split: len(values["area"]) for split, values in columns.items()}
@@ -177,14 +197,3 @@ def _content_version(folder: Path, chunks: list[Chunk], columns: dict[str, Colum
         for name in ("area", "severity", "map_mask_correlation"):
             checksum = zlib.crc32(values[name].tobytes(), checksum)
     return f"1.0.{checksum}"
-
-
-def _config_text(config: BuildConfig) -> str:
-    # Settings that cannot change the dataset are no part of its description.
-    described = OmegaConf.create(to_yaml(config))
-    for kind in ("images", "faces"):  # a path on the builder's disk means nothing to a reader
-        described.source[kind] = short_name(described.source[kind])
-    for key in FREE_KEYS:
-        parent, _, name = key.rpartition(".")
-        (OmegaConf.select(described, parent) if parent else described).pop(name)
-    return OmegaConf.to_yaml(described)

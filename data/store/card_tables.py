@@ -6,6 +6,8 @@ from collections import Counter
 
 import numpy as np
 
+from data.store.plan import short_name
+
 BAR_WIDTH = 40
 
 Columns = dict[str, np.ndarray]  # one split's columns by name, each [rows]
@@ -52,6 +54,19 @@ def control_table(columns: dict[str, Columns]) -> str:
     kinds.pop("", None)
     lines = [f"| {kind} | {kinds[kind]} |" for kind in sorted(kinds)]
     return "\n".join(["| Harmless swap | rows |", "|---|---|", *lines]) if lines else "none"
+
+
+def weights_table(paths: dict[str, str], inputs: dict[str, str]) -> str:
+    """Returns every restorer's weights by checksum, with the commit of those from the Hub; `paths` by restorer."""
+    lines = ["| Restorer | path | file | sha256 | commit |", "|---|---|---|---|---|"]
+    for name, path in paths.items():
+        commit = inputs.get(f"restorers.{name}@commit", "–")
+        prefix = f"restorers.{name}."
+        files = {key.removeprefix(prefix): value for key, value in inputs.items() if key.startswith(prefix)}
+        lines += [
+            f"| {name} | {short_name(path)} | {file} | {value[:16]} | {commit} |" for file, value in files.items()
+        ]
+    return "\n".join(lines) if len(lines) > 2 else "none: no restorer has weights"
 
 
 def histogram(values: np.ndarray, edges: np.ndarray, *, form: str) -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from omegaconf import DictConfig, OmegaConf
+
 from data.degradation.pairs import SCALES
-from data.degradation.presets import DegradationConfig
+from data.degradation.ranges import DegradationConfig
+from data.degradation.truths import TruthConfig
 from data.pool.restorer_pool import RestorerEntry
 from data.regions.masks import MaskConfig
 from data.regions.targets import TargetConfig
 from data.sources.open_source import SourceConfig
-from data.store.plan import AUTO, PairCounts
-from shared.app.config import require_range
+from data.store.plan import PairCounts, short_name
+from shared.app.config import require_range, to_yaml
 
 # What may differ between two runs on one folder: none of it reaches a byte of the dataset.
-FREE_KEYS = ("out", "workers", "shard", "merge", "push", "runs", "source.memory_mb", "source.cache_folder")
+FREE_KEYS = ("out", "workers", "shard", "merge", "push", "scale", "runs", "source.memory_mb", "source.cache_folder")
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,16 @@ class BuildConfig:
     shard: str = "1/1"  # k/n builds every n-th file, starting at the k-th
     merge: tuple[str, ...] = ()  # folders of other shards of this build, whose files are taken over first
     push: str = ""  # Hub dataset id to push the finished dataset to
+    push_licence: str = ""  # what its card there says, such as cc-by-4.0: needed to push
+    push_private: bool = True  # whether a repository that the push creates is private
+    scale: str = ""  # a dataset's folder or its normaliser.json, to take the maps' scale from instead of fitting it
     device: str = "cpu"  # of the restorers
     seed: int = 0  # of crops, degradations, restorers and masks
     source: SourceConfig = field(default_factory=SourceConfig)
-    held_out_source: str = AUTO  # the first folder that only test_source holds; auto: the smallest | none | a name
     crop_px: int = 96  # side of gt, a multiple of 32
     sr_degradation: DegradationConfig = field(default_factory=lambda: DegradationConfig(preset="real_sr"))
     face_degradation: DegradationConfig = field(default_factory=lambda: DegradationConfig(preset="face"))
+    truth: TruthConfig = field(default_factory=TruthConfig)
     pairs: PairCounts = field(default_factory=PairCounts)
     face_fraction: float = 0.35  # of the pairs
     masks_per_pair: int = 2  # rows that share gt, lq and sr
@@ -56,6 +62,11 @@ class BuildConfig:
         if self.crop_px % 32:
             raise ValueError(f"crop_px must be a multiple of 32, got {self.crop_px}")
         shard_of(self)
+        if self.push and not self.push_licence:
+            raise ValueError(
+                "push needs push_licence: the licence that the card on the Hub will state, such as cc-by-4.0 or other; "
+                "it must allow for the licences of every picture"
+            )
         for task in SCALES:
             served = [entry for entry in self.restorers.values() if entry.task in (task, "both") and entry.weight > 0]
             if not any(not entry.held_out for entry in served):
@@ -68,6 +79,23 @@ class BuildConfig:
     def degradation(self, task: str) -> DegradationConfig:
         """Returns the degradation of `task`."""
         return self.sr_degradation if task == "sr" else self.face_degradation
+
+
+def public_settings(config: BuildConfig) -> DictConfig:
+    """Returns the settings that shaped the dataset, with names for what lies on this machine's disk."""
+    described = OmegaConf.create(to_yaml(config))
+    for kind in ("images", "faces"):
+        described.source[kind] = short_name(described.source[kind])
+    for entry in described.restorers.values():
+        entry.path = short_name(entry.path)
+    if described.masks.sam_model.startswith(("/", ".", "~")):  # a folder, not a Hub id
+        described.masks.sam_model = short_name(described.masks.sam_model)
+    for key in FREE_KEYS:  # they cannot change the dataset
+        parent, _, last = key.rpartition(".")
+        node = OmegaConf.select(described, parent) if parent else described
+        for name in [name for name in node if name.startswith(last)]:
+            node.pop(name)
+    return described
 
 
 def shard_of(config: BuildConfig) -> tuple[int, int]:

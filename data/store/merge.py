@@ -8,7 +8,7 @@ from data.store.config import FREE_KEYS, BuildConfig
 from data.store.parquet import DATA_FOLDER, INPUTS_FILE, NORMALISER_FILE, log_name
 from data.store.plan import Chunk
 from shared.app.errors import UserError
-from shared.files import write_bytes
+from shared.files import link_or_copy
 from shared.runs.run_folder import RunFolder
 
 
@@ -23,13 +23,16 @@ def check_shards(config: BuildConfig) -> None:
 
 
 def take_over(run: RunFolder, config: BuildConfig, chunks: list[Chunk]) -> None:
-    """Copies the finished files of the shards in `merge` into `run`. Raises UserError when they differ from its own."""
+    """Links the finished files of the shards in `merge` into `run`, or copies them from another disk.
+
+    Raises UserError when they differ from its own.
+    """
     for folder in map(Path, config.merge):
         _require_same(folder, run.path)
         files = [f"{DATA_FOLDER}/{chunk.file_name}" for chunk in chunks] + [log_name(chunk) for chunk in chunks]
         for name in (NORMALISER_FILE, *files):
             if (folder / name).exists() and not (run.path / name).exists():
-                write_bytes(run.path / name, (folder / name).read_bytes())
+                link_or_copy(folder / name, run.path / name)
 
 
 def _require_same(folder: Path, other: Path) -> None:

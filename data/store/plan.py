@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
 
 from data.degradation.records import Task
 from data.sources.image_source import ImageSource
-from data.sources.open_source import SourceConfig, split_image_ids
+from data.sources.open_source import SourceConfig, split_ids
+from data.sources.splits import AUTO, NONE, count_parts, held_out_ids, part_of
 from shared.app.config import require_range
 from shared.app.errors import UserError
 from shared.seeds import numpy_rng
 
 SPLITS = ("train", "val", "test", "test_restorer", "test_source")
-AUTO, NONE = "auto", "none"
 # Pairs are counted through all splits: a counter names one pair of the dataset, whichever split it is in.
 SPLIT_STRIDE = 10_000_000
-# Photographs that are texture from edge to edge: the part of the embedded source least like the rest.
-EMBEDDED_TEXTURES = ("scikit-image/brick.png", "scikit-image/grass.png", "scikit-image/gravel.png")
 
 
 @dataclass(frozen=True)
@@ -66,27 +62,21 @@ class Plan:
         return "face" if numpy_rng(seed, "task", split, pair).uniform() < face_fraction else "sr"
 
 
-def make_plan(sources: dict[Task, ImageSource], config: SourceConfig, *, held_out_source: str) -> Plan:
-    """Returns the plan. Raises UserError when a source to hold out is named but has no picture.
-
-    Pictures are split before the held-out ones are taken away, so that no picture a policy was trained on comes to be
-    tested on here.
-    """
+def make_plan(sources: dict[Task, ImageSource], config: SourceConfig) -> Plan:
+    """Returns the plan. Raises UserError when a part to hold out is named but has no picture."""
     image_ids: dict[str, dict[Task, tuple[str, ...]]] = {split: {} for split in SPLITS}
-    held_out = {task: _held_out(source, held_out_source) for task, source in sources.items()}
-    if held_out_source not in (AUTO, NONE) and not any(held_out.values()):
-        parts = sorted({part for source in sources.values() for part in _parts(source.image_ids) if part})
-        raise UserError(f"held_out_source {held_out_source!r} holds no picture; the parts are {', '.join(parts[:20])}")
+    held_out = {task: held_out_ids(source.image_ids, config.held_out) for task, source in sources.items()}
+    if config.held_out not in (AUTO, NONE) and not any(held_out.values()):
+        parts = sorted({part for source in sources.values() for part in count_parts(source.image_ids) if part})
+        raise UserError(f"source.held_out {config.held_out!r} holds no picture; the parts are {', '.join(parts[:20])}")
     for task, source in sources.items():
-        held = held_out[task]
-        splits = split_image_ids(source.image_ids, config)
-        kept = {split: tuple(i for i in ids if i not in held) for split, ids in splits.items()}
-        kept |= {"test_restorer": kept["test"], "test_source": tuple(sorted(held))}
-        for split, ids in kept.items():
+        splits = split_ids(source, config)
+        splits |= {"test_restorer": splits["test"], "test_source": tuple(sorted(held_out[task]))}
+        for split, ids in splits.items():
             if ids:
                 image_ids[split][task] = ids
     if not image_ids["train"]:
-        raise UserError(f"held_out_source {held_out_source!r} leaves no picture to train on; choose another, or none")
+        raise UserError(f"source.held_out {config.held_out!r} leaves no picture to train on; choose another, or none")
     return Plan(image_ids)
 
 
@@ -108,35 +98,10 @@ def pair_counter(split: str, pair: int) -> int:
 
 
 def short_name(where: str) -> str:
-    """Returns the name of a source without its path on this machine: the last folder's, or the Hub id."""
-    return where if where.startswith("hf:") else PurePath(where).name
+    """Returns a source or a restorer without its path on this machine: the last part, a Hub id, or what is filled in."""
+    return where if where.startswith(("hf:", "{")) else PurePath(where).name
 
 
 def part_name(source: ImageSource, image_id: str) -> str:
     """Returns which part of which source a picture is from, such as dev/cid22, without the path on this machine."""
-    return "/".join(filter(None, (short_name(source.name), _part_of(image_id))))
-
-
-def _held_out(source: ImageSource, asked: str) -> frozenset[str]:
-    """Returns the ids that only test_source holds."""
-    parts = _parts(source.image_ids)
-    if asked == NONE:
-        return frozenset()
-    if asked != AUTO:
-        chosen: tuple[str, ...] = (asked,)
-    elif source.name == "embedded-photos":
-        chosen = EMBEDDED_TEXTURES
-    else:
-        # The smallest part that still has a few pictures to test on; never more than half of what there is.
-        fitting = [(count, part) for part, count in parts.items() if part and 4 <= count <= len(source.image_ids) / 2]
-        chosen = (min(fitting)[1],) if fitting else ()
-    return frozenset(i for i in source.image_ids if i in chosen or i.startswith(tuple(f"{part}/" for part in chosen)))
-
-
-def _parts(image_ids: Iterable[str]) -> Counter[str]:
-    return Counter(_part_of(image_id) for image_id in image_ids)
-
-
-def _part_of(image_id: str) -> str:
-    # The first folder of an id is the part of the source it comes from.
-    return image_id.split("/", 1)[0] if "/" in image_id else ""
+    return "/".join(filter(None, (short_name(source.name), part_of(image_id))))

@@ -105,13 +105,6 @@ def load_samples(
     return SampleDataset(ParquetRows(files[split]), normaliser=normaliser, pixel_weight=pixel_weight, cache=cache)
 
 
-def push_dataset(folder: str | Path, repo: str) -> None:
-    """Pushes the folder, splits and card, to the Hub dataset `repo`. Raises UserError when the Hub refuses."""
-    from shared.hub import upload_folder
-
-    print(f"pushed {folder}: {upload_folder(Path(folder), repo, repo_type='dataset')}")
-
-
 def _to_unit(levels: np.ndarray) -> np.ndarray:
     return levels.astype(np.float32) / np.float32(np.iinfo(levels.dtype).max)
 

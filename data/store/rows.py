@@ -49,23 +49,13 @@ class Restored:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A pair with gt's features, computed once for every comparison."""
-
-    pair: Restored
-    gt: np.ndarray  # [H, W, 3] float32
-    gt_features: list[np.ndarray]
-
-
-@dataclass(frozen=True)
 class Region:
-    """One mask on one pair, with syn and its distances from gt."""
+    """One mask on one pair, and syn."""
 
     mask: np.ndarray  # [H, W] uint8
     drawn: Mask
     control: str  # the kind of harmless swap, or ""
     syn: np.ndarray  # [H, W, 3] uint8
-    distances: Distances
 
 
 class RowMaker:
@@ -76,21 +66,23 @@ class RowMaker:
         self.sources: dict[Task, ImageSource] = {
             task: open_source(config.source, subject, min_side_px=config.crop_px) for task, subject in SUBJECTS.items()
         }
-        self.plan: Plan = make_plan(self.sources, config.source, held_out_source=config.held_out_source)
+        self.plan: Plan = make_plan(self.sources, config.source)
         self.pool = RestorerPool(config.restorers, runs=config.runs, device=config.device)
         self.targets = TargetMaker(config.targets, device=config.device)
         self.clock = Clock()
         self._pairs: dict[tuple[str, Task], PairDataset] = {}
 
     def inputs(self) -> dict[str, str]:
-        """Returns a checksum of everything read from outside the config: which pictures, which weights."""
+        """Returns a checksum of everything read from outside the config, pictures and weights, and commits on the Hub."""
         checksums = {}
         for task, source in self.sources.items():
             ids = "\n".join(source.image_ids).encode()
             checksums[f"source.{SUBJECTS[task]}"] = hashlib.sha256(ids).hexdigest()
-        for name, path in self.pool.files():
-            with path.open("rb") as file:  # weights can be larger than memory
-                checksums[f"restorers.{name}"] = hashlib.file_digest(file, "sha256").hexdigest()
+        for weights in self.pool.files():
+            with weights.path.open("rb") as file:  # weights can be larger than memory
+                checksums[f"restorers.{weights.name}"] = hashlib.file_digest(file, "sha256").hexdigest()
+            if weights.commit:
+                checksums[f"restorers.{weights.member}@commit"] = weights.commit
         return checksums
 
     def rows(self, chunk: Chunk, normaliser: Normaliser) -> list[dict[str, Any]]:
@@ -101,14 +93,13 @@ class RowMaker:
         """Returns raw distances [N] from inside the regions of a chunk, the same number from each region."""
         values = []
         for pair in self.restored(chunk):
-            measured = self._measured(pair)
-            for number in range(self.config.masks_per_pair):
-                region = self._region(measured, number)
+            regions = self._regions(pair)
+            for region, distances in zip(regions, self._distances(pair, regions), strict=True):
                 inside = np.flatnonzero(region.mask > 127)
                 if region.control or not inside.size:
                     continue
                 picked = inside[np.linspace(0, inside.size - 1, VALUES_PER_REGION).astype(np.int64)]
-                values.append([region.distances.pixel.ravel()[picked], region.distances.feature.ravel()[picked]])
+                values.append([distances.pixel.ravel()[picked], distances.feature.ravel()[picked]])
         stacked = np.array(values, np.float32).reshape(-1, 2, VALUES_PER_REGION)
         return Distances(stacked[:, 0].ravel(), stacked[:, 1].ravel())
 
@@ -149,6 +140,7 @@ class RowMaker:
                 pairs=len(SPLITS) * SPLIT_STRIDE,
                 cache=False,
                 degradation=self.config.degradation(task),
+                truth=self.config.truth,
             )
             # A stream of its own: with the policies' seed, restorers would be given the pairs they were trained on.
             seed = derive_seed(self.config.seed, "dataset")
@@ -156,30 +148,33 @@ class RowMaker:
             self._pairs[split, task] = PairDataset(self.sources[task], ids, pair_config, task=task, seed=seed)
         return self._pairs[split, task]
 
-    def _measured(self, pair: Restored) -> Measured:
-        with self.clock("targets"):
-            gt = to_float(pair.gt)
-            return Measured(pair, gt, self.targets.describe(gt))
+    def _regions(self, pair: Restored) -> list[Region]:
+        return [self._region(pair, number) for number in range(self.config.masks_per_pair)]
 
-    def _region(self, measured: Measured, number: int) -> Region:
-        pair, config = measured.pair, self.config
+    def _region(self, pair: Restored, number: int) -> Region:
+        config = self.config
         rng = numpy_rng(config.seed, "region", *pair.key, number)
         with self.clock("masks"):
-            drawn = draw_mask(measured.gt, config.masks, rng, device=config.device)
+            drawn = draw_mask(to_float(pair.gt), config.masks, rng, device=config.device)
             mask = to_uint8(drawn.values)
         with self.clock("swap"):
             is_control = rng.uniform() < config.control_fraction
             control, other = draw_control(pair.gt, rng) if is_control else (CONTROL_NONE, pair.sr)
-            syn = swap_region(pair.gt, other, mask)
+            return Region(mask, drawn, control, swap_region(pair.gt, other, mask))
+
+    def _distances(self, pair: Restored, regions: list[Region], *, with_sr: bool = False) -> list[Distances]:
+        """Returns the distances from gt of every region's syn, and of sr at the end if asked for."""
         with self.clock("targets"):
-            distances = self.targets.distances(to_float(syn), measured.gt, measured.gt_features, mask=mask)
-        return Region(mask, drawn, control, syn, distances)
+            compared = [(region.syn, region.mask) for region in regions] + ([(pair.sr, None)] if with_sr else [])
+            truth, *pictures = self.targets.describe_all([to_float(p) for p in (pair.gt, *(p for p, _ in compared))])
+            return [
+                self.targets.distances(picture, truth, mask=mask)
+                for picture, (_, mask) in zip(pictures, compared, strict=True)
+            ]
 
     def _pair_rows(self, pair: Restored, normaliser: Normaliser) -> list[dict[str, Any]]:
-        measured, weight = self._measured(pair), self.config.targets.pixel_weight
-        with self.clock("targets"):
-            whole = self.targets.distances(to_float(pair.sr), measured.gt, measured.gt_features)
-            sr_map = normaliser.degradation_map(whole, pixel_weight=weight)
+        regions, weight = self._regions(pair), self.config.targets.pixel_weight
+        *distances, whole = self._distances(pair, regions, with_sr=True)
         peak = self.targets.feature_distance.peak
         with self.clock("encode"):
             shared = encode_columns(
@@ -187,48 +182,49 @@ class RowMaker:
                     "gt": pair.gt,
                     "lq": pair.lq,
                     "sr": pair.sr,
-                    "sr_degradation_map": sr_map,
+                    "sr_degradation_map": normaliser.degradation_map(whole, pixel_weight=weight),
                     "sr_pixel_map": whole.pixel,
                     "sr_feature_map": whole.feature / peak,
                 }
             )
-        rows = []
-        for number in range(self.config.masks_per_pair):
-            region = self._region(measured, number)
-            target = normaliser.degradation_map(region.distances, pixel_weight=weight)
-            if region.control:
-                target = np.zeros_like(target)
-            with self.clock("encode"):
-                own = encode_columns(
-                    {
-                        "syn": region.syn,
-                        "mask": region.mask,
-                        "degradation_map": target,
-                        "pixel_map": region.distances.pixel,
-                        "feature_map": region.distances.feature / peak,
-                    }
-                )
-            mask = to_float(region.mask)
-            rows.append(
+        return [
+            shared | self._region_row(pair, number, region, raw, normaliser)
+            for number, (region, raw) in enumerate(zip(regions, distances, strict=True))
+        ]
+
+    def _region_row(
+        self, pair: Restored, number: int, region: Region, raw: Distances, normaliser: Normaliser
+    ) -> dict[str, Any]:
+        target = normaliser.degradation_map(raw, pixel_weight=self.config.targets.pixel_weight)
+        if region.control:
+            target = np.zeros_like(target)
+        with self.clock("encode"):
+            encoded = encode_columns(
                 {
-                    **shared,
-                    **own,
-                    "area": float(mask.mean()),
-                    "severity": severity(target, mask),
-                    "map_mask_correlation": correlation(target, mask),
-                    "is_control": bool(region.control),
-                    "control": region.control,
-                    "restorer": pair.restorer,
-                    "mask_kind": region.drawn.kind,
-                    "task": pair.task,
-                    "source": part_name(self.sources[pair.task], pair.image_id),
-                    "image_id": pair.image_id,
-                    "index": pair.index,
-                    "region": number,
-                    "parameters": to_json({**pair.parameters, "feather_px": region.drawn.feather_px}),
+                    "syn": region.syn,
+                    "mask": region.mask,
+                    "degradation_map": target,
+                    "pixel_map": raw.pixel,
+                    "feature_map": raw.feature / self.targets.feature_distance.peak,
                 }
             )
-        return rows
+        mask = to_float(region.mask)
+        return {
+            **encoded,
+            "area": float(mask.mean()),
+            "severity": severity(target, mask),
+            "map_mask_correlation": correlation(target, mask),
+            "is_control": bool(region.control),
+            "control": region.control,
+            "restorer": pair.restorer,
+            "mask_kind": region.drawn.kind,
+            "task": pair.task,
+            "source": part_name(self.sources[pair.task], pair.image_id),
+            "image_id": pair.image_id,
+            "index": pair.index,
+            "region": number,
+            "parameters": to_json({**pair.parameters, "feather_px": region.drawn.feather_px}),
+        }
 
 
 def to_float(levels: np.ndarray) -> np.ndarray:

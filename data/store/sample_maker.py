@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from data.regions.targets import Normaliser, TargetConfig, TargetMaker, severity
+from data.regions.targets import Described, Normaliser, TargetConfig, TargetMaker, severity
 from data.store.parquet import NORMALISER_FILE
 from data.store.sample import Sample
 from shared.app.config import from_dict
@@ -35,33 +36,53 @@ class TargetScale:
         return cls(from_dict(TargetConfig, targets), from_dict(Normaliser, normaliser))
 
 
+@dataclass(frozen=True)
+class Swap:
+    """What a new sample is made of: pictures [H, W, 3] and a mask [H, W], all float32 in [0, 1]."""
+
+    like: Sample  # everything else is taken from it
+    gt: np.ndarray
+    sr: np.ndarray
+    mask: np.ndarray
+
+
 class SampleMaker:
     """Makes samples from (gt, sr, mask)."""
 
-    def __init__(self, scale: TargetScale) -> None:
-        self.scale, self.maker = scale, TargetMaker(scale.targets)
+    def __init__(self, scale: TargetScale, *, device: str = "cpu") -> None:
+        """`device` is the label backbone's, where the dataset's maps were made with one."""
+        self.scale, self.maker = scale, TargetMaker(scale.targets, device=device)
 
     def swap(self, like: Sample, gt: np.ndarray, sr: np.ndarray, mask: np.ndarray) -> Sample:
         """Returns `like` with these pictures [H, W, 3] and this mask [H, W], all float32 in [0, 1], and new maps."""
-        syn = on_8_bits(gt + mask[..., None] * (sr - gt))
-        described = self.maker.describe(gt)
-        syn_map = self._map(syn, gt, described, mask)
-        return replace(
-            like,
-            gt=to_tensor(gt),
-            sr=to_tensor(sr),
-            syn=to_tensor(syn),
-            mask=torch.from_numpy(np.ascontiguousarray(mask))[None],
-            degradation_map=torch.from_numpy(syn_map)[None],
-            sr_degradation_map=torch.from_numpy(self._map(sr, gt, described, None))[None],
-            area=float(mask.mean()),
-            severity=severity(syn_map, mask),
-        )
+        return self.swap_all([Swap(like, gt, sr, mask)])[0]
+
+    def swap_all(self, swaps: Sequence[Swap]) -> list[Sample]:
+        """Returns the samples of several swaps; a label backbone computes their features together."""
+        syns = [on_8_bits(swap.gt + swap.mask[..., None] * (swap.sr - swap.gt)) for swap in swaps]
+        described = self.maker.describe_all([*(swap.gt for swap in swaps), *syns, *(swap.sr for swap in swaps)])
+        n = len(swaps)
+        parts = zip(swaps, described[:n], described[n : 2 * n], described[2 * n :], strict=True)
+        return [self._sample(swap, gt, syn, sr) for swap, gt, syn, sr in parts]
 
     def reference_map(self, picture: np.ndarray, gt: np.ndarray) -> np.ndarray:
         """Returns the full-reference map [H, W] in [0, 1] of a picture against gt."""
-        return self._map(picture, gt, self.maker.describe(gt), None)
+        return self._map(*self.maker.describe_all([picture, gt]), mask=None)
 
-    def _map(self, picture: np.ndarray, gt: np.ndarray, described: list, mask: np.ndarray | None) -> np.ndarray:
-        distances = self.maker.distances(picture, gt, described, mask=mask)
+    def _sample(self, swap: Swap, gt: Described, syn: Described, sr: Described) -> Sample:
+        syn_map = self._map(syn, gt, mask=swap.mask)
+        return replace(
+            swap.like,
+            gt=to_tensor(swap.gt),
+            sr=to_tensor(swap.sr),
+            syn=to_tensor(syn.picture),
+            mask=torch.from_numpy(np.ascontiguousarray(swap.mask))[None],
+            degradation_map=torch.from_numpy(syn_map)[None],
+            sr_degradation_map=torch.from_numpy(self._map(sr, gt, mask=None))[None],
+            area=float(swap.mask.mean()),
+            severity=severity(syn_map, swap.mask),
+        )
+
+    def _map(self, picture: Described, gt: Described, *, mask: np.ndarray | None) -> np.ndarray:
+        distances = self.maker.distances(picture, gt, mask=mask)
         return self.scale.normaliser.degradation_map(distances, pixel_weight=self.scale.targets.pixel_weight)

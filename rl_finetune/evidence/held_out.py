@@ -13,7 +13,8 @@ import torch.nn.functional as F
 
 from data.degradation.pairs import PairConfig, collate_pairs, pairs_for_task
 from data.degradation.records import PairBatch, Task
-from data.sources.open_source import SourceConfig, Split
+from data.sources.open_source import SourceConfig
+from data.sources.splits import Split
 from rl_finetune.evidence.gauge import panel_without
 from rl_finetune.evidence.measure import (
     LPIPS,

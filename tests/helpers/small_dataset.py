@@ -19,7 +19,7 @@ pairs: {{ train: 6, val: 2, test: 3, test_restorer: 2, test_source: 2 }}
 pairs_per_file: 2
 control_fraction: 0.3
 targets: {{ fit_pairs: 4 }}
-source: {{ images: {here}/photos, faces: {here}/faces, cache_folder: {here}/cache }}
+source: {{ images: {here}/photos, faces: {here}/faces, cache_folder: {here}/cache, held_out: auto }}
 runs: {here}/runs
 restorers:
   bicubic: {{ path: bicubic }}

@@ -14,7 +14,8 @@ import pytest
 
 from data.degradation.degrade import Degradation
 from data.degradation.operators import A
-from data.degradation.presets import DegradationConfig, operators_for, resolve
+from data.degradation.presets import operators_for
+from data.degradation.ranges import DegradationConfig, resolve
 from shared.app.config import load_config
 from shared.app.errors import UserError
 from shared.seeds import numpy_rng

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from data.degradation.pairs import PairConfig, PairDataset, collate_pairs, pairs_for_task, random_crop, whole_face
-from data.degradation.presets import DegradationConfig
+from data.degradation.ranges import DegradationConfig
 from data.sources.image_source import ImageSource
-from data.sources.open_source import SourceConfig, split_image_ids
+from data.sources.open_source import SourceConfig, split_ids
 from shared.app.config import load_config
 from shared.app.errors import UserError
 from shared.seeds import numpy_rng
@@ -155,7 +155,7 @@ def test_tasks_have_their_sources(task, family):
     seen = [set(pairs.image_ids) for pairs in splits.values()]
     assert sum(len(ids) for ids in seen) == len(set.union(*seen)) == 24  # no picture is in two splits
     assert {image_id.split("/")[0] for ids in seen for image_id in ids} == set(family)
-    assert splits["test"].image_ids == split_image_ids(splits["test"].source.image_ids, source)["test"]
+    assert splits["test"].image_ids == split_ids(splits["test"].source, source)["test"]
     assert splits["val"][0].gt.std() > 0.02
 
 

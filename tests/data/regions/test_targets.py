@@ -21,13 +21,13 @@ def textured(side: int = 64, seed: int = 0) -> np.ndarray:
 
 def gradient_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     features = GradientDistance()
-    return features.distance(features.describe(first), features.describe(second), first.shape[:2])
+    return features.distance(*features.describe([first, second]), first.shape[:2])
 
 
 def test_equal_pictures_are_at_distance_zero():
     gt = textured()
     maker = TargetMaker(TargetConfig())
-    distances = maker.distances(gt.copy(), gt, maker.describe(gt))
+    distances = maker.distances(maker.describe(gt.copy()), maker.describe(gt))
     assert distances.pixel.max() == 0.0
     assert distances.feature.max() == 0.0
 
@@ -70,7 +70,7 @@ def test_maps_are_zero_away_from_the_mask_and_only_there():
     syn[20:30, 20:30] = cv2.GaussianBlur(gt, (0, 0), 3)[20:30, 20:30]
     config = TargetConfig(dilate_px=4)
     maker = TargetMaker(config)
-    distances = maker.distances(syn, gt, maker.describe(gt), mask=mask)
+    distances = maker.distances(maker.describe(syn), maker.describe(gt), mask=mask)
     near = dilated(mask, 4) > 0
     assert near[20, 16]
     assert not near[20, 15]
@@ -116,12 +116,54 @@ def test_a_timm_backbone_measures_cosine_distance():
     torch.manual_seed(0)
     features = BackboneDistance("resnet10t.c3_in1k", pretrained=False)
     gt, other = textured(70), textured(70, seed=3)  # sides that are no multiple of the stride
-    described = features.describe(gt)
-    same, unlike = (features.distance(features.describe(p), described, (70, 70)) for p in (gt, other))
+    described, again, different = features.describe([gt, gt.copy(), other])
+    same, unlike = (features.distance(p, described, (70, 70)) for p in (again, different))
     assert same.shape == (70, 70)
     assert same.max() < 1e-5
     assert unlike.min() >= 0.0
     assert unlike.mean() > 100 * same.mean()
+
+
+def test_a_timm_backbone_takes_pictures_of_several_sizes_in_parts(monkeypatch):
+    torch.manual_seed(0)
+    features = BackboneDistance("resnet10t.c3_in1k", pretrained=False)
+    pictures = [textured(64, seed=n) for n in range(3)] + [textured(96, seed=9)]
+    alone = [features.describe([picture])[0] for picture in pictures]
+    seen = []
+    features.net.register_forward_pre_hook(lambda module, given: seen.append(tuple(given[0].shape)))
+    monkeypatch.setattr("data.regions.distances.BATCH_PIXELS", 2 * 64 * 64)
+    together = features.describe(pictures)
+    assert seen == [(2, 3, 64, 64), (1, 3, 64, 64), (1, 3, 96, 96)]
+    for one, other in zip(alone, together, strict=True):
+        for a, b in zip(one, other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def grainy(picture: np.ndarray, levels: float) -> np.ndarray:
+    noise = np.random.default_rng(5).normal(0, levels / 255, picture.shape)
+    return np.clip(picture + noise, 0, 1).astype(np.float32)
+
+
+def test_lost_grain_is_no_defect_with_a_tolerance_and_a_lost_edge_is():
+    sky = np.full((64, 64, 3), 0.6, np.float32)
+    sky[:, 40:] = 0.3  # and an edge
+    gt = grainy(sky, 3)
+    without_edge = cv2.GaussianBlur(sky, (0, 0), 4)
+    strict, tolerant = (TargetMaker(TargetConfig(grain_tolerance=share)) for share in (0.0, 1.5))
+
+    def distances(maker: TargetMaker, picture: np.ndarray) -> Distances:
+        return maker.distances(maker.describe(picture), maker.describe(gt))
+
+    flat, edge = (slice(None), slice(4, 28)), (slice(None), slice(36, 44))
+    smooth, kept = distances(strict, sky), distances(tolerant, sky)
+    assert kept.pixel[flat].mean() < 0.1 * smooth.pixel[flat].mean()
+    assert kept.feature[flat].mean() < 0.1 * smooth.feature[flat].mean()
+    blurred, called = distances(strict, without_edge), distances(tolerant, without_edge)
+    assert called.pixel[edge].mean() > 0.7 * blurred.pixel[edge].mean()
+    assert called.feature[edge].mean() > 0.7 * blurred.feature[edge].mean()
+    # Grain that a restorer adds to a clean truth stays a defect: the clean truth has none to tolerate.
+    added = tolerant.distances(tolerant.describe(gt), tolerant.describe(sky))
+    assert added.pixel[flat].mean() > 0.9 * smooth.pixel[flat].mean()
 
 
 def test_unknown_backbones_are_one_clear_line():

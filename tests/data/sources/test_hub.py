@@ -18,12 +18,12 @@ REPO, CARD = "user/photos", b"---\nlicense: cc0-1.0\n---\n# Photographs\n"
 SHARDS = tuple(f"data/train-{number:05d}-of-00003.parquet" for number in range(3))
 
 
-def pictures(first: int) -> bytes:
-    """Three pictures, told apart by their width and their red, as parquet."""
-    rows = [Image.new("RGB", (40 + i, 40), (20 * i, 0, 0)) for i in range(first, first + 3)]
+def pictures(first: int, count: int = 3) -> bytes:
+    """Pictures told apart by their width and their red, as parquet."""
+    rows = [Image.new("RGB", (40 + i, 40), (20 * i % 256, 0, 0)) for i in range(first, first + count)]
     features = datasets.Features({"photo": datasets.Image(), "label": datasets.Value("int64")})
     buffer = io.BytesIO()
-    datasets.Dataset.from_dict({"photo": rows, "label": [0, 1, 2]}, features=features).to_parquet(buffer)
+    datasets.Dataset.from_dict({"photo": rows, "label": list(range(count))}, features=features).to_parquet(buffer)
     return buffer.getvalue()
 
 
@@ -90,15 +90,55 @@ def test_no_network_is_one_line(hub, tmp_path, monkeypatch):
 
 
 def test_a_transfer_that_breaks_off_is_one_line_and_goes_on_where_it_was(hub, tmp_path):
-    hub.missing.add(SHARDS[1])
-    with pytest.raises(UserError, match=r"hf:user/photos broke off after 3 pictures .*run the same command again"):
-        opened(tmp_path)
+    shards = [f"data/train-{number:05d}-of-00006.parquet" for number in range(6)]
+    hub.add("user/many", {name: pictures(20 * i, 20) for i, name in enumerate(shards)})
+    hub.missing.add(shards[5])
+    asked = {"images": "hf:user/many", "hub_images": 110}
+    with pytest.raises(UserError, match=r"hf:user/many broke off after 100 pictures .*run the same command again"):
+        opened(tmp_path, **asked)
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.png")}
-    assert len(kept) == 3
+    assert len(kept) == 100
     hub.missing.clear()
-    assert len(opened(tmp_path).image_ids) == 5
+    hub.requests.clear()
+    source = opened(tmp_path, **asked)
+    assert [source.load(image_id).shape[1] for image_id in source.image_ids] == list(range(40, 150))
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.png")}
     assert {name: after[name] for name in kept} == kept
+    fetched = "\n".join(line for line in hub.requests if line.startswith("GET") and "resolve" in line)
+    assert shards[5] in fetched
+    # The first is opened again for the names of the columns, and up to two before the break.
+    assert not any(shard in fetched for shard in shards[1:3])
+
+
+def png(number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40 + number, 40), (20 * number, 0, 0)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_a_repository_of_loose_pictures_is_fetched_file_by_file(hub, tmp_path):
+    loose = {f"town/{number:03d}.png": png(number) for number in range(7)}
+    hub.add("user/loose", {"README.md": CARD, "notes.txt": b"none", **loose})
+    hub.missing.add("town/002.png")
+    asked = {"images": "hf:user/loose", "hub_column": "image"}
+    with pytest.raises(UserError, match="hf:user/loose broke off after 2 pictures"):
+        opened(tmp_path, **asked)
+    hub.missing.clear()
+    hub.requests.clear()
+    source = opened(tmp_path, **asked)
+    assert source.image_ids == tuple(f"{i:07d}.png" for i in range(5))
+    assert source.licence == "cc0-1.0"
+    for number, image_id in enumerate(source.image_ids):  # byte for byte, in the repository's order
+        assert next((tmp_path / "cache").rglob(image_id)).read_bytes() == png(number)
+    fetched = "\n".join(line for line in hub.requests if line.startswith("GET") and "resolve" in line)
+    assert "002.png" in fetched
+    assert "001.png" not in fetched
+    assert "006.png" not in fetched  # five were asked for
+
+
+def test_a_column_of_something_else_is_one_line(hub, tmp_path):
+    with pytest.raises(UserError, match="hf:user/photos: the column label holds no pictures"):
+        opened(tmp_path, hub_column="label")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from PIL import Image
 
 import data.sources.folder
 from data.sources.image_source import ImageSource
-from data.sources.open_source import SourceConfig, open_source, split_image_ids
+from data.sources.open_source import SourceConfig, open_source
 from shared.app.errors import UserError
 from shared.vision.images import read_image
 
@@ -219,29 +219,6 @@ def test_memory_of_decoded_pictures_is_bounded(tmp_path):
     assert source.decoded == 4
     with pytest.raises(ValueError, match="read-only"):
         first += 1
-
-
-def test_splits_follow_from_seed_and_ids_alone():
-    ids = tuple(f"{i}.png" for i in range(40))
-    splits = split_image_ids(ids, SourceConfig())
-    # 40 · 0.25 = 10 and 40 · 0.1 = 4; the rest, 26, trains.
-    assert {name: len(members) for name, members in splits.items()} == {"test": 10, "val": 4, "train": 26}
-    assert sorted(sum(splits.values(), ())) == sorted(ids)
-    assert split_image_ids(ids[::-1], SourceConfig()) == splits
-    assert split_image_ids(ids, SourceConfig(images="/elsewhere", hub_images=7)) == splits
-    assert split_image_ids(ids, SourceConfig(seed=1)) != splits
-    # One more picture moves none of the others from training to testing or back, except at the cut itself.
-    more = split_image_ids((*ids, "new.png"), SourceConfig())
-    assert len(set(splits["test"]) ^ set(more["test"])) <= 2
-
-
-def test_small_sets_have_a_picture_in_every_split():
-    splits = split_image_ids(("a", "b", "c"), SourceConfig(val_fraction=0.0, test_fraction=0.9))
-    assert [len(splits[name]) for name in ("train", "val", "test")] == [1, 1, 1]
-    with pytest.raises(UserError, match="at least 3 pictures"):
-        split_image_ids(("a", "b"), SourceConfig())
-    with pytest.raises(ValueError, match="below 1"):
-        SourceConfig(val_fraction=0.5, test_fraction=0.5)
 
 
 @pytest.mark.parametrize("subject", ["photos", "faces"])

@@ -15,8 +15,9 @@ from PIL import Image
 from data.bench import measure
 from data.browse import main as browse
 from data.degradation.degrade import Degradation
-from data.degradation.presets import DegradationConfig
+from data.degradation.ranges import DegradationConfig
 from data.pool_sheet import main as sheet
+from data.sources.open_source import SourceConfig, open_source, split_ids
 from data.store.config import BuildConfig
 from data.store.processes import make_row_maker
 from data.store.reader import load_samples
@@ -59,13 +60,10 @@ def test_rows_hold_what_they_promise(dataset):
 
 
 def _ids_of_split(dataset: Path, split: str) -> Sequence[str]:
-    from data.sources.open_source import SourceConfig, open_source
-    from data.store.plan import split_image_ids
-
     here = dataset.parent
     config = SourceConfig(images=str(here / "photos"), faces=str(here / "faces"), cache_folder=str(here / "cache"))
     sources = [open_source(config, subject, min_side_px=32) for subject in ("photos", "faces")]
-    return [image_id for source in sources for image_id in split_image_ids(source.image_ids, config)[split]]
+    return [image_id for source in sources for image_id in split_ids(source, config)[split]]
 
 
 def test_maps_mix_anew_with_another_weight(dataset):
