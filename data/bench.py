@@ -25,7 +25,7 @@ OURS = ("masks", "swap", "targets", "encode")  # what the build adds to operator
 
 def main(argv: Sequence[str]) -> None:
     config = load_config(BuildConfig, argv)
-    figures = measure(make_row_maker(config), pairs=PAIRS)
+    figures = measure_parts(make_row_maker(config), pairs=PAIRS)
     rows = figures["rows"]
     print(f"{rows} rows of {config.crop_px} pixels on one core: {figures['rows_per_second']:.1f} rows a second")
     for part, seconds in figures["seconds_by_part"].items():
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     print(json.dumps(figures))
 
 
-def measure(maker: RowMaker, *, pairs: int) -> dict[str, object]:
+def measure_parts(maker: RowMaker, *, pairs: int) -> dict[str, object]:
     """Returns the seconds of each part for the rows of the first `pairs` train pairs, and what to compare them with.
 
     `added_share` is what masks, swap, targets and encoding took over what operators and pool took.

@@ -25,8 +25,8 @@ from data.store.merge import check_shards, take_over
 from data.store.parquet import DATA_FOLDER, INPUTS_FILE, LOG_FOLDER, NORMALISER_FILE, log_name
 from data.store.plan import Chunk, make_chunks
 from data.store.processes import Each, fit_chunk, make_row_maker, processes, write_chunk
-from data.store.publish import push_dataset
 from data.store.rows import RowMaker
+from data.store.upload import push_dataset
 from shared.app.config import from_dict, load_config
 from shared.app.entry import run_command
 from shared.app.errors import UserError

@@ -166,13 +166,11 @@ ONE_ROLE = {
 }
 # Names that still mean two things. A name that no longer does is to be taken off this list: the test says so.
 TWO_MEANINGS = {
-    "hub": "shared/hub.py fetches, data/sources/hub.py is a source",
+    "measure": "reward_model/evaluate.py, the file rl_finetune/evidence/measure.py",
     "metrics": "shared/vision/metrics.py are of pictures, reward_model/measuring/metrics.py of maps and scores",
     "Row": "reward_model/measuring/tables.py, rl_finetune/evidence/measure.py",
     "learning_rate": "data/train_pool.py, reward_model/learning/optimizer.py",
-    "measure": "data/bench.py, reward_model/evaluate.py, the file rl_finetune/evidence/measure.py",
     "open_accelerator": "shared/app/devices.py, reward_model/train.py",
-    "resolve": "data/degradation/presets.py, rl_finetune/rewards/composite.py",
     "report": "a function of reward_model/evaluate.py, the file rl_finetune/report.py",
     "sample": "a function of shared/diffusion/sampler.py, the file data/store/sample.py",
     "tables": "a function of rl_finetune/evidence/study_figures.py, the file reward_model/measuring/tables.py",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.degradation.ranges import PUBLISHED, resolve
+from data.degradation.ranges import PUBLISHED, ranges_of
 from data.store.config import BuildConfig
 from data.train_pool import TrainPoolConfig
 from reward_model.evaluate import EvaluateConfig
@@ -45,7 +45,7 @@ def test_the_real_scale_dataset_is_real_scale():
     config = load_config(BuildConfig, [str(CONFIGS / "gpu" / "dataset.yaml")])
     assert config.crop_px == 512
     for task, preset in (("sr", "real_sr"), ("face", "face")):
-        assert resolve(config.degradation(task)) == PUBLISHED[preset]
+        assert ranges_of(config.degradation(task)) == PUBLISHED[preset]
     assert "dinov3" in config.targets.features
     assert "sam" in config.masks.kinds
     hub = [entry for entry in config.restorers.values() if entry.path.startswith("hf:")]

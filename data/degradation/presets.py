@@ -16,7 +16,7 @@ from data.degradation.operators import (
     ResizeMode,
     SincFilter,
 )
-from data.degradation.ranges import POISSON_SCALE_MIN, DegradationConfig, Ranges, at_strength, resolve
+from data.degradation.ranges import POISSON_SCALE_MIN, DegradationConfig, Ranges, at_strength, ranges_of
 
 FACE_KERNELS: tuple[KernelChoice, ...] = (("gaussian", True, 0.5), ("gaussian", False, 0.5))
 REAL_SR_KERNELS: tuple[KernelChoice, ...] = (
@@ -65,7 +65,7 @@ def operators_for(
     config: DegradationConfig, gt_px: tuple[int, int], *, scale: int, strength: float = 1.0
 ) -> list[A.BasicTransform]:
     """Returns the preset's operators for [height, width], ending at 1/scale of it; any Compose takes them."""
-    ranges = at_strength(resolve(config), strength)
+    ranges = at_strength(ranges_of(config), strength)
     lq_px = (gt_px[0] // scale, gt_px[1] // scale)
     unit = min(gt_px) / ranges.reference_px if ranges.reference_px else 1.0
     if config.preset == "face":

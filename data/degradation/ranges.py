@@ -32,9 +32,8 @@ class DegradationConfig:
     jpeg_quality_min: int | None = None  # (30 / 30)
     jpeg_quality_max: int | None = None  # (100 / 95)
     rounds: int = 2  # real_sr: 2 as published, 1 for the first round alone
-    # Every picture's ranges are those above times a strength drawn between these: 0 is nearly clean, 1 as above.
-    strength_min: float = 1.0
-    strength_max: float = 1.0
+    strength_min: float = 1.0  # each picture's ranges are multiplied by a strength from this, 0 being nearly clean,
+    strength_max: float = 1.0  # to this; 1: the ranges as they are
 
     def __post_init__(self) -> None:
         asked = {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
@@ -43,7 +42,7 @@ class DegradationConfig:
             strength_min=(self.strength_min, 0, self.strength_max),
             strength_max=(self.strength_max, self.strength_min, 8),
         )
-        ranges = resolve(self)
+        ranges = ranges_of(self)
         for name in ("blur_sigma", "noise_sigma", "jpeg_quality"):
             low, high = getattr(ranges, f"{name}_min"), getattr(ranges, f"{name}_max")
             if low > high:
@@ -113,7 +112,7 @@ PUBLISHED: dict[Preset, Ranges] = {
 }
 
 
-def resolve(config: DegradationConfig) -> Ranges:
+def ranges_of(config: DegradationConfig) -> Ranges:
     """Returns the config's ranges, the preset's published ones where it sets none."""
     published = PUBLISHED[config.preset]
     asked = {field.name: getattr(config, field.name) for field in fields(Ranges)}

@@ -15,8 +15,6 @@ import numpy as np
 
 from shared.app.config import require_range
 
-Rng = np.random.Generator
-
 
 @dataclass(frozen=True)
 class TruthConfig:
@@ -25,10 +23,10 @@ class TruthConfig:
     native_fraction: float = 0.0  # of the photographs are cropped at their own pixel scale, not shrunk first
     soft_fraction: float = 0.0  # of the truths are blurred, or enlarged from a smaller picture
     soft_min_px: float = 0.4  # sigma of the blur; an enlargement is by 1 + sigma
-    soft_max_px: float = 1.4
+    soft_max_px: float = 1.4  # the softest
     grain_fraction: float = 0.0  # of the truths have sensor noise
     grain_min_levels: float = 1.0  # its deviation, of 255 levels; log-uniform between the two
-    grain_max_levels: float = 8.0
+    grain_max_levels: float = 8.0  # the grainiest
 
     def __post_init__(self) -> None:
         require_range(
@@ -46,7 +44,9 @@ class TruthConfig:
         return self.soft_fraction > 0 or self.grain_fraction > 0
 
 
-def native_truth(picture: np.ndarray, config: TruthConfig, rng: Rng) -> tuple[np.ndarray, dict[str, Any]]:
+def native_truth(
+    picture: np.ndarray, config: TruthConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Returns [H, W, 3] float32 in [0, 1] as another camera might have taken it, and what was drawn, JSON-able."""
     drawn: dict[str, Any] = {}
     if rng.uniform() < config.soft_fraction:
@@ -76,7 +76,7 @@ def enlarged(picture: np.ndarray, factor: float) -> np.ndarray:
     )
 
 
-def grain(picture: np.ndarray, levels: float, rng: Rng) -> np.ndarray:
+def grain(picture: np.ndarray, levels: float, rng: np.random.Generator) -> np.ndarray:
     """Returns noise [H, W, 3] of a deviation of `levels` / 255 at mid-grey, as a camera's processing leaves it.
 
     Stronger in the dark, where gamma raises it; brightness and colour have noise of their own, colour's half as strong;
@@ -89,7 +89,7 @@ def grain(picture: np.ndarray, levels: float, rng: Rng) -> np.ndarray:
     return np.float32(levels / 255.0) * (1.3 - 0.6 * grey) * (0.9 * brightness + 0.45 * colour)
 
 
-def _unit_noise(shape: tuple[int, ...], spread_px: float, rng: Rng) -> np.ndarray:
+def _unit_noise(shape: tuple[int, ...], spread_px: float, rng: np.random.Generator) -> np.ndarray:
     noise = rng.standard_normal(shape, dtype=np.float32)
     if spread_px > 0.3:  # below that a Gaussian is one pixel wide
         noise = cv2.GaussianBlur(noise, (0, 0), spread_px).reshape(shape)

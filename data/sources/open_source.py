@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.sources.embedded import EmbeddedSource
 from data.sources.folder import FolderSource
-from data.sources.hub import stream_images
+from data.sources.hub_stream import stream_images
 from data.sources.image_source import ImageSource, Subject
 from data.sources.splits import NONE, Split, split_image_ids
 from shared.app.config import require_range

@@ -15,7 +15,7 @@ import pytest
 from data.degradation.degrade import Degradation
 from data.degradation.operators import A
 from data.degradation.presets import operators_for
-from data.degradation.ranges import DegradationConfig, resolve
+from data.degradation.ranges import DegradationConfig, ranges_of
 from shared.app.config import load_config
 from shared.app.errors import UserError
 from shared.seeds import numpy_rng
@@ -144,7 +144,7 @@ def test_one_round_and_overridden_ranges():
             assert o.get("sigma_levels", 0) <= 5.0
             assert o.get("quality", 80) >= 80
         assert next(o for o in drawn if o["operator"] == "RandomResize")["height"] >= 32
-    assert resolve(mild).jpeg_quality_max == 95  # what is not asked for stays as published
+    assert ranges_of(mild).jpeg_quality_max == 95  # what is not asked for stays as published
 
 
 def test_one_preset_is_usable_without_the_adapter():

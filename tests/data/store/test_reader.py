@@ -12,7 +12,7 @@ import torch
 from datasets import load_dataset
 from PIL import Image
 
-from data.bench import measure
+from data.bench import measure_parts
 from data.browse import main as browse
 from data.degradation.degrade import Degradation
 from data.degradation.ranges import DegradationConfig
@@ -170,7 +170,7 @@ def test_the_sheet_shows_every_restorer(here, capsys):
 
 def test_the_bench_times_every_part(here):
     config = load_config(BuildConfig, [str(here / "dataset.yaml")])
-    figures = measure(make_row_maker(config), pairs=4)
+    figures = measure_parts(make_row_maker(config), pairs=4)
     parts = figures["seconds_by_part"]
     assert figures["rows"] == 8
     assert set(parts) == {"operators", "pool", "masks", "swap", "targets", "encode"}
