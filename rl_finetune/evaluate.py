@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
         open_restorer(where, sampler, scale=SCALES[rl.task], device=device)
         for where in (config.against or rl.base, config.policy or config.run)
     )
-    base, judge = base_restorer(rl, device), open_judge(rl, device)
+    base, judge = base_restorer(rl, rl.sampler, device), open_judge(rl, device)
     folder = Path(config.out or f"{config.run}/eval")
     panel = panel_of(rl, judge, scales_of(rl, judge, base))
     figures = compare_on_held_out(
@@ -90,7 +90,7 @@ def settings_of(config: EvaluateConfig) -> tuple[TrainRlConfig, SamplerSpec]:
         raise UserError(f"expected an RL run's folder, but {config.run} has no {CONFIG_FILE}; make train-rl makes one")
     rl = load_config(TrainRlConfig, [str(path)])
     asked = {"eval_images": config.images, "eval_crop_px": config.crop_px, "seed": config.seed}
-    sampler = rl.sampler
+    sampler = rl.deployed
     if config.steps is not None or config.eta is not None:
         eta = sampler.eta if config.eta is None else config.eta
         sampler = SamplerSpec(steps=sampler.steps if config.steps is None else config.steps, eta=eta)

@@ -117,6 +117,8 @@ def _notes(stage: Stage) -> str:
         f"<p><code>{html.escape(name)}</code> was not measured: {html.escape(why)}.</p>"
         for name, why in stage.summary.get("absent", {}).items()
     ]
+    if "curve" in stage.summary:
+        lines.append(f"<p><strong>{html.escape(stage.summary['curve']['line'])}</strong></p>")
     return "".join(lines)
 
 

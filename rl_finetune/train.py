@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast
 
+from rl_finetune.evidence.gain import measure_gain, write_gain
 from rl_finetune.evidence.held_out import compare_on_held_out
-from rl_finetune.evidence.references import reference_restorers
+from rl_finetune.evidence.references import otherwise_deployed, reference_restorers
 from rl_finetune.loop.config import FREE_KEYS, TrainRlConfig
 from rl_finetune.loop.iteration import iterate
 from rl_finetune.loop.session import Session
@@ -75,24 +76,39 @@ def train(session: Session) -> float:
         provenance = session.provenance(loop.done)
         if session.rolled_back_to is not None:
             provenance = read_provenance(session.good)
-        save_policy(session.run.path, session.tuned(), config.sampler, provenance=provenance)
+        save_policy(session.run.path, session.tuned(), config.deployed, provenance=provenance)
     return loop.seconds
 
 
 def compare_with_base(session: Session) -> dict[str, Any]:
     """Returns the policy before and after RL on held-out pictures, with the same sampler and the same noise."""
-    config, base = session.config, session.base()
-    return compare_on_held_out(
+    config, base, tuned = session.config, session.base(), session.restorer()
+    figures = compare_on_held_out(
         config.held_out(),
         base,
-        session.restorer(),
+        tuned,
         session.judge,
         session.panel,
-        references=reference_restorers(base),
+        references=reference_restorers(base) | otherwise_deployed(base, tuned, config.sampler),
         folder=session.run.path,
         images=config.eval_images,
-        steps=config.sampler.steps,
+        steps=config.deployed.steps,
     )
+    if not config.curve_images:
+        return figures
+    gain = measure_gain(
+        base.policy,
+        tuned.policy,
+        config.held_out().draw("test", min(config.curve_images, config.eval_images)),
+        session.panel.metrics,
+        deployed=config.deployed,
+        rewarded=session.panel.rewarded(session.judge.final.weights),
+        batch=config.eval_batch,
+        seed=config.seed,
+        device=session.panel.device,
+    )
+    write_gain(session.run.path, gain, deployed=config.deployed, title=f"{config.task}: base and tuned policy")
+    return {**figures, "table": f"{figures['table']}\n{gain.line}", "curve": gain.as_json()}
 
 
 def check(session: Session, loop: TrainingLoop) -> bool:
@@ -117,7 +133,7 @@ def check(session: Session, loop: TrainingLoop) -> bool:
         print(f"\ncheck at {loop.done}: {reading.line()}" + (f": {reading.action}" if reading.action else ""))
     if is_main and (reading is None or reading.verdict in ("learning", "level")):
         provenance = session.provenance(loop.done)
-        save_policy(session.good, restorer.policy, config.sampler, provenance=provenance)
+        save_policy(session.good, restorer.policy, config.deployed, provenance=provenance)
     return reading is not None and reading.action == "rollback"
 
 

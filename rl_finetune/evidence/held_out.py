@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from shared.restorers.protocol import Restorer
 from shared.runs.run_folder import RunFolder
 from shared.vision.images import paint_map, picture_grid, save_image
 from shared.vision.lpips import load_lpips, lpips_weights_path
-from shared.vision.metrics import hatch
+from shared.vision.metrics import PANEL, hatch
 
 GRID_ROWS = 12
 SCALE_GROUPS, SCALE_MEMBERS = 8, 8  # of the same pictures and noise whatever the run's seed: one unit for all of them
@@ -83,6 +83,16 @@ class Panel:
     checks_identity: bool
     absent: Mapping[str, str]  # name → why it is not measured
     device: torch.device
+
+    @property
+    def metrics(self) -> list[Measure]:
+        """Returns the measures that are no rewards."""
+        return self.measures[1:]
+
+    def rewarded(self, reward_names: Collection[str]) -> frozenset[str]:
+        """Returns the metrics that a reward contains: they cannot judge it."""
+        inside = frozenset(PANEL) - frozenset(panel_without(list(reward_names)))
+        return inside | ({LPIPS} if "lpips" in reward_names else frozenset())
 
     def for_gauge(self, reward_names: Sequence[str]) -> tuple[str, ...]:
         """Returns the names that the hacking gauge reads: none that the reward contains."""

@@ -31,6 +31,22 @@ class MeanOfSamples:
         return sum(drawn) / self.count
 
 
+def otherwise_deployed(
+    before: PixelUNetRestorer, after: PixelUNetRestorer, sampler: SamplerSpec
+) -> Mapping[str, Restorer]:
+    """Returns both policies with the sampler that they are not deployed with: the trained one's noise, or its ODE.
+
+    Empty where the two draw alike.
+    """
+    own = before.spec.canonical()
+    other = sampler.canonical() if own == sampler.as_ode() else sampler.as_ode()
+    if other == own:
+        return {}
+    word = "ODE" if other == sampler.as_ode() else "SDE"
+    named = (("before", before), ("after", after))
+    return {f"{name}, {word}": PixelUNetRestorer(restorer.policy, other) for name, restorer in named}
+
+
 def reference_restorers(base: PixelUNetRestorer) -> Mapping[str, Restorer]:
     """Returns {column title: restorer} for a table about a policy that began as `base`."""
     return {

@@ -19,7 +19,7 @@ from rl_finetune.methods.window import WindowConfig, stochastic_range
 from rl_finetune.rewards.config import RewardConfig
 from rl_finetune.rewards.curriculum import CurriculumConfig
 from shared.app.config import require_range
-from shared.diffusion.sampler import SamplerSpec
+from shared.diffusion.sampler import Deployment, SamplerSpec
 
 FREE_KEYS = ("checkpoint_every", "cpu_threads", "source.cache_folder", "source.memory_mb")
 
@@ -62,7 +62,11 @@ class TrainRlConfig:
     gradient_clip: float = 1.0  # largest norm of the gradient
     ema_decay: float = 0.9  # of the weights' moving average, which is what is saved
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"  # of the policy's forward pass; log-probs are always float32
+    deploy: Deployment = (
+        "sde"  # how the policy is saved, evaluated and used: sampler as it is, or ode: without its noise
+    )
     eval_images: int = 32  # distinct held-out pictures of the final table
+    curve_images: int = 16  # of them, at most, on which both policies are measured over steps and eta; 0: no curve
     eval_crop_px: int = 64  # side of their gt
     eval_batch: int = 16  # pictures restored at once
     identity_weights: str = ""  # a face recogniser's weights: reports whether faces stay who they are
@@ -71,6 +75,11 @@ class TrainRlConfig:
     checkpoint_every: int = 10  # iterations between resumable states; a kill loses at most this much work
     cpu_threads: int = 2  # of PyTorch
     seed: int = 0  # of pairs, noise and windows
+
+    @property
+    def deployed(self) -> SamplerSpec:
+        """Returns the sampler that the policy is saved, evaluated and used with."""
+        return self.sampler.deployed(self.deploy)
 
     def held_out(self) -> HeldOut:
         """Returns which pictures the run is measured on."""
@@ -100,6 +109,8 @@ class TrainRlConfig:
                 f"groups must divide into updates_per_rollout equal shares, got {self.groups} groups and "
                 f"{self.updates_per_rollout} updates"
             )
+        if self.curve_images == 1 or self.curve_images < 0:
+            raise ValueError(f"curve_images must be 0 (no curve) or at least 2, got {self.curve_images}")
         if self.identity_weights and self.task != "face":
             raise ValueError(f"identity_weights is for task face, got task {self.task}")
         if self.gauge.action == "rollback" and not self.check_every:

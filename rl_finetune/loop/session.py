@@ -23,6 +23,7 @@ from rl_finetune.rewards.curriculum import CurriculumState, from_plain, to_plain
 from rl_finetune.rewards.judge import Judge
 from rl_finetune.rewards.objective import RewardScale
 from shared.app.errors import UserError
+from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.load import load_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetRestorer
 from shared.restorers.protocol import Restorer
@@ -64,7 +65,7 @@ class Session:
         pairs = pairs_for_task(config.source, config.pairs, task=config.task, split="train", seed=config.seed)
         if config.method != "policy_gradient":
             judge.require_gradient(pairs[0].gt[None], pairs[0].lq[None])
-        base = base_restorer(config, accelerator.device)
+        base = base_restorer(config, config.sampler, accelerator.device)
         scales = scales_of(config, judge, base)
         panel = panel_of(config, judge, scales)
         gauge = HackingGauge(config.gauge, panel.for_gauge(list(judge.final.weights)))
@@ -89,12 +90,12 @@ class Session:
         return self.rolled_back_to or whole_policy(self.learner.policy, self.average.values)
 
     def base(self) -> PixelUNetRestorer:
-        """Returns the policy that the run started from, with the run's sampler."""
-        return base_restorer(self.config, self.learner.accelerator.device)
+        """Returns the policy that the run started from, as the tuned one is deployed."""
+        return base_restorer(self.config, self.config.deployed, self.learner.accelerator.device)
 
     def restorer(self) -> PixelUNetRestorer:
-        """Returns the averaged policy with the run's sampler."""
-        return PixelUNetRestorer(self.tuned(), self.config.sampler)
+        """Returns the averaged policy as it is deployed."""
+        return PixelUNetRestorer(self.tuned(), self.config.deployed)
 
     def provenance(self, iterations: int) -> dict[str, Any]:
         """Returns what a saved policy says of where it comes from."""
@@ -111,10 +112,10 @@ class Session:
         self.gauge.load_state_dict(state["gauge"])
 
 
-def base_restorer(config: TrainRlConfig, device: torch.device) -> PixelUNetRestorer:
-    """Returns the policy that a run starts from, with the run's sampler."""
+def base_restorer(config: TrainRlConfig, sampler: SamplerSpec, device: torch.device) -> PixelUNetRestorer:
+    """Returns the policy that a run starts from."""
     policy, _ = load_policy(config.base)
-    return PixelUNetRestorer(policy.to(device), config.sampler)
+    return PixelUNetRestorer(policy.to(device), sampler)
 
 
 def open_judge(config: TrainRlConfig, device: torch.device) -> Judge:

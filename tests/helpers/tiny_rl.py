@@ -48,6 +48,7 @@ def tiny_rl_config(folder: Path) -> TrainRlConfig:
         checkpoint_every=2,
         eval_images=4,
         eval_crop_px=32,
+        curve_images=0,
         cpu_threads=1,
     )
 

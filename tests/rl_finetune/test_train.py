@@ -17,12 +17,14 @@ from rl_finetune.loop.iteration import draw, local_positions
 from rl_finetune.methods.likelihood import LikelihoodConfig
 from rl_finetune.methods.policy_gradient import UpdatePlan, update
 from rl_finetune.methods.policy_loss import LossConfig
+from rl_finetune.methods.window import WindowConfig
 from rl_finetune.rewards.composite import LRPO_FACE
 from rl_finetune.rewards.config import RewardConfig, RewardPart
 from rl_finetune.rewards.curriculum import CurriculumConfig
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
 from shared.diffusion.transition import transition
+from shared.restorers.load import load_policy
 from tests.helpers.tiny_rl import flat, judge, open_session, tiny_rl_config
 
 
@@ -218,6 +220,31 @@ def test_held_out_pictures_need_not_fit_the_latent_grid(tiny_run, tmp_path):
     summary = rl.compare_with_base(session)
     assert summary["pictures"] == 4
     assert all(row["change"]["mean"] == 0.0 for row in summary["rows"])
+
+
+def test_a_gain_is_said_only_beyond_the_bases_own_curve(tiny_run, tmp_path):
+    config = dataclasses.replace(tiny_run, curve_images=3, sampler=SamplerSpec(steps=4, eta=0.5))
+    session = open_session(config, tmp_path)
+    summary = rl.compare_with_base(session)
+    # The policy is the base itself: it lies on the curve, not beyond it.
+    assert not summary["curve"]["beyond"]
+    assert summary["table"].splitlines()[-1] == summary["curve"]["line"]
+    assert summary["curve"]["line"].startswith("No gain by RL: 4 steps, SDE η 0.5: not beyond the base's curve in psnr")
+    assert summary["curve"]["means"]["base"] == summary["curve"]["means"]["tuned"]
+    assert len(summary["curve"]["means"]["base"]) == 10  # one step, and 2, 4 and 8 with three η each
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+    assert "4 steps, SDE η 0.5, deployed" in (tmp_path / "curve.md").read_text()
+
+
+def test_a_policy_is_saved_and_measured_as_it_is_deployed(tiny_run, tmp_path):
+    config = dataclasses.replace(tiny_run, iterations=1, deploy="ode", window=WindowConfig("random", steps=1))
+    session = open_session(config, tmp_path)
+    rl.train(session)
+    assert load_policy(tmp_path)[1] == SamplerSpec(steps=4, eta=0.0)
+    found = rl.compare_with_base(session)
+    # Trained by stochastic steps, used without noise: the table shows both.
+    assert {"before, SDE", "after, SDE"} <= found["rows"][0]["references"].keys()
+    assert session.base().spec == SamplerSpec(steps=4, eta=0.0)
 
 
 def test_groups_that_do_not_divide_between_processes_are_refused(tiny_run):
