@@ -96,12 +96,12 @@ def sample(
 ) -> torch.Tensor:
     """Returns clean latents [B, C, h, w]; sample b's noise at every step depends on sample_seeds[b] alone.
 
-    DDIM (2010.02502), with Flow-CPS's noise (2509.05952) on rectified flows:
+    DDIM (2010.02502), its noise written for any schedule:
 
         x_T ~ N(0, I)                                              pure_noise
         for t, s in plan(T steps):                                 t falls from pure noise; the last s is the clean image
             x̂_0, ε̂ ← denoiser(x_t, t)                              inverts x_t = α_t·x_0 + σ_t·ε
-            ς ← η·σ_s/σ_t·√(1 − α_t²/α_s²)  or  σ_s·sin(ηπ/2)       step_std: DDIM eq. 16; on rectified flows Flow-CPS
+            ς ← η·σ_s·√(1 − (α_t·σ_s / (α_s·σ_t))²)                step_std: DDIM eq. 16
             x_s ← α_s·x̂_0 + √(σ_s² − ς²)·ε̂ + ς·z,  z ~ N(0, I)      transition, take_step: DDIM eq. 12
         return x_s
     """

@@ -44,22 +44,20 @@ class ScoredStep:
 def step_std(schedule: NoiseSchedule, times: StepTimes) -> float:
     """Returns s_t, the noise one step adds: 0 for η = 0, and never more than the noise σ_s that is to be there after it.
 
-    Variance preserving: DDIM eq. 16, s = η·√((1−ᾱ_s)/(1−ᾱ_t))·√(1−ᾱ_t/ᾱ_s). Rectified flow: Flow-CPS
-    (arXiv 2509.05952), s = σ_s·sin(ηπ/2), which at η = 1 replaces all noise at every step.
+    s = η·σ_s·√(1 − (α_t·σ_s / (α_s·σ_t))²): η times the deviation of q(x_s | x_t, x_0) on any schedule x_t = α_t·x_0 + σ_t·ε.
+    On variance-preserving ones this is DDIM's eq. 16, s = η·√((1−ᾱ_s)/(1−ᾱ_t))·√(1−ᾱ_t/ᾱ_s).
     """
     alpha_t, sigma_t = float(schedule.alphas[times.t]), float(schedule.sigmas[times.t])
     alpha_s, sigma_s = float(schedule.alphas[times.prev_t]), float(schedule.sigmas[times.prev_t])
     if times.eta == 0.0:
         return 0.0
-    if schedule.config.betas == "rectified_flow":
-        return sigma_s * math.sin(times.eta * math.pi / 2)
-    return times.eta * sigma_s / sigma_t * math.sqrt(max(0.0, 1.0 - (alpha_t / alpha_s) ** 2))
+    return times.eta * sigma_s * math.sqrt(max(0.0, 1.0 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2))
 
 
 def transition(schedule: NoiseSchedule, output: torch.Tensor, x_t: torch.Tensor, times: StepTimes) -> Transition:
     """Returns the Gaussian over x_{t−1} for a network output at x_t, both [B, C, h, w].
 
-    μ = α_s·x̂_0 + √(σ_s² − s²)·ε̂ on every schedule (DDIM eq. 12, which Flow-CPS carries over to flows): old and new
+    μ = α_s·x̂_0 + √(σ_s² − s²)·ε̂ on every schedule (DDIM eq. 12): old and new
     noise together have the level σ_s that the network is told next, whatever the number of steps.
     """
     steps = torch.full((x_t.shape[0],), times.t, dtype=torch.long, device=x_t.device)
