@@ -15,9 +15,8 @@ import torch
 from data.degradation.pairs import SCALES
 from data.pool.restorer_pool import BUILT_IN
 from data.sources.splits import Split
-from rl_finetune.evidence.held_out import compare_on_held_out
-from rl_finetune.evidence.references import reference_restorers
 from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.loop.final_evaluation import evaluate_restorers
 from rl_finetune.loop.session import base_restorer, open_judge, panel_of, scales_of
 from shared.app.config import load_config
 from shared.app.devices import open_device
@@ -41,6 +40,7 @@ class EvaluateConfig:
     # diffusers pipeline hf:owner/name.
     against: str | None = None
     out: str | None = None  # run/eval by default
+    pictures: str | None = None  # other pictures than the run's: a folder | hf:owner/dataset; nine tenths are `test`
     split: Split = "test"  # of the pictures
     images: int | None = None  # how many pictures
     crop_px: int | None = None  # side of their gt
@@ -62,21 +62,11 @@ def main(argv: Sequence[str]) -> None:
         open_restorer(where, sampler, scale=SCALES[rl.task], device=device)
         for where in (config.against or rl.base, config.policy or config.run)
     )
-    base, judge = base_restorer(rl, rl.sampler, device), open_judge(rl, device)
+    judge = open_judge(rl, device)
+    panel = panel_of(rl, judge, scales_of(rl, judge, base_restorer(rl, rl.sampler, device)))
+    base = base_restorer(rl, sampler, device)
     folder = Path(config.out or f"{config.run}/eval")
-    panel = panel_of(rl, judge, scales_of(rl, judge, base))
-    figures = compare_on_held_out(
-        rl.held_out(),
-        before,
-        after,
-        judge,
-        panel,
-        references=reference_restorers(PixelUNetRestorer(base.policy, sampler)),
-        folder=folder,
-        images=rl.eval_images,
-        steps=sampler.steps,
-        split=config.split,
-    )
+    figures = evaluate_restorers(rl, before, after, judge, panel, base=base, folder=folder, split=config.split)
     print(f"{figures['table']}\npictures and values in {folder}")
 
 
@@ -89,6 +79,10 @@ def settings_of(config: EvaluateConfig) -> tuple[TrainRlConfig, SamplerSpec]:
     if not path.is_file():
         raise UserError(f"expected an RL run's folder, but {config.run} has no {CONFIG_FILE}; make train-rl makes one")
     rl = load_config(TrainRlConfig, [str(path)])
+    if config.pictures is not None:
+        # None of them was trained on: nearly all may be measured on.
+        other = dataclasses.replace(rl.source, val_fraction=0.05, test_fraction=0.9)
+        rl = dataclasses.replace(rl, source=dataclasses.replace(other, images=config.pictures, faces=config.pictures))
     asked = {"eval_images": config.images, "eval_crop_px": config.crop_px, "seed": config.seed}
     sampler = rl.deployed
     if config.steps is not None or config.eta is not None:

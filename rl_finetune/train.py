@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast
 
-from rl_finetune.evidence.gain import measure_gain, write_gain
-from rl_finetune.evidence.held_out import compare_on_held_out
-from rl_finetune.evidence.references import otherwise_deployed, reference_restorers
 from rl_finetune.loop.config import FREE_KEYS, TrainRlConfig
+from rl_finetune.loop.final_evaluation import evaluate_restorers
 from rl_finetune.loop.iteration import iterate
 from rl_finetune.loop.session import Session
 from rl_finetune.methods.window import sampler_of_iteration
@@ -82,33 +80,10 @@ def train(session: Session) -> float:
 
 def compare_with_base(session: Session) -> dict[str, Any]:
     """Returns the policy before and after RL on held-out pictures, with the same sampler and the same noise."""
-    config, base, tuned = session.config, session.base(), session.restorer()
-    figures = compare_on_held_out(
-        config.held_out(),
-        base,
-        tuned,
-        session.judge,
-        session.panel,
-        references=reference_restorers(base) | otherwise_deployed(base, tuned, config.sampler),
-        folder=session.run.path,
-        images=config.eval_images,
-        steps=config.deployed.steps,
+    base = session.base()
+    return evaluate_restorers(
+        session.config, base, session.restorer(), session.judge, session.panel, base=base, folder=session.run.path
     )
-    if not config.curve_images:
-        return figures
-    gain = measure_gain(
-        base.policy,
-        tuned.policy,
-        config.held_out().draw("test", min(config.curve_images, config.eval_images)),
-        session.panel.metrics,
-        deployed=config.deployed,
-        rewarded=session.panel.rewarded(session.judge.final.weights),
-        batch=config.eval_batch,
-        seed=config.seed,
-        device=session.panel.device,
-    )
-    write_gain(session.run.path, gain, deployed=config.deployed, title=f"{config.task}: base and tuned policy")
-    return {**figures, "table": f"{figures['table']}\n{gain.line}", "curve": gain.as_json()}
 
 
 def check(session: Session, loop: TrainingLoop) -> bool:

@@ -119,7 +119,7 @@ def test_its_results_serve_the_commands_that_use_them(run, tmp_path):
     assert Image.open(tmp_path / "out" / "small.png").size == (224, 160)
     assert Image.open(tmp_path / "out" / "small_map.png").mode == "I;16"
     assert Image.open(tmp_path / "out" / "small_overlay.png").size == (56, 40)
-    assert "face: 2 held-out pictures, 3 steps" in finish(make("eval", "TASK=face", "ARGS=images=2", run=run))
+    assert "face: 2 held-out pictures, 3 steps, SDE" in finish(make("eval", "TASK=face", "ARGS=images=2", run=run))
     output = finish(make("eval-rm", "ARGS=samples_per_set=4 bootstrap_rounds=2", run=run))
     assert all(f"RM_{stage}" in output for stage in range(4))
     assert (run / "run" / "reward_model" / "evaluation" / "evaluation.json").exists()

@@ -32,6 +32,7 @@ from rl_finetune.rewards.faces import identity, load_identity
 from rl_finetune.rewards.judge import Judge
 from rl_finetune.rewards.learned import judge_pictures
 from rl_finetune.rewards.objective import OBJECTIVE, RewardScale, measure_scales, objective
+from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.protocol import Restorer
 from shared.runs.run_folder import RunFolder
 from shared.vision.images import paint_map, picture_grid, save_image
@@ -109,7 +110,7 @@ def compare_on_held_out(
     references: Mapping[str, Restorer],
     folder: Path,
     images: int,
-    steps: int,
+    sampler: SamplerSpec,
     split: Split = "test",
 ) -> dict[str, Any]:
     """Returns the figures of two restorers on distinct pictures that RL does not train on, with the same noise.
@@ -131,7 +132,7 @@ def compare_on_held_out(
     seconds = tuple(each.seconds_per_picture for each in found.values())
     shared_pattern = {name: hatch(each.sr) for name, each in found.items()} | {"truth": hatch(pairs.gt)}
     line = ", ".join(f"{value:.2f} {name}" for name, value in shared_pattern.items())
-    title = f"{held_out.task}: {images} held-out pictures, {steps} steps"
+    title = f"{held_out.task}: {images} held-out pictures, {sampler.words()}"
     figures = {
         "table": format_table(rows, title=title, seconds=seconds)
         + f"\nhatch on every picture, grey levels: {line}; far above the truth's, it is a pattern of the latent grid",

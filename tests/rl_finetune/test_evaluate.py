@@ -41,6 +41,7 @@ def run(tmp_path_factory) -> Path:
         sampler=SamplerSpec(steps=3, eta=0.7),
         eval_images=4,
         eval_crop_px=32,
+        curve_images=0,
         cpu_threads=1,
     )
     RunFolder.open(config.out, config)
@@ -55,7 +56,7 @@ def measure(run: Path, out: Path, *words: str) -> dict:
 
 def test_the_policy_is_measured_against_its_base_with_the_same_noise(run, tmp_path, capsys):
     found = measure(run, tmp_path)
-    assert "face: 4 held-out pictures, 3 steps" in capsys.readouterr().out
+    assert "face: 4 held-out pictures, 3 steps, SDE η 0.7" in capsys.readouterr().out
     assert len(set(found["image_ids"])) == found["pictures"] == len(found["after"]["psnr"]) == 4
     # A policy against itself differs in nothing: same pictures, degradation, sampler and noise.
     assert any(row["change"]["mean"] != 0 for row in found["rows"])
@@ -67,7 +68,7 @@ def test_the_policy_is_measured_against_its_base_with_the_same_noise(run, tmp_pa
 def test_what_is_asked_for_takes_the_place_of_what_the_run_said(run, tmp_path, capsys):
     usual = measure(run, tmp_path)
     more = measure(run, tmp_path, "images=3", "steps=2", "eta=0", "seed=5")
-    assert "face: 3 held-out pictures, 2 steps" in capsys.readouterr().out
+    assert "face: 3 held-out pictures, 2 steps, ODE" in capsys.readouterr().out
     assert more["image_ids"] == usual["image_ids"][:3]  # another seed is no other split
     for word in ("steps=2", "eta=0", "seed=5"):
         other = measure(run, tmp_path, word)
@@ -144,3 +145,10 @@ def test_a_restorer_of_another_scale_is_refused(run, tmp_path):
     save_policy(tmp_path / "x4", tiny_policy("sr"), SamplerSpec(steps=1, eta=0), provenance={})
     with pytest.raises(UserError, match="enlarges 4 times, but this run's task 1 times"):
         measure(run, tmp_path, f"against={tmp_path / 'x4'}")
+
+
+def test_other_pictures_than_the_runs_can_be_measured_on(run, tmp_path):
+    save_pictures(tmp_path / "mine", 10, side_px=64)
+    found = measure(run, tmp_path / "out", f"pictures={tmp_path / 'mine'}", "images=6")
+    assert len(set(found["image_ids"])) == 6
+    assert found["before"]["psnr"] != measure(run, tmp_path / "usual")["before"]["psnr"][:6]

@@ -1,0 +1,62 @@
+"""The evaluation at the end of a run, and whenever it is asked for again: tables, references, and the base's own curve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from data.sources.open_source import Split
+from rl_finetune.evidence.gain import measure_gain, write_gain
+from rl_finetune.evidence.held_out import Panel, compare_on_held_out
+from rl_finetune.evidence.references import otherwise_deployed, reference_restorers
+from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.rewards.judge import Judge
+from shared.restorers.pixel_unet import PixelUNetRestorer
+from shared.restorers.protocol import Restorer
+
+
+def evaluate_restorers(
+    config: TrainRlConfig,
+    before: Restorer,
+    after: Restorer,
+    judge: Judge,
+    panel: Panel,
+    *,
+    base: PixelUNetRestorer,
+    folder: Path,
+    split: Split = "test",
+) -> dict[str, Any]:
+    """Returns the figures of two restorers on pictures that the run `config` did not train on, and writes them.
+
+    `base` is the policy that the reference columns are about. Where both restorers are policies, a gain is claimed only
+    if `after` lies beyond `before`'s own curve over steps and η.
+    """
+    policies = [each for each in (before, after) if isinstance(each, PixelUNetRestorer)]
+    others = otherwise_deployed(*policies, config.sampler) if len(policies) == 2 else {}
+    figures = compare_on_held_out(
+        config.held_out(),
+        before,
+        after,
+        judge,
+        panel,
+        references=reference_restorers(base) | others,
+        folder=folder,
+        images=config.eval_images,
+        sampler=base.spec,
+        split=split,
+    )
+    if len(policies) < 2 or not config.curve_images:
+        return figures
+    gain = measure_gain(
+        policies[0].policy,
+        policies[1].policy,
+        config.held_out().draw(split, min(config.curve_images, config.eval_images)),
+        panel.metrics,
+        deployed=base.spec,
+        rewarded=panel.rewarded(judge.final.weights),
+        batch=config.eval_batch,
+        seed=config.seed,
+        device=panel.device,
+    )
+    write_gain(folder, gain, deployed=base.spec, title=f"{config.task}: before and after RL")
+    return {**figures, "table": f"{figures['table']}\n{gain.line}", "curve": gain.as_json()}
