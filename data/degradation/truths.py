@@ -57,7 +57,7 @@ def native_truth(
     if rng.uniform() < config.grain_fraction:
         low, high = math.log(config.grain_min_levels), math.log(config.grain_max_levels)
         levels = math.exp(rng.uniform(low, high))
-        picture = np.clip(picture + grain(picture, levels, rng), 0, 1)
+        picture = np.clip(picture + sensor_noise(picture, levels, rng), 0, 1)
         drawn["grain_levels"] = levels
     return picture.astype(np.float32), drawn
 
@@ -76,7 +76,7 @@ def enlarged(picture: np.ndarray, factor: float) -> np.ndarray:
     )
 
 
-def grain(picture: np.ndarray, levels: float, rng: np.random.Generator) -> np.ndarray:
+def sensor_noise(picture: np.ndarray, levels: float, rng: np.random.Generator) -> np.ndarray:
     """Returns noise [H, W, 3] of a deviation of `levels` / 255 at mid-grey, as a camera's processing leaves it.
 
     Stronger in the dark, where gamma raises it; brightness and colour have noise of their own, colour's half as strong;

@@ -14,7 +14,6 @@ from shared.app.errors import UserError
 
 GRADIENTS = "gradients"
 BATCH_PIXELS = 2**21  # of pictures that go through a backbone together
-FLATTEST = 0.1  # quantile of a picture's local contrast that is taken for its grain
 Features = list[Any]  # one array or tensor per scale
 
 
@@ -27,36 +26,18 @@ class FeatureDistance(Protocol):
         """Returns the features of each [H, W, 3] float32 picture in [0, 1]."""
         ...
 
-    def grain(self, features: Features) -> list[float]:
-        """Returns what a picture's own grain adds to its features at each scale; zeros where grain does not show."""
-        ...
-
-    def distance(
-        self, first: Features, second: Features, shape: tuple[int, int], *, tolerance: Sequence[float] = ()
-    ) -> np.ndarray:
-        """Returns the [H, W] float32 distance in [0, peak] between the features of two pictures of `shape`.
-
-        Differences up to `tolerance`, one value per scale, count as none.
-        """
+    def distance(self, first: Features, second: Features, shape: tuple[int, int]) -> np.ndarray:
+        """Returns the [H, W] float32 distance in [0, peak] between the features of two pictures of `shape`."""
         ...
 
 
-def pixel_distance(first: np.ndarray, second: np.ndarray, *, blur_px: float, tolerance: float = 0.0) -> np.ndarray:
+def pixel_distance(first: np.ndarray, second: np.ndarray, *, blur_px: float) -> np.ndarray:
     """Returns |first − second| averaged over RGB and over a Gaussian window of `blur_px`, [H, W] float32 in [0, 1].
 
     The bare difference changes sign many times across one defect, and is zero wherever it does; its local mean is not.
-    A mean difference up to `tolerance` counts as none.
     """
     difference = np.abs(first - second).mean(axis=2, dtype=np.float32)
-    local = cv2.GaussianBlur(difference, (0, 0), blur_px) if blur_px > 0 else difference
-    return np.maximum(local - np.float32(tolerance), 0) if tolerance else local
-
-
-def pixel_grain(picture: np.ndarray, *, blur_px: float) -> float:
-    """Returns how far the pixels of the picture's flattest parts lie from their local mean, in [0, 1]: its grain."""
-    return float(
-        np.quantile(pixel_distance(picture, cv2.GaussianBlur(picture, (0, 0), 1.0), blur_px=blur_px), FLATTEST)
-    )
+    return cv2.GaussianBlur(difference, (0, 0), blur_px) if blur_px > 0 else difference
 
 
 class GradientDistance:
@@ -89,18 +70,10 @@ class GradientDistance:
             described.append(cv2.GaussianBlur(energy, (0, 0), self.window_px))
         return described
 
-    def grain(self, features: Features) -> list[float]:
-        return [float(np.quantile(_norm(level), FLATTEST)) for level in features]
-
-    def distance(
-        self, first: Features, second: Features, shape: tuple[int, int], *, tolerance: Sequence[float] = ()
-    ) -> np.ndarray:
+    def distance(self, first: Features, second: Features, shape: tuple[int, int]) -> np.ndarray:
         total = np.zeros(shape, np.float32)
-        for a, b, allowed in zip(first, second, tolerance or [0.0] * len(first), strict=True):
-            apart = _norm(a - b)
-            if allowed:
-                apart = np.maximum(apart - np.float32(allowed), 0)
-            unlike = apart / (_norm(a) + _norm(b) + np.float32(self.floor))
+        for a, b in zip(first, second, strict=True):
+            unlike = _norm(a - b) / (_norm(a) + _norm(b) + np.float32(self.floor))
             total += cv2.resize(unlike, shape[::-1], interpolation=cv2.INTER_LINEAR)
         return total / np.float32(len(self.scales))
 
@@ -149,13 +122,8 @@ class BackboneDistance:
         images = F.interpolate(images, size=sides, mode="bilinear", align_corners=False, antialias=True)
         return self.net((images - self.mean) / self.std)
 
-    def grain(self, features: Features) -> list[float]:
-        return [0.0] * len(features)
-
     @torch.no_grad()
-    def distance(
-        self, first: Features, second: Features, shape: tuple[int, int], *, tolerance: Sequence[float] = ()
-    ) -> np.ndarray:
+    def distance(self, first: Features, second: Features, shape: tuple[int, int]) -> np.ndarray:
         total = torch.zeros(1, 1, *shape, device=self.device)
         for a, b in zip(first, second, strict=True):
             unlike = 1 - F.cosine_similarity(a, b, dim=0)

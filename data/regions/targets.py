@@ -14,8 +14,8 @@ from data.regions.distances import (
     Features,
     open_feature_distance,
     pixel_distance,
-    pixel_grain,
 )
+from data.regions.grain import without_grain
 from shared.app.config import require_range
 
 MIXTURE_WEIGHTS = tuple(round(0.1 * tenth, 1) for tenth in range(11))
@@ -33,10 +33,8 @@ class TargetConfig:
     features: str = GRADIENTS  # gradients, or a timm backbone such as convnext_tiny.dinov3_lvd1689m
     pretrained: bool = True  # weights of the timm backbone
     feature_input_scale: float = 1.0  # pictures are resized by this before the timm backbone
-    # Differences from gt as small as its own grain, measured where gt is flattest, count as none: this many times as
-    # large. 0: grain that a restorer removed is a defect.
-    grain_tolerance: float = 0.0
-    grain_max_levels: float = 4.0  # of 255: stronger structure in the flattest parts is texture, not grain
+    # Grain of gt that a restorer took away is no defect: maps measure from the nearer of gt and gt without its grain
+    forgive_lost_grain: bool = False
 
     def __post_init__(self) -> None:
         require_range(
@@ -46,8 +44,6 @@ class TargetConfig:
             pixel_blur_px=(self.pixel_blur_px, 0.0, 32.0),
             dilate_px=(self.dilate_px, 0, 256),
             feature_input_scale=(self.feature_input_scale, 0.1, 8.0),
-            grain_tolerance=(self.grain_tolerance, 0.0, 4.0),
-            grain_max_levels=(self.grain_max_levels, 0.0, 64.0),
         )
 
 
@@ -98,12 +94,11 @@ def fit_normaliser(values: Distances, *, quantile: float, feature_peak: float) -
 
 @dataclass(frozen=True)
 class Described:
-    """A picture with its features, and how much of a difference from it its own grain explains."""
+    """A picture with its features, and the same without its grain, where that is asked for and there is any."""
 
     picture: np.ndarray  # [H, W, 3] float32
     features: Features
-    pixel_tolerance: float
-    feature_tolerance: tuple[float, ...]  # one per scale
+    grainless: Described | None = None
 
 
 class TargetMaker:
@@ -116,37 +111,39 @@ class TargetMaker:
             config.features, pretrained=config.pretrained, input_scale=config.feature_input_scale, device=device
         )
 
-    def describe(self, picture: np.ndarray) -> Described:
-        """Returns one [H, W, 3] float32 picture with its features, for any number of comparisons."""
-        return self.describe_all([picture])[0]
-
-    def describe_all(self, pictures: Sequence[np.ndarray]) -> list[Described]:
-        """Returns each picture with its features; a backbone computes them together."""
-        described = self.feature_distance.describe(pictures)
-        return [self._with_tolerance(*both) for both in zip(pictures, described, strict=True)]
-
-    def _with_tolerance(self, picture: np.ndarray, features: Features) -> Described:
-        share, most = self.config.grain_tolerance, self.config.grain_max_levels / 255
-        if not share:
-            return Described(picture, features, 0.0, ())
-        pixel = share * min(most, pixel_grain(picture, blur_px=self.config.pixel_blur_px))
-        return Described(
-            picture, features, pixel, tuple(share * min(most, g) for g in self.feature_distance.grain(features))
-        )
+    def describe(self, truths: Sequence[np.ndarray], others: Sequence[np.ndarray] = ()) -> list[Described]:
+        """Returns every picture [H, W, 3] float32 with its features, truths first; a backbone computes them together."""
+        grainless = {}
+        if self.config.forgive_lost_grain:
+            smoothed = {number: without_grain(truth) for number, truth in enumerate(truths)}
+            grainless = {number: picture for number, picture in smoothed.items() if picture is not None}
+        pictures = [*truths, *others, *grainless.values()]
+        described = [Described(*both) for both in zip(pictures, self.feature_distance.describe(pictures), strict=True)]
+        count = len(truths) + len(others)
+        extra = dict(zip(grainless, described[count:], strict=True))
+        return [replace(one, grainless=extra.get(number)) for number, one in enumerate(described[:count])]
 
     def distances(self, picture: Described, truth: Described, *, mask: np.ndarray | None = None) -> Distances:
-        """Returns the raw distances of a picture from its truth, 0 away from `mask` [H, W] if given."""
-        pixel = pixel_distance(
-            picture.picture, truth.picture, blur_px=self.config.pixel_blur_px, tolerance=truth.pixel_tolerance
-        )
-        feature = self.feature_distance.distance(
-            picture.features, truth.features, truth.picture.shape[:2], tolerance=truth.feature_tolerance
-        )
+        """Returns the raw distances of a picture from its truth, 0 away from `mask` [H, W] if given.
+
+        Where the truth's grain is forgiven, they are those to the nearer of the truth and the truth without grain.
+        """
+        found = self._apart(picture, truth)
+        if truth.grainless is not None:
+            other = self._apart(picture, truth.grainless)
+            found = Distances(np.minimum(found.pixel, other.pixel), np.minimum(found.feature, other.feature))
         if mask is None:
-            return Distances(pixel, feature)
+            return found
         # A deep feature sees far beyond the swapped region; the defect does not reach there.
         near = dilated(mask, self.config.dilate_px)
-        return Distances(pixel * near, feature * near)
+        return Distances(found.pixel * near, found.feature * near)
+
+    def _apart(self, first: Described, second: Described) -> Distances:
+        shape = second.picture.shape[:2]
+        return Distances(
+            pixel_distance(first.picture, second.picture, blur_px=self.config.pixel_blur_px),
+            self.feature_distance.distance(first.features, second.features, shape),
+        )
 
 
 def dilated(mask: np.ndarray, radius_px: int) -> np.ndarray:

@@ -166,7 +166,9 @@ class RowMaker:
         """Returns the distances from gt of every region's syn, and of sr at the end if asked for."""
         with self.clock("targets"):
             compared = [(region.syn, region.mask) for region in regions] + ([(pair.sr, None)] if with_sr else [])
-            truth, *pictures = self.targets.describe_all([to_float(p) for p in (pair.gt, *(p for p, _ in compared))])
+            truth, *pictures = self.targets.describe(
+                [to_float(pair.gt)], [to_float(picture) for picture, _ in compared]
+            )
             return [
                 self.targets.distances(picture, truth, mask=mask)
                 for picture, (_, mask) in zip(pictures, compared, strict=True)

@@ -60,14 +60,15 @@ class SampleMaker:
     def swap_all(self, swaps: Sequence[Swap]) -> list[Sample]:
         """Returns the samples of several swaps; a label backbone computes their features together."""
         syns = [on_8_bits(swap.gt + swap.mask[..., None] * (swap.sr - swap.gt)) for swap in swaps]
-        described = self.maker.describe_all([*(swap.gt for swap in swaps), *syns, *(swap.sr for swap in swaps)])
+        described = self.maker.describe([swap.gt for swap in swaps], [*syns, *(swap.sr for swap in swaps)])
         n = len(swaps)
         parts = zip(swaps, described[:n], described[n : 2 * n], described[2 * n :], strict=True)
         return [self._sample(swap, gt, syn, sr) for swap, gt, syn, sr in parts]
 
     def reference_map(self, picture: np.ndarray, gt: np.ndarray) -> np.ndarray:
         """Returns the full-reference map [H, W] in [0, 1] of a picture against gt."""
-        return self._map(*self.maker.describe_all([picture, gt]), mask=None)
+        truth, other = self.maker.describe([gt], [picture])
+        return self._map(other, truth, mask=None)
 
     def _sample(self, swap: Swap, gt: Described, syn: Described, sr: Described) -> Sample:
         syn_map = self._map(syn, gt, mask=swap.mask)

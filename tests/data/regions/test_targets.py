@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from data.regions.distances import BackboneDistance, GradientDistance, open_feature_distance, pixel_distance
+from data.regions.grain import grain_level, without_grain
 from data.regions.targets import Distances, Normaliser, TargetConfig, TargetMaker, dilated, fit_normaliser, severity
 from shared.app.errors import UserError
 
@@ -27,7 +28,7 @@ def gradient_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def test_equal_pictures_are_at_distance_zero():
     gt = textured()
     maker = TargetMaker(TargetConfig())
-    distances = maker.distances(maker.describe(gt.copy()), maker.describe(gt))
+    distances = maker.distances(*reversed(maker.describe([gt], [gt.copy()])))
     assert distances.pixel.max() == 0.0
     assert distances.feature.max() == 0.0
 
@@ -70,7 +71,7 @@ def test_maps_are_zero_away_from_the_mask_and_only_there():
     syn[20:30, 20:30] = cv2.GaussianBlur(gt, (0, 0), 3)[20:30, 20:30]
     config = TargetConfig(dilate_px=4)
     maker = TargetMaker(config)
-    distances = maker.distances(maker.describe(syn), maker.describe(gt), mask=mask)
+    distances = maker.distances(*reversed(maker.describe([gt], [syn])), mask=mask)
     near = dilated(mask, 4) > 0
     assert near[20, 16]
     assert not near[20, 15]
@@ -144,26 +145,44 @@ def grainy(picture: np.ndarray, levels: float) -> np.ndarray:
     return np.clip(picture + noise, 0, 1).astype(np.float32)
 
 
-def test_lost_grain_is_no_defect_with_a_tolerance_and_a_lost_edge_is():
+def sky_with_an_edge() -> np.ndarray:
     sky = np.full((64, 64, 3), 0.6, np.float32)
-    sky[:, 40:] = 0.3  # and an edge
-    gt = grainy(sky, 3)
-    without_edge = cv2.GaussianBlur(sky, (0, 0), 4)
-    strict, tolerant = (TargetMaker(TargetConfig(grain_tolerance=share)) for share in (0.0, 1.5))
+    sky[:, 40:] = 0.3
+    return sky
 
-    def distances(maker: TargetMaker, picture: np.ndarray) -> Distances:
-        return maker.distances(maker.describe(picture), maker.describe(gt))
+
+def test_the_level_of_grain_is_found_beside_texture():
+    flat = sky_with_an_edge()
+    assert grain_level(flat) == 0.0
+    half = textured(64)
+    half[:, :40] = 0.5
+    for levels in (2, 6):
+        # The mean of three channels' noise has 1/√3 of one's deviation.
+        assert grain_level(grainy(flat, levels)) * 255 == pytest.approx(levels / np.sqrt(3), rel=0.25)
+        assert grain_level(grainy(half, levels)) * 255 == pytest.approx(levels / np.sqrt(3), rel=0.25)
+    assert without_grain(flat) is None
+
+
+def test_lost_grain_is_forgiven_and_a_lost_edge_is_not():
+    sky = sky_with_an_edge()
+    gt, without_edge = grainy(sky, 3), cv2.GaussianBlur(sky, (0, 0), 4)
+    strict, forgiving = (TargetMaker(TargetConfig(forgive_lost_grain=forgives)) for forgives in (False, True))
+
+    def distances(maker: TargetMaker, picture: np.ndarray, truth: np.ndarray = gt) -> Distances:
+        described, other = maker.describe([truth], [picture])
+        return maker.distances(other, described)
 
     flat, edge = (slice(None), slice(4, 28)), (slice(None), slice(36, 44))
-    smooth, kept = distances(strict, sky), distances(tolerant, sky)
-    assert kept.pixel[flat].mean() < 0.1 * smooth.pixel[flat].mean()
-    assert kept.feature[flat].mean() < 0.1 * smooth.feature[flat].mean()
-    blurred, called = distances(strict, without_edge), distances(tolerant, without_edge)
-    assert called.pixel[edge].mean() > 0.7 * blurred.pixel[edge].mean()
-    assert called.feature[edge].mean() > 0.7 * blurred.feature[edge].mean()
-    # Grain that a restorer adds to a clean truth stays a defect: the clean truth has none to tolerate.
-    added = tolerant.distances(tolerant.describe(gt), tolerant.describe(sky))
-    assert added.pixel[flat].mean() > 0.9 * smooth.pixel[flat].mean()
+    smooth, kept = distances(strict, sky), distances(forgiving, sky)
+    assert kept.pixel[flat].mean() < 0.7 * smooth.pixel[flat].mean()
+    assert kept.feature[flat].mean() < 0.7 * smooth.feature[flat].mean()
+    assert distances(forgiving, gt).pixel.max() == 0  # and kept grain is none either
+    blurred, called = distances(strict, without_edge), distances(forgiving, without_edge)
+    assert called.pixel[edge].mean() > 0.9 * blurred.pixel[edge].mean()
+    assert called.feature[edge].mean() > 0.9 * blurred.feature[edge].mean()
+    # Grain that a restorer adds to a clean truth stays a defect.
+    added = distances(forgiving, gt, sky)
+    assert added.pixel[flat].mean() == pytest.approx(smooth.pixel[flat].mean())
 
 
 def test_unknown_backbones_are_one_clear_line():

@@ -147,7 +147,7 @@ def test_a_repainted_sample_is_a_swap_on_the_datasets_scale(change):
         assert not found[dilated(mask, 4) == 0].any()
         assert found[mask == 1].mean() > 0
         for picture, its_map, near in ((syn, found, mask), (sr, found_sr, None)):
-            raw = maker.distances(maker.describe(picture), maker.describe(gt), mask=near)
+            raw = maker.distances(*reversed(maker.describe([gt], [picture])), mask=near)
             # (0.3 · pixel / 0.08 + 0.7 · feature / 0.5) / 1.5
             expected = np.clip((0.3 / 0.08 * raw.pixel + 0.7 / 0.5 * raw.feature) / 1.5, 0, 1)
             np.testing.assert_allclose(its_map, expected, atol=1e-5)
