@@ -63,8 +63,10 @@ def main(argv: Sequence[str]) -> None:
         for where in (config.against or rl.base, config.policy or config.run)
     )
     judge = open_judge(rl, device)
+    # The unit of the objective is the run's own, whatever pictures are measured on.
     panel = panel_of(rl, judge, scales_of(rl, judge, base_restorer(rl, rl.sampler, device)))
     base = base_restorer(rl, sampler, device)
+    rl = on_pictures(rl, config.pictures)
     folder = Path(config.out or f"{config.run}/eval")
     figures = evaluate_restorers(rl, before, after, judge, panel, base=base, folder=folder, split=config.split)
     print(f"{figures['table']}\npictures and values in {folder}")
@@ -79,16 +81,20 @@ def settings_of(config: EvaluateConfig) -> tuple[TrainRlConfig, SamplerSpec]:
     if not path.is_file():
         raise UserError(f"expected an RL run's folder, but {config.run} has no {CONFIG_FILE}; make train-rl makes one")
     rl = load_config(TrainRlConfig, [str(path)])
-    if config.pictures is not None:
-        # None of them was trained on: nearly all may be measured on.
-        other = dataclasses.replace(rl.source, val_fraction=0.05, test_fraction=0.9)
-        rl = dataclasses.replace(rl, source=dataclasses.replace(other, images=config.pictures, faces=config.pictures))
     asked = {"eval_images": config.images, "eval_crop_px": config.crop_px, "seed": config.seed}
     sampler = rl.deployed
     if config.steps is not None or config.eta is not None:
         eta = sampler.eta if config.eta is None else config.eta
         sampler = SamplerSpec(steps=sampler.steps if config.steps is None else config.steps, eta=eta)
     return dataclasses.replace(rl, **{name: value for name, value in asked.items() if value is not None}), sampler
+
+
+def on_pictures(rl: TrainRlConfig, pictures: str | None) -> TrainRlConfig:
+    """Returns the run's settings with other pictures; none of them was trained on, so nearly all may be measured on."""
+    if pictures is None:
+        return rl
+    source = dataclasses.replace(rl.source, images=pictures, faces=pictures, val_fraction=0.05, test_fraction=0.9)
+    return dataclasses.replace(rl, source=source)
 
 
 def open_restorer(where: str, sampler: SamplerSpec, *, scale: int, device: torch.device) -> Restorer:

@@ -31,7 +31,7 @@ from rl_finetune.evidence.references import TRUTH
 from rl_finetune.rewards.faces import identity, load_identity
 from rl_finetune.rewards.judge import Judge
 from rl_finetune.rewards.learned import judge_pictures
-from rl_finetune.rewards.objective import OBJECTIVE, RewardScale, measure_scales, objective
+from rl_finetune.rewards.objective import OBJECTIVE, RewardScale, StageScales, measure_scales, objective
 from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.protocol import Restorer
 from shared.runs.run_folder import RunFolder
@@ -188,8 +188,8 @@ def open_panel(
 
 def objective_scales(
     judge: Judge, base: Restorer, source: SourceConfig, pairs: PairConfig, task: Task
-) -> dict[int, dict[str, RewardScale]]:
-    """Returns, for every stage of the curriculum, each reward's mean and its spread within groups of `base`.
+) -> dict[int, StageScales]:
+    """Returns the scales of every stage of the curriculum within groups of `base`.
 
     `base` is the policy before RL, the pictures are training pictures.
     """

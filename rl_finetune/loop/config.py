@@ -115,8 +115,13 @@ class TrainRlConfig:
             raise ValueError(f"identity_weights is for task face, got task {self.task}")
         if self.gauge.action == "rollback" and not self.check_every:
             raise ValueError("gauge.action is rollback, but check_every is 0: the gauge is never read")
-        if self.gauge.action == "raise_gt_weight" and not (self.likelihood.form != "none" and self.likelihood.weight):
-            raise ValueError("gauge.action is raise_gt_weight, but likelihood.form is none or its weight 0")
+        if self.gauge.action == "raise_gt_weight":
+            by_policy = self.method == "policy_gradient"
+            supervised = self.likelihood.form != "none" and self.likelihood.weight > 0
+            if by_policy and not supervised:
+                raise ValueError("gauge.action is raise_gt_weight, but likelihood.form is none or its weight 0")
+            if not by_policy and not self.reward_gradient.supervised_weight:
+                raise ValueError("gauge.action is raise_gt_weight, but reward_gradient.supervised_weight is 0")
         if self.method == "policy_gradient":
             self._require_something_to_train()
         elif self.reward_gradient.last_steps > self.sampler.steps:

@@ -23,7 +23,7 @@ from rl_finetune.methods.reward_gradient import RewardGradientPlan, reward_gradi
 from rl_finetune.methods.rollout import rollout
 from rl_finetune.methods.trajectory import Rollout
 from rl_finetune.methods.window import sampler_of_iteration
-from rl_finetune.rewards.curriculum import CurriculumState, advance
+from rl_finetune.rewards.curriculum import advance
 from rl_finetune.rewards.judge import DifferentiableReward, Judgement, Subjects
 from shared.diffusion.schedule import NoiseSchedule
 from shared.diffusion.transition import step_std
@@ -66,8 +66,8 @@ def policy_gradient_iteration(session: Session, iteration: int) -> dict[str, flo
     times.append(time.perf_counter())
     session.average.update()
     stage = config.curriculum.stages[session.curriculum.position]
-    earned = session.base_rewards(drawn.group_ids, drawn.gt, drawn.lq, session.curriculum)
-    session.curriculum = next_stage(session, judgement.stage_total, earned)
+    gain = session.base_rewards.gain(judgement.stage_values, drawn.group_ids, drawn.gt, drawn.lq, session.curriculum)
+    session.curriculum = advance(session.curriculum, config.curriculum, accelerator.gather(gain))
     names = ("seconds/rollout", "seconds/judge", "seconds/update")
     timings = {name: end - start for name, (start, end) in zip(names, pairwise(times), strict=True)}
     return {**_reward_figures(session, judgement, credit), **figures, **timings, "curriculum_stage": float(stage)}
@@ -84,27 +84,21 @@ def reward_gradient_iteration(session: Session, iteration: int) -> dict[str, flo
     """
     config, gather = session.config, session.learner.accelerator.gather
     started = time.perf_counter()
-    reward = DifferentiableReward(session.judge, session.curriculum, session.scales or None)
+    reward = DifferentiableReward(session.judge, session.curriculum, session.scales)
     batch, seeds = groups_of(session, iteration)
     plan = reward_gradient_plan(session, iteration)
     figures = reward_gradient_update(
         session.learner, batch, config.sampler, plan, reward, group_size=config.group_size, sample_seeds=seeds
     )
     session.average.update()
-    totals = reward.totals(config.group_size)
+    said = {stage: reward.of_stage(stage) for stage in reward.shares}
     stage = config.curriculum.stages[session.curriculum.position]
-    earned = session.base_rewards(batch.indices, batch.gt, batch.lq, session.curriculum)
-    session.curriculum = next_stage(session, totals[stage], earned)
-    blended = gather(sum(share * totals[stage] for stage, share in reward.shares.items()))
+    gain = session.base_rewards.gain(said[stage], batch.indices, batch.gt, batch.lq, session.curriculum)
+    session.curriculum = advance(session.curriculum, config.curriculum, gather(gain))
+    blended = gather(sum(share * said[stage].total for stage, share in reward.shares.items()))
     seconds = time.perf_counter() - started
     named = {"reward": float(blended.mean()), "seconds/update": seconds, "curriculum_stage": float(stage)}
     return {**named, **figures}
-
-
-def next_stage(session: Session, stage_total: torch.Tensor, earned_by_base: torch.Tensor) -> CurriculumState:
-    """Returns the curriculum's next state from [B, G] raw rewards of its stage and [B] the base policy's."""
-    gain = session.learner.accelerator.gather(stage_total - earned_by_base[:, None])
-    return advance(session.curriculum, session.config.curriculum, gain)
 
 
 def draw(session: Session, iteration: int) -> Rollout:
@@ -178,9 +172,10 @@ def groups_of(session: Session, iteration: int) -> tuple[PairBatch, list[int]]:
     positions = local_positions(config, iteration, accelerator.process_index, accelerator.num_processes)
     indices = [shuffled(config.seed, position, len(session.pairs)) for position in positions]
     batch = collate_pairs([session.pairs[index] for index in indices])
+    # By position, not by picture: one that comes twice in an iteration is restored with other noise.
     seeds = [
-        derive_seed(config.seed, "rollout", iteration, index, member)
-        for index in indices
+        derive_seed(config.seed, "rollout", position, member)
+        for position in positions
         for member in range(config.group_size)
     ]
     return replace(batch, gt=batch.gt.to(accelerator.device), lq=batch.lq.to(accelerator.device)), seeds

@@ -21,7 +21,7 @@ from rl_finetune.methods.rollout import ConditionedDenoiser
 from rl_finetune.rewards.base_policy_rewards import BaseRewards
 from rl_finetune.rewards.curriculum import CurriculumState, from_plain, to_plain
 from rl_finetune.rewards.judge import Judge
-from rl_finetune.rewards.objective import RewardScale
+from rl_finetune.rewards.objective import StageScales
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.load import load_policy
@@ -42,7 +42,7 @@ class Session:
     average: WeightAverage
     panel: Panel
     gauge: HackingGauge
-    scales: dict[int, dict[str, RewardScale]]  # of every stage's rewards, empty under sum_first
+    scales: dict[int, StageScales]  # of every stage's rewards, on the base policy
     base_rewards: BaseRewards
     curriculum: CurriculumState = field(default_factory=CurriculumState)
     rolled_back_to: PixelUNet | None = None  # the last good policy, where the gauge stopped the run
@@ -70,7 +70,7 @@ class Session:
         panel = panel_of(config, judge, scales)
         gauge = HackingGauge(config.gauge, panel.for_gauge(list(judge.final.weights)))
         average = WeightAverage(learner.policy, config.ema_decay)
-        base_rewards = BaseRewards(base, judge, seed=config.seed)
+        base_rewards = BaseRewards(base, judge, scales, seed=config.seed)
         session = cls(config, run, learner, judge, pairs, average, panel, gauge, scales, base_rewards)
         accelerator.register_for_checkpointing(average, session)
         return session
@@ -130,21 +130,16 @@ def open_judge(config: TrainRlConfig, device: torch.device) -> Judge:
     )
 
 
-def scales_of(config: TrainRlConfig, judge: Judge, base: Restorer) -> dict[int, dict[str, RewardScale]]:
-    """Returns the scales by which rewards are normalised before they are weighed; none under `sum_first`.
-
-    `base` is the policy that the run starts from, with the run's sampler.
-    """
-    if config.reward.order == "sum_first":
-        return {}
+def scales_of(config: TrainRlConfig, judge: Judge, base: Restorer) -> dict[int, StageScales]:
+    """Returns every stage's scales on the run's own pictures; `base` is the policy it starts from, as RL samples it."""
     return objective_scales(judge, base, config.source, config.pairs, config.task)
 
 
-def panel_of(config: TrainRlConfig, judge: Judge, scales: dict[int, dict[str, RewardScale]]) -> Panel:
+def panel_of(config: TrainRlConfig, judge: Judge, scales: dict[int, StageScales]) -> Panel:
     """Returns what the run is measured by: the last stage's reward among it."""
     return open_panel(
         judge,
-        scales=scales.get(config.curriculum.stages[-1], {}),
+        scales=scales[config.curriculum.stages[-1]].parts if config.reward.order == "normalise_first" else {},
         task=config.task,
         identity_weights=config.identity_weights,
         allow_download=config.reward.tools.allow_download,

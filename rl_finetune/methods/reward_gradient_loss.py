@@ -26,8 +26,8 @@ class RewardGradientConfig:
     """How far the reward's gradient reaches, and what holds it."""
 
     last_steps: int = 2  # draft: K, the steps the gradient runs through; refl: its one step is drawn from the last K
-    supervised_weight: float = 1.0  # of ‖x̂_0 − GT‖² per latent element
-    reward_ceiling: float | None = None  # pictures rewarded this much are pulled no further
+    supervised_weight: float = 100.0  # of ‖x̂_0 − GT‖² per latent element
+    reward_ceiling: float | None = None  # pictures rewarded this much, in the reward's units, are pulled no further
     recompute: bool = False  # draft: each step is run again in the backward pass, memory for one step instead of K
 
     def __post_init__(self) -> None:

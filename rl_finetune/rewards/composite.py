@@ -28,6 +28,17 @@ class RewardValues:
     total: torch.Tensor  # [N], the weighted sum of the raw values
     degradation_maps: Mapping[str, torch.Tensor]  # name → [N, 1, H, W], of the maps asked for
 
+    def detached(self) -> RewardValues:
+        """Returns the values without their gradient, and without the maps."""
+        return RewardValues({name: v.detach() for name, v in self.values.items()}, self.total.detach(), {})
+
+    @classmethod
+    def joined(cls, parts: Sequence[RewardValues]) -> RewardValues:
+        """Returns the values of several batches one after the other, without the maps."""
+        names = parts[0].values
+        values = {name: torch.cat([part.values[name] for part in parts]) for name in names}
+        return cls(values, torch.cat([part.total for part in parts]), {})
+
 
 @dataclass(frozen=True)
 class Composite:

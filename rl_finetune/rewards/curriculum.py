@@ -11,7 +11,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from scipy import stats
 
 from shared.app.errors import UserError
 
@@ -23,9 +25,9 @@ class CurriculumConfig:
     stages: tuple[int, ...] = (3,)  # of the reward model, in order; one stage is no curriculum
     budget_iterations: int = 0  # a stage hands over after this many at the latest; 0: only after a gain, at a plateau
     min_iterations: int = 10  # and not before
-    plateau_window: int = 10  # iterations; the later half is compared with the earlier
-    plateau_z: float = 1.0  # a rise below this many standard errors is a plateau
-    gain_z: float = 2.0  # standard errors by which a stage's reward must exceed the base policy's before it hands over
+    plateau_window: int = 10  # iterations that are read together
+    plateau_z: float = 1.0  # a rise from window to window below this many standard errors is a plateau
+    gain_alpha: float = 0.05  # how often a stage that teaches nothing may be taken for one that has, over all readings
     ramp_iterations: int = 5  # over which the next stage is blended in
 
     def __post_init__(self) -> None:
@@ -45,7 +47,7 @@ class CurriculumState:
     position: int = 0  # index into the config's stages
     iterations: int = 0  # completed in this stage, the ramp into it not counted
     ramp: int = 0  # iterations of the ramp into the next stage begun; 0 when none is under way
-    history: tuple[float, ...] = ()  # mean rewards of this stage above the base policy's, `plateau_window` at most
+    history: tuple[float, ...] = ()  # this stage's mean gains above the base policy, one an iteration
 
 
 def stage_rewards(weights: Mapping[str, float], stage: int, *, need_map: Collection[str]) -> dict[str, float]:
@@ -82,45 +84,38 @@ def advance(state: CurriculumState, config: CurriculumConfig, gain: torch.Tensor
     """Returns the state for the next iteration.
 
     gain: [B, G], what this iteration's own stage (on a ramp, the one being left) said of every restoration, less what it
-    said of the base policy's restoration of the same picture. Pictures differ far more in reward than a policy gains in
-    ten iterations; less the base's, that luck is gone.
+    said of the base policy's restoration of the same picture, in the units that training adds. Pictures differ far more
+    in reward than a policy gains in ten iterations; less the base's, that luck is gone.
     """
     if 0 < state.ramp < config.ramp_iterations:
         return replace(state, ramp=state.ramp + 1)
     if state.ramp:
         return CurriculumState(position=state.position + 1)
-    history = (*state.history, float(gain.double().mean()))[-config.plateau_window :]
+    history = (*state.history, float(gain.double().mean()))
     iterations = state.iterations + 1
     spent = 0 < config.budget_iterations <= iterations
-    settled = has_gained(history, config) and has_plateaued(history, config)
-    ready = iterations >= config.min_iterations and (spent or settled)
+    ready = iterations >= config.min_iterations and (spent or has_settled(history, config))
     is_last = state.position == len(config.stages) - 1
     return replace(state, iterations=iterations, history=history, ramp=1 if ready and not is_last else 0)
 
 
-def has_gained(history: tuple[float, ...], config: CurriculumConfig) -> bool:
-    """Whether the last `plateau_window` rewards lie above the base policy's by `gain_z` standard errors of their mean.
+def has_settled(history: tuple[float, ...], config: CurriculumConfig) -> bool:
+    """Whether a stage has taught something and has stopped doing so, read once a window of `plateau_window` iterations.
 
-    A stage that has taught nothing yet has nothing to hand over; its budget, if it has one, ends it.
+    Taught: the last window lies above the stage's first, by a one-sided Welch test; that the windows do not overlap and
+    that α is spent over the readings (6/(π²k²) of it on the k-th) makes `gain_alpha` hold for the whole stage, however
+    long. Stopped: the last window is not above the one before by `plateau_z` standard errors. Against the first window
+    of its own stage, so that a later stage gets no credit for what an earlier one taught, and a yardstick that is off by
+    a constant (another sampler than the base was drawn with) changes nothing.
     """
-    window = torch.tensor(history[-config.plateau_window :], dtype=torch.float64)
-    if len(window) < config.plateau_window:
+    size, windows = config.plateau_window, len(history) // config.plateau_window
+    if windows < 2 or len(history) % size:
         return False
-    return float(window.mean()) > config.gain_z * float(window.std()) / math.sqrt(len(window))
-
-
-def has_plateaued(history: tuple[float, ...], config: CurriculumConfig) -> bool:
-    """Whether the later half of the last `plateau_window` mean rewards is not clearly above the earlier half.
-
-    Clearly: by `plateau_z` standard errors of the difference.
-    """
-    window = history[-config.plateau_window :]
-    if len(window) < config.plateau_window:
-        return False
-    half = len(window) // 2
-    earlier, later = (torch.tensor(part, dtype=torch.float64) for part in (window[:half], window[-half:]))
-    error = math.sqrt(float(earlier.var() + later.var()) / half)
-    return float(later.mean() - earlier.mean()) <= config.plateau_z * error
+    first, before, last = (history[k * size : (k + 1) * size] for k in (0, windows - 2, windows - 1))
+    level = config.gain_alpha * 6.0 / (math.pi * (windows - 1)) ** 2
+    gained = stats.ttest_ind(last, first, equal_var=False, alternative="greater").pvalue <= level
+    error = math.sqrt((np.var(before, ddof=1) + np.var(last, ddof=1)) / size)
+    return bool(gained) and float(np.mean(last) - np.mean(before)) <= config.plateau_z * error
 
 
 def to_plain(state: CurriculumState) -> dict[str, Any]:

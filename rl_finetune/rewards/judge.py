@@ -18,7 +18,7 @@ from rl_finetune.rewards.composite import Composite, RewardValues, resolve
 from rl_finetune.rewards.config import Order, RewardConfig
 from rl_finetune.rewards.curriculum import CurriculumConfig, CurriculumState, blend_maps, stage_rewards, stage_weights
 from rl_finetune.rewards.latent_grid import to_latent_grid
-from rl_finetune.rewards.objective import RewardScale, objective
+from rl_finetune.rewards.objective import StageScales
 from rl_finetune.rewards.registry import Toolbox, find_map, find_reward
 
 
@@ -37,7 +37,7 @@ class Judgement:
     map_weight_total: float  # what they sum to where every stage in the blend has every map
     map_order: Order
     total: torch.Tensor  # [B, G] the weighted sum of the raw rewards of the final picture
-    stage_total: torch.Tensor  # [B, G] the same of the curriculum's present stage alone
+    stage_values: RewardValues  # of the final picture [B·G] by the curriculum's present stage alone
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Judge:
             map_weight_total=sum(self.map_weights.values()),
             map_order=self.order,
             total=sum(share * totals[stage] for stage, share in shares.items())[..., -1],
-            stage_total=totals[first][..., -1],
+            stage_values=values[first][-1],
         )
 
     def _parts(
@@ -171,30 +171,23 @@ class Judge:
 class DifferentiableReward:
     """The curriculum's reward of one iteration with its gradient in sr; remembers what each stage said, in order."""
 
-    def __init__(
-        self, judge: Judge, state: CurriculumState, scales: Mapping[int, Mapping[str, RewardScale]] | None = None
-    ) -> None:
-        """`scales` holds every reward's spread by stage, which `normalise_first` needs; without it, raw rewards add."""
+    def __init__(self, judge: Judge, state: CurriculumState, scales: Mapping[int, StageScales]) -> None:
+        """`scales` of every stage in the blend: they put parts and stages on one scale, in spreads of the base policy."""
         self.judge, self.scales = judge, scales
         self.shares = stage_weights(state, judge.curriculum)
-        self.said: dict[int, list[torch.Tensor]] = defaultdict(list)
+        self.said: dict[int, list[RewardValues]] = defaultdict(list)
 
     def __call__(self, sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, sample_ids: Sequence[str]) -> torch.Tensor:
-        """Returns the rewards as the run's order adds them, [N]: each in units of its spread, or raw.
-
-        Stages are weighed by their shares, and each stage's parts by their weights over their sum.
-        """
+        """Returns Σ share · stage's reward [N], each in spreads and added as the run's order has it."""
         total: torch.Tensor | None = None
         for stage, share in self.shares.items():
             composite = self.judge.composites[stage]
             judged = composite(sr, gt, lq, sample_ids=sample_ids)
-            self.said[stage].append(judged.total.detach())
-            own = judged.total
-            if self.scales is not None:
-                own = objective(judged.values, composite.weights, self.scales[stage]) / sum(composite.weights.values())
-            total = share * own if total is None else total + share * own
+            self.said[stage].append(judged.detached())
+            own = share * self.scales[stage].reward(judged, composite.weights, self.judge.order)
+            total = own if total is None else total + own
         return total
 
-    def totals(self, group_size: int) -> dict[int, torch.Tensor]:
-        """Returns each stage's own totals so far [B, G]."""
-        return {stage: torch.cat(said).unflatten(0, (-1, group_size)) for stage, said in self.said.items()}
+    def of_stage(self, stage: int) -> RewardValues:
+        """Returns everything a stage has said so far, in order."""
+        return RewardValues.joined(self.said[stage])

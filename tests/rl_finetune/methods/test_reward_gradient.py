@@ -161,18 +161,22 @@ def test_a_whole_run_saves_a_policy_and_resumes_exactly(feedback_run, tmp_path, 
     )
 
 
-def test_a_blend_is_by_hand_and_differentiable(feedback_run, tmp_path):
-    # Ramp 1 of 2: shares 2/3 and 1/3.
+@pytest.mark.parametrize("order", ["sum_first", "normalise_first"])
+def test_a_blend_is_by_hand_and_differentiable(feedback_run, tmp_path, order):
+    # Ramp 1 of 2: shares 2/3 and 1/3, each stage in spreads of the base policy's groups.
     curriculum = CurriculumConfig(stages=(0, 3), min_iterations=1, plateau_window=4, ramp_iterations=2)
-    reward_config = RewardConfig(parts=[RewardPart("fgr_score", 1.0)])
+    reward_config = RewardConfig(parts=[RewardPart("fgr_score", 2.0)], order=order)
     session = open_session(dataclasses.replace(feedback_run, curriculum=curriculum, reward=reward_config), tmp_path)
-    blended = DifferentiableReward(session.judge, CurriculumState(ramp=1))
+    blended = DifferentiableReward(session.judge, CurriculumState(ramp=1), session.scales)
     sr, gt = torch.rand(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     found = blended(sr.requires_grad_(), gt, gt, list("abcd"))
-    old, new = (session.judge.composites[stage](sr, gt, gt).total for stage in (0, 3))
-    torch.testing.assert_close(found, 2 / 3 * old + 1 / 3 * new)
+    by_stage = {}
+    for stage in (0, 3):
+        score, scale = session.judge.composites[stage](sr, gt, gt).values["fgr_score"], session.scales[stage]
+        by_stage[stage] = (score - scale.parts["fgr_score"].mean) / scale.parts["fgr_score"].spread
+    torch.testing.assert_close(found, 2 / 3 * by_stage[0] + 1 / 3 * by_stage[3], atol=1e-4, rtol=1e-4)
     assert torch.autograd.grad(found.sum(), sr)[0].abs().max() > 0
-    torch.testing.assert_close(blended.totals(2)[3], new.detach().view(2, 2))
+    assert blended.of_stage(3).total.shape == (4,)
 
 
 def test_normalised_rewards_add_in_units_of_their_spread(feedback_run, tmp_path):
@@ -183,15 +187,16 @@ def test_normalised_rewards_add_in_units_of_their_spread(feedback_run, tmp_path)
     sr, gt = torch.rand(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     found = reward(sr.requires_grad_(), gt, gt, list("abcd"))
     values = session.judge.final(sr, gt, gt).values
-    own = session.scales[session.config.curriculum.stages[-1]]
+    own = session.scales[session.config.curriculum.stages[-1]].parts
     by_hand = [(values[name] - own[name].mean) / own[name].spread for name in ("psnr", "ssim")]
     torch.testing.assert_close(found, 0.75 * by_hand[0] + 0.25 * by_hand[1])
-    # Raw, the decibels would rule: a reward in other units must not change the gradient's direction.
+    # Summed first, the decibels rule: the raw sum in units of its own spread.
     summed = dataclasses.replace(config, reward=RewardConfig(parts=parts, order="sum_first"))
     session = open_session(summed, tmp_path / "summed")
-    assert session.scales == {}
-    raw = DifferentiableReward(session.judge, session.curriculum)(sr, gt, gt, list("abcd"))
-    torch.testing.assert_close(raw, 3.0 * values["psnr"] + values["ssim"])
+    raw = DifferentiableReward(session.judge, session.curriculum, session.scales)(sr, gt, gt, list("abcd"))
+    total = session.scales[session.config.curriculum.stages[-1]].total
+    by_hand = (3.0 * values["psnr"] + values["ssim"] - total.mean) / total.spread
+    torch.testing.assert_close(raw, by_hand, atol=1e-3, rtol=1e-4)
 
 
 def test_the_hand_over_sees_the_gain_above_the_base_policy(feedback_run, tmp_path):
@@ -203,10 +208,11 @@ def test_the_hand_over_sees_the_gain_above_the_base_policy(feedback_run, tmp_pat
         iterate(session, i)
     # The policy does not move: all that is left is its noise against the base's on the same pictures.
     batch, _ = groups_of(session, 0)
-    earned = session.base_rewards(batch.indices, batch.gt, batch.lq, session.curriculum)
+    earned = session.base_rewards.earned(0, batch.indices, batch.gt, batch.lq)
     assert earned.shape == (len(batch.indices),)
-    assert max(abs(gain) for gain in session.curriculum.history) < 0.1 * float(earned.abs().mean())
-    again = session.base_rewards(batch.indices[::-1], batch.gt.flip(0), batch.lq.flip(0), session.curriculum)
+    # In spreads within the base policy's groups: about as far as one restoration lies from another.
+    assert max(abs(gain) for gain in session.curriculum.history) < 2.0
+    again = session.base_rewards.earned(0, batch.indices[::-1], batch.gt.flip(0), batch.lq.flip(0))
     assert torch.equal(earned, again.flip(0))
 
 

@@ -63,14 +63,14 @@ def test_members_are_drawn_apart_and_a_silent_reward_has_no_say():
     pairs = PairBatch(gt=gt, lq=gt, image_ids=("a", "b"), indices=(0, 1))
     composite = Composite.build({"psnr": 1.0, "dwt": 1.0}, Toolbox())
     scales = measure_scales(Dimmed(), pairs, {3: composite}, members=5, seed=0)[3]
-    assert set(scales) == {"psnr", "dwt"}
+    assert set(scales.parts) == {"psnr", "dwt"}
     assert scales == measure_scales(Dimmed(), pairs, {3: composite}, members=5, seed=0)[3]
 
     class Same(Dimmed):
         def restore(self, lq, *, sample_seeds):
             return lq * 0.5
 
-    assert measure_scales(Same(), pairs, {3: composite}, members=5, seed=0)[3] == {}
+    assert measure_scales(Same(), pairs, {3: composite}, members=5, seed=0)[3].parts == {}
 
 
 @pytest.mark.parametrize("order", ["normalise_first", "sum_first"])
