@@ -69,7 +69,9 @@ def test_grain_has_its_deviation_and_is_stronger_in_the_dark():
         noise = sensor_noise(grey, 5.0, numpy_rng(seed)) * 255
         # √(.9² + .45²) = 1.006 of the level in each channel.
         assert noise.std(axis=(0, 1)) == pytest.approx([5.0] * 3, rel=0.06)
-        assert sensor_noise(grey * 0.1, 5.0, numpy_rng(seed)).std() > 1.15 * sensor_noise(grey, 5.0, numpy_rng(seed)).std()
+        assert (
+            sensor_noise(grey * 0.1, 5.0, numpy_rng(seed)).std() > 1.15 * sensor_noise(grey, 5.0, numpy_rng(seed)).std()
+        )
 
 
 def test_native_crops_are_cut_pixel_for_pixel():

@@ -119,8 +119,10 @@ def test_refl_draws_its_step_from_the_last_ones(feedback_run, tmp_path):
 @pytest.mark.parametrize("recompute", [False, True])
 def test_slices_and_recomputing_change_no_gradient(feedback_run, tmp_path, plan, recompute):
     session = open_session(feedback_run, tmp_path)
-    whole = feedback_gradient(session, "draft", RewardGradientConfig(last_steps=3))
-    again = feedback_gradient(session, "draft", RewardGradientConfig(last_steps=3, recompute=recompute), **plan)
+    whole = feedback_gradient(session, "draft", RewardGradientConfig(last_steps=3, supervised_weight=1.0))
+    again = feedback_gradient(
+        session, "draft", RewardGradientConfig(last_steps=3, supervised_weight=1.0, recompute=recompute), **plan
+    )
     torch.testing.assert_close(again, whole, atol=1e-6, rtol=1e-5)
 
 
