@@ -130,7 +130,7 @@ def _rows(stage: Stage) -> str:
     titles = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
     head = f"<tr><th></th><th>before</th><th>after</th><th>change ± s.e.</th>{titles}<th></th></tr>"
     cells = "".join(
-        f'<tr class="{row["verdict"]}"><td>{html.escape(row["name"])} {"↑" if row["higher_is_better"] else "↓"}</td>'
+        f'<tr class="{row["verdict"]}"><td>{html.escape(row["name"])} {row["arrow"]}</td>'
         f"<td>{row['before']:.4f}</td><td>{row['after']:.4f}</td>"
         f"<td>{row['change']['mean']:+.4f} ± {row['change']['standard_error']:.4f}</td>"
         + "".join(f"<td>{row['references'][column]:.4f}</td>" for column in columns)

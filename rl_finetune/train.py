@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast
 
+from rl_finetune.evidence.held_out import after_removals
 from rl_finetune.loop.config import FREE_KEYS, TrainRlConfig
 from rl_finetune.loop.final_evaluation import evaluate_restorers
 from rl_finetune.loop.iteration import iterate
@@ -100,9 +101,12 @@ def check(session: Session, loop: TrainingLoop) -> bool:
     found = held_out.evaluate(restorer, pairs, session.panel, title="check", quiet=True)
     # The main process's figures count everywhere: the last bits may differ, and a verdict must not.
     values = {n: v.cpu() for n, v in broadcast({n: v.to(device) for n, v in found.values.items()}).items()}
-    loop.record({f"check/{name}": float(v.mean()) for name, v in values.items()})
+    loop.record({f"check/{name}": float(v.nanmean()) for name, v in values.items()})
+    removed = after_removals(found.sr, pairs, session.panel, batch=config.eval_batch)
     reading = session.gauge.read(
-        values[session.panel.proxy].tolist(), {n: values[n].tolist() for n in session.gauge.panel}
+        {n: v.tolist() for n, v in values.items()},
+        proxy=session.panel.proxy,
+        removed={n: v.tolist() for n, v in broadcast({n: v.to(device) for n, v in removed.items()}).items()},
     )
     if is_main and reading is not None:
         print(f"\ncheck at {loop.done}: {reading.line()}" + (f": {reading.action}" if reading.action else ""))

@@ -161,7 +161,6 @@ ONE_ROLE = {
     "LossConfig": "what the one training of a room minimises",
     "psnr": "a metric, and the reward that is that metric",
     "ssim": "a metric, and the reward that is that metric",
-    "lpips": "a metric, and the reward that is that metric",
     "gradient_distance": "a metric, and the reward that is that metric",
 }
 # Names that still mean two things. A name that no longer does is to be taken off this list: the test says so.

@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy import special
 
 from data.degradation.records import PairBatch
 from rl_finetune.evidence.measure import Measure, evaluate
 from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.protocol import Restorer
-from shared.vision.metrics import PairedDifference, paired_difference
+from shared.vision.metrics import PairedDifference, holm, paired_difference
 
 STEPS, ETAS = (1, 2, 4, 8), (0.0, 0.5, 1.0)
 # Fidelity's share of what is compared, in units of spread. Neither metric counts more than twice the other: with one
@@ -161,15 +160,6 @@ def sweep(
     return {each.setting: replace(each, p=p) for each, p in zip(standings, corrected, strict=True)}
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns each p corrected for all of them being read (Holm 1979), in their order."""
-    corrected, highest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(np.argsort(p_values, kind="stable")):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        corrected[int(i)] = highest
-    return corrected
-
-
 def _against_all(
     base: Curve, tuned: Curve, setting: SamplerSpec, plane: Plane, spreads: Mapping[str, float], weight: float
 ) -> Standing:
@@ -183,7 +173,7 @@ def _against_all(
     margins = {rival: paired_difference(goodness(base, rival), mine) for rival in base.values}
     rival = min(margins, key=lambda spec: margins[spec].z)
     margin = margins[rival]
-    return Standing(setting, plane, weight, rival, margin, p=float(special.stdtr(margin.n - 1, -margin.z)))
+    return Standing(setting, plane, weight, rival, margin, p=margin.p_up)
 
 
 def _spread(base: Curve, metric: str) -> float:

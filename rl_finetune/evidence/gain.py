@@ -14,12 +14,12 @@ from rl_finetune.evidence.measure import Measure
 from shared.diffusion.sampler import SamplerSpec
 from shared.files import write_bytes
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetRestorer
-from shared.vision.metrics import PANEL
+from shared.vision.metrics import METRICS
 
 TABLE_FILE, FIGURE_FILE = "curve.md", "curve.png"
 # The first of each that is measured and that no reward contains.
 FIDELITY = ("psnr", "ssim", "ms_ssim")
-PERCEPTION = ("lpips_distance", "gradient_distance", "detail_error")
+PERCEPTION = ("lpips_alex", "dists", "lpips_vgg", "gradient_distance", "detail_correlation")
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ def plane_of(measured: Collection[str], rewarded: Collection[str]) -> Plane:
         next((name for name in names if name in measured and name not in rewarded), names[0])
         for names in (FIDELITY, PERCEPTION)
     )
-    higher = {name: PANEL[name].higher_is_better if name in PANEL else False for name in (fidelity, perception)}
-    return Plane(fidelity, perception, higher)
+    return Plane(fidelity, perception, {name: METRICS[name].higher_is_better for name in (fidelity, perception)})
 
 
 def write_gain(folder: Path, gain: Gain, *, deployed: SamplerSpec, title: str) -> None:

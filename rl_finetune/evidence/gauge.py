@@ -1,7 +1,8 @@
-"""Is the reward being cheated? The proxy against a panel of metrics it does not contain, on the same held-out pictures.
+"""Is the reward being cheated? What training maximises against metrics of every family, on the same held-out pictures.
 
-A reading compares every picture with itself before RL. Proxy up and panel up is learning; proxy up and panel down is
-hacking: what the reward model likes and the truth does not.
+A reading compares every picture with itself before RL, and the worst family decides: a reward that rose while one family
+fell was bought, whatever the other families say. It also looks at what is left of the reward's gain once the pictures
+have lost what nobody would miss (`shared.vision.removal`).
 """
 
 from __future__ import annotations
@@ -12,10 +13,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from shared.vision.metrics import PANEL, PairedDifference, paired_difference
+from rl_finetune.evidence.family_tests import (
+    FamilyReading,
+    by_fault,
+    read_families,
+    spent_alpha,
+)
+from shared.vision.metrics import PairedDifference, paired_difference
 
 Verdict = Literal["learning", "level", "hacking", "failing"]
 Action = Literal["report", "raise_gt_weight", "rollback"]
+Values = Mapping[str, Sequence[float]]  # name → one value a picture, always in the same order
+_KEPT = 0.5  # the share of the reward's gain that must outlive every removal
 
 
 @dataclass(frozen=True)
@@ -23,12 +32,14 @@ class GaugeConfig:
     """When a reading counts as hacking, and what then happens."""
 
     action: Action = "report"  # what is done after `patience` readings
-    z: float = 2.0  # standard errors a change must have to be called one
+    alpha: float = 0.05  # how often a run in which nothing happens may be called worse, over all of its readings
     patience: int = 2  # readings in a row that say hacking, before anything is done
     gt_weight_factor: float = 2.0  # raise_gt_weight: what the GT-likelihood weight is multiplied by
     max_gt_weight_factor: float = 16.0  # raise_gt_weight: never beyond this many times the weight
 
     def __post_init__(self) -> None:
+        if not 0.0 < self.alpha < 0.5:
+            raise ValueError(f"gauge.alpha must be between 0 and .5, got {self.alpha:g}")
         if self.patience < 1 or not 1.0 < self.gt_weight_factor <= self.max_gt_weight_factor:
             raise ValueError(
                 "gauge.patience must be at least 1 and 1 < gt_weight_factor <= max_gt_weight_factor, got "
@@ -41,78 +52,115 @@ class GaugeReading:
     """What one evaluation says."""
 
     verdict: Verdict
-    proxy: PairedDifference
-    panel: PairedDifference  # mean over metrics of signed changes, each in units of its spread between pictures
-    fallen: tuple[str, ...]  # metrics that are clearly worse, worst first
+    proxy: PairedDifference  # the change of what training maximises
+    families: tuple[FamilyReading, ...]  # in the catalogue's order
+    worse: tuple[str, ...]  # families that are clearly worse, the one at fault first
+    gone: tuple[str, ...]  # removals that take the proxy's gain with them
     streak: int  # readings in a row that said hacking, this one included
     action: Action | None  # what to do now; None: nothing
     gt_weight_factor: float  # of the configured GT-likelihood weight, from here on
 
+    @property
+    def fault(self) -> str | None:
+        """The family at fault, if any."""
+        return self.worse[0] if self.worse else None
+
     def line(self) -> str:
         """Returns the reading in one line for a log."""
-        fallen = f"; worse: {', '.join(self.fallen)}" if self.fallen else ""
-        return f"{self.verdict}: proxy {self.proxy.z:+.1f} se, panel {self.panel.z:+.1f} se{fallen}"
+        of = {reading.family: reading for reading in self.families}
+        parts = [f"proxy {self.proxy.z:+.1f} se"]
+        if self.worse:
+            parts.append("worse: " + ", ".join(of[name].line() for name in self.worse))
+        better = [reading.line() for reading in self.families if reading.up]
+        if better:
+            parts.append("better: " + ", ".join(better))
+        if self.gone:
+            parts.append(f"the proxy's gain goes with: {', '.join(self.gone)}")
+        return f"{self.verdict}: {'; '.join(parts)}"
 
 
 class HackingGauge:
     """Follows one run. The first reading given is the policy before RL, and everything is compared with it."""
 
-    def __init__(self, config: GaugeConfig, panel: Sequence[str]) -> None:
-        """`panel` names metrics of `shared.vision.metrics.PANEL`, none of them part of the reward."""
-        self.config, self.panel = config, tuple(panel)
-        self.baseline: dict[str, list[float]] | None = None
+    def __init__(self, config: GaugeConfig, measured: Sequence[str], readings_expected: int) -> None:
+        """`measured`: names of `shared.vision.metrics.METRICS`, none of them made of what a reward is made of.
+
+        `readings_expected`: how often the run will be read, the baseline not counted; `alpha` is shared out among them.
+        """
+        self.config, self.measured, self.readings_expected = config, tuple(measured), max(1, readings_expected)
+        self.baseline: dict[str, list[float]] | None = None  # the metrics', and `proxy`
+        self.baseline_removed: dict[str, list[float]] = {}
+        self.readings = 0
         self.streak = 0
         self.gt_weight_factor = 1.0
 
-    def read(self, proxy: Sequence[float], panel: Mapping[str, Sequence[float]]) -> GaugeReading | None:
-        """Returns the reading of n held-out pictures, in the same order every time; None for the baseline itself."""
-        now = {"proxy": [float(v) for v in proxy], **{name: [float(v) for v in panel[name]] for name in self.panel}}
+    def read(
+        self, values: Values, *, proxy: str, removed: Values | None = None, beyond_curve: bool | None = None
+    ) -> GaugeReading | None:
+        """Returns the reading of n held-out pictures; None for the baseline itself.
+
+        `proxy`: which of the values training maximises. `removed`: removal → that value once the pictures have lost
+        what it takes. `beyond_curve`: whether the policy lies beyond the base policy's own curve of fidelity and
+        perception over steps and noise; None: not known.
+        """
+        now = {"proxy": _plain(values[proxy]), **{name: _plain(values[name]) for name in self.measured}}
+        now_removed = {name: _plain(of) for name, of in (removed or {}).items()}
         if self.baseline is None:
-            self.baseline = now
+            self.baseline, self.baseline_removed = now, now_removed
             return None
-        before = self.baseline
-        changes = {name: _signed_change(name, before[name], now[name]) for name in self.panel}
-        proxy_change = paired_difference(before["proxy"], now["proxy"])
-        index = paired_difference(np.zeros(len(now["proxy"])), np.mean(list(changes.values()), axis=0))
-        z = {name: paired_difference(np.zeros(len(change)), change).z for name, change in changes.items()}
-        fallen = [name for name in sorted(self.panel, key=z.__getitem__) if z[name] <= -self.config.z]
-        verdict = _verdict(proxy_change.z, index.z, self.config.z)
+        self.readings += 1
+        alpha = spent_alpha(self.config.alpha, self.readings, self.readings_expected)
+        gain = paired_difference(self.baseline["proxy"], now["proxy"])
+        risen = gain.p_up <= alpha
+        families = read_families(self.baseline, now, self.measured, alpha=alpha)
+        worse = by_fault(families, beyond_curve=beyond_curve is True)
+        gone = self._gone(now["proxy"], now_removed, alpha=alpha) if risen else ()
+        better = beyond_curve if beyond_curve is not None else any(family.up for family in families)
+        if worse or gone:
+            verdict: Verdict = "hacking" if risen else "failing"
+        else:
+            verdict = "learning" if risen and better else "level"
         self.streak = self.streak + 1 if verdict == "hacking" else 0
-        action = None
-        if self.streak >= self.config.patience:
-            action = self.config.action
-            if action == "raise_gt_weight":
-                raised = self.gt_weight_factor * self.config.gt_weight_factor
-                self.gt_weight_factor = min(raised, self.config.max_gt_weight_factor)
-            if action != "report":
-                self.streak = 0
-        return GaugeReading(verdict, proxy_change, index, tuple(fallen), self.streak, action, self.gt_weight_factor)
+        action = self._act()
+        return GaugeReading(verdict, gain, families, worse, gone, self.streak, action, self.gt_weight_factor)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns everything a resumed run needs, as json-able numbers."""
-        return {"baseline": self.baseline, "streak": self.streak, "gt_weight_factor": self.gt_weight_factor}
+        return {
+            "baseline": self.baseline,
+            "baseline_removed": self.baseline_removed,
+            "readings": self.readings,
+            "streak": self.streak,
+            "gt_weight_factor": self.gt_weight_factor,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from where `state_dict` was taken."""
-        self.baseline, self.streak = state["baseline"], state["streak"]
+        self.baseline, self.baseline_removed = state["baseline"], state["baseline_removed"]
+        self.readings, self.streak = state["readings"], state["streak"]
         self.gt_weight_factor = state["gt_weight_factor"]
 
+    def _gone(self, proxy: Sequence[float], removed: Values, *, alpha: float) -> tuple[str, ...]:
+        """Returns the removals after which clearly less than half of the proxy's gain is left."""
+        gain = np.subtract(proxy, self.baseline["proxy"])
+        known = [name for name in removed if name in self.baseline_removed]
+        lost = {
+            name: paired_difference(np.subtract(removed[name], self.baseline_removed[name]), _KEPT * gain)
+            for name in known
+        }
+        return tuple(name for name in known if lost[name].p_up <= alpha / len(known))
 
-def panel_without(reward_names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the panel's metrics that are in none of the rewards: a metric cannot testify about itself."""
-    measured_by = {"gradient_similarity": "gradient_distance"}
-    inside = {measured_by.get(name, name) for name in reward_names}
-    return tuple(name for name in PANEL if name not in inside)
+    def _act(self) -> Action | None:
+        if self.streak < self.config.patience:
+            return None
+        action = self.config.action
+        if action == "raise_gt_weight":
+            raised = self.gt_weight_factor * self.config.gt_weight_factor
+            self.gt_weight_factor = min(raised, self.config.max_gt_weight_factor)
+        if action != "report":
+            self.streak = 0
+        return action
 
 
-def _signed_change(name: str, before: Sequence[float], after: Sequence[float]) -> np.ndarray:
-    # In units of the spread between pictures, so that decibels and ΔE can be averaged; positive is better.
-    before, after = np.asarray(before), np.asarray(after)
-    sign = 1.0 if name not in PANEL or PANEL[name].higher_is_better else -1.0
-    return sign * (after - before) / max(float(before.std()), 1e-6)
-
-
-def _verdict(proxy_z: float, panel_z: float, z: float) -> Verdict:
-    if panel_z <= -z:
-        return "hacking" if proxy_z >= z else "failing"
-    return "learning" if proxy_z >= z else "level"
+def _plain(values: Sequence[float]) -> list[float]:
+    return [float(value) for value in values]

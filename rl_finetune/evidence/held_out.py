@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ from data.degradation.pairs import PairConfig, collate_pairs, pairs_for_task
 from data.degradation.records import PairBatch, Task
 from data.sources.open_source import SourceConfig
 from data.sources.splits import Split
-from rl_finetune.evidence.gauge import panel_without
+from rl_finetune.evidence.judges import reward_parts
 from rl_finetune.evidence.measure import (
-    LPIPS,
     Evaluation,
     Measure,
     change_rows,
@@ -25,7 +24,6 @@ from rl_finetune.evidence.measure import (
     format_table,
     held_out_pairs,
     measured,
-    panel_measure,
 )
 from rl_finetune.evidence.references import TRUTH
 from rl_finetune.rewards.faces import identity, load_identity
@@ -35,9 +33,11 @@ from rl_finetune.rewards.objective import OBJECTIVE, RewardScale, StageScales, m
 from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.protocol import Restorer
 from shared.runs.run_folder import RunFolder
+from shared.vision.available import MetricWeights, open_metrics
 from shared.vision.images import paint_map, picture_grid, save_image
-from shared.vision.lpips import load_lpips, lpips_weights_path
-from shared.vision.metrics import PANEL, hatch
+from shared.vision.metrics import METRICS, PairMetric, judging
+from shared.vision.pattern import hatch
+from shared.vision.removal import REMOVALS
 
 GRID_ROWS = 12
 SCALE_GROUPS, SCALE_MEMBERS = 8, 8  # of the same pictures and noise whatever the run's seed: one unit for all of them
@@ -68,6 +68,7 @@ class HeldOut:
             pairs,
             panel.measures,
             batch=self.batch,
+            of_all=panel.of_all,
             seed=self.seed,
             title=title,
             quiet=quiet,
@@ -80,24 +81,17 @@ class Panel:
     """What is measured, and what is missing and why."""
 
     measures: list[Measure]
+    of_each: Mapping[str, PairMetric]  # the metrics among them
+    of_all: Mapping[str, PairMetric]  # metrics that are measured on all pictures at once
     proxy: str  # which measure training maximises
-    checks_identity: bool
+    judges: tuple[str, ...]  # the metrics that the hacking gauge reads
+    refused: Mapping[str, str]  # the others, and why: most share something with a reward
     absent: Mapping[str, str]  # name → why it is not measured
     device: torch.device
 
-    @property
-    def metrics(self) -> list[Measure]:
-        """Returns the measures that are no rewards."""
-        return self.measures[1:]
-
-    def rewarded(self, reward_names: Collection[str]) -> frozenset[str]:
-        """Returns the metrics that a reward contains: they cannot judge it."""
-        inside = frozenset(PANEL) - frozenset(panel_without(list(reward_names)))
-        return inside | ({LPIPS} if "lpips" in reward_names else frozenset())
-
-    def for_gauge(self, reward_names: Sequence[str]) -> tuple[str, ...]:
-        """Returns the names that the hacking gauge reads: none that the reward contains."""
-        return panel_without(reward_names) + ((IDENTITY,) if self.checks_identity else ())
+    def only(self, names: Sequence[str]) -> list[Measure]:
+        """Returns the measure of these metrics alone, for what is measured many times."""
+        return [lambda sr, gt, lq: {name: self.of_each[name](sr, gt) for name in names}]
 
 
 def compare_on_held_out(
@@ -127,7 +121,9 @@ def compare_on_held_out(
         title: held_out.evaluate(restorer, pairs, panel, title=f"{title}, {held_out.task}", quiet=False).values
         for title, restorer in references.items()
     }
-    beside[TRUTH] = measured(pairs.gt, pairs, panel.measures, batch=held_out.batch, device=panel.device)
+    beside[TRUTH] = measured(
+        pairs.gt, pairs, panel.measures, batch=held_out.batch, of_all=panel.of_all, device=panel.device
+    )
     rows = change_rows(found["before"], found["after"], beside)
     seconds = tuple(each.seconds_per_picture for each in found.values())
     shared_pattern = {name: hatch(each.sr) for name, each in found.items()} | {"truth": hatch(pairs.gt)}
@@ -156,12 +152,12 @@ def open_panel(
     scales: Mapping[str, RewardScale],
     task: Task,
     identity_weights: str,
-    allow_download: bool,
+    weights: MetricWeights,
 ) -> Panel:
-    """Returns the last stage's reward and its parts, the metrics, LPIPS and identity where their weights are.
+    """Returns the last stage's reward and its parts, and every metric whose weights are there.
 
     scales: the rewards' (`objective_scales`) where training adds them normalised; `objective` is then their sum as
-    training adds them. Raises UserError when the face recogniser that is named cannot be loaded.
+    training adds them. Raises UserError when weights that are named cannot be loaded.
     """
     device = torch.device(judge.final.toolbox.device)
 
@@ -171,19 +167,37 @@ def open_panel(
         # A reward and a panel metric of one name are the same function: one row is enough.
         return {**normalised, "reward": judged.total, **judged.values}
 
-    measures: list[Measure] = [rewards, panel_measure()]
-    absent: dict[str, str] = {}
-    if lpips_weights_path("alex").is_file():
-        lpips = load_lpips("alex")
-        measures.append(lambda sr, gt, lq: {LPIPS: lpips(sr, gt)})
-    else:
-        absent[LPIPS] = "AlexNet's weights are not on this machine's disk"
+    metrics = open_metrics(weights, faces=task == "face")
+    measures: list[Measure] = [rewards, lambda sr, gt, lq: {name: f(sr, gt) for name, f in metrics.of_each.items()}]
+    names, absent = [*metrics.of_each, *metrics.of_all], dict(metrics.absent)
     if identity_weights:
-        network = load_identity(identity_weights, device=device, allow_download=allow_download)
+        network = load_identity(identity_weights, device=device, allow_download=weights.allow_download)
         measures.append(lambda sr, gt, lq: {IDENTITY: identity(sr, gt, lq, identity_network=network)})
+        names.append(IDENTITY)
     elif task == "face":
         absent[IDENTITY] = "identity_weights names no face recogniser"
-    return Panel(measures, OBJECTIVE if scales else "reward", bool(identity_weights), absent, device)
+    optimised = [*judge.final.weights, *judge.map_weights]
+    parts = reward_parts(optimised, judge.final.toolbox.settings, identity_weights=identity_weights)
+    judges, refused = judging([name for name in METRICS if name in names], parts)
+    return Panel(
+        measures=measures,
+        of_each=metrics.of_each,
+        of_all=metrics.of_all,
+        proxy=OBJECTIVE if scales else "reward",
+        judges=judges,
+        refused=refused,
+        absent=absent,
+        device=device,
+    )
+
+
+def after_removals(sr: torch.Tensor, pairs: PairBatch, panel: Panel, *, batch: int) -> dict[str, torch.Tensor]:
+    """Returns {removal: [N]}: what training maximises, of restorations that have lost what nobody would miss."""
+    rewards = panel.measures[:1]
+    return {
+        name: measured(remove(sr), pairs, rewards, batch=batch, device=panel.device)[panel.proxy]
+        for name, remove in REMOVALS.items()
+    }
 
 
 def objective_scales(

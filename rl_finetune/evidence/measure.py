@@ -16,11 +16,10 @@ from shared.app.errors import UserError
 from shared.restorers.protocol import Restorer
 from shared.runs.tracking import progress
 from shared.seeds import derive_seed
-from shared.vision.metrics import PANEL, PairedDifference, paired_difference
+from shared.vision.metrics import METRICS, PairedDifference, PairMetric, paired_difference
 
 # measure(sr, gt, lq) → {name: [B]}: rewards and metrics alike
 Measure = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Mapping[str, torch.Tensor]]
-LPIPS = "lpips_distance"  # the reward of that name is 1 − it
 
 
 @dataclass(frozen=True)
@@ -40,15 +39,16 @@ class Row:
     before: float
     after: float
     change: PairedDifference
-    higher_is_better: bool
+    gain: PairedDifference  # the change turned so that more is better; a reward's is the change itself
+    arrow: str  # which way is better
     references: Mapping[str, float]  # column title → mean of what the table is read beside
 
     @property
     def verdict(self) -> str:
         """better, worse, or level: within two standard errors of no change."""
-        if abs(self.change.z) < 2.0:
+        if abs(self.gain.z) < 2.0:
             return "level"
-        return "better" if (self.change.mean > 0) == self.higher_is_better else "worse"
+        return "better" if self.gain.mean > 0 else "worse"
 
 
 def held_out_pairs(
@@ -73,6 +73,7 @@ def evaluate(
     measures: Sequence[Measure],
     *,
     batch: int,
+    of_all: Mapping[str, PairMetric] | None = None,
     seed: int,
     title: str,
     quiet: bool,
@@ -93,7 +94,9 @@ def evaluate(
         restored.append(sr.cpu())
     sr = torch.cat(restored)
     return Evaluation(
-        sr, measured(sr, pairs, measures, batch=batch, device=device), seconds_per_picture=seconds / len(pairs.indices)
+        sr,
+        measured(sr, pairs, measures, batch=batch, of_all=of_all, device=device),
+        seconds_per_picture=seconds / len(pairs.indices),
     )
 
 
@@ -104,32 +107,42 @@ def measured(
     measures: Sequence[Measure],
     *,
     batch: int,
+    of_all: Mapping[str, PairMetric] | None = None,
     device: torch.device | str = "cpu",
 ) -> dict[str, torch.Tensor]:
-    """Returns {name: [N]} on the CPU of restorations [N, 3, H, W] of the pairs; sr may also be the truth."""
+    """Returns {name: [N]} on the CPU of restorations [N, 3, H, W] of the pairs; sr may also be the truth.
+
+    `of_all`: metrics in which a picture's value depends on all the others.
+    """
     values = []
     for start in range(0, len(sr), batch):
         pictures = [p[start : start + batch].to(device) for p in (sr, pairs.gt, pairs.lq)]
         values.append({name: v.cpu() for measure in measures for name, v in measure(*pictures).items()})
-    return {name: torch.cat([part[name] for part in values]) for name in values[0]}
-
-
-def panel_measure(names: Sequence[str] = tuple(PANEL)) -> Measure:
-    """Returns a measure of the full-reference metrics in `names`."""
-    return lambda sr, gt, lq: {name: PANEL[name].function(sr, gt) for name in names}
+    each = {name: torch.cat([part[name] for part in values]) for name in values[0]}
+    return each | {name: function(sr, pairs.gt) for name, function in (of_all or {}).items()}
 
 
 def change_rows(
     before: Evaluation, after: Evaluation, references: Mapping[str, Mapping[str, torch.Tensor]]
 ) -> list[Row]:
-    """Returns the table's rows, in the order of the measures; `references` holds {column title: {measure: [N]}}."""
+    """Returns the table's rows, in the order of the measures, each over the pictures that have a value both times.
+
+    `references` holds {column title: {measure: [N]}}.
+    """
     rows = []
-    for name, first in before.values.items():
-        second = after.values[name]
-        higher = PANEL[name].higher_is_better if name in PANEL else name != LPIPS
-        change = paired_difference(first.tolist(), second.tolist())
-        beside = {title: float(values[name].mean()) for title, values in references.items()}
-        rows.append(Row(name, float(first.mean()), float(second.mean()), change, higher, beside))
+    for name in before.values:
+        both = torch.stack([before.values[name], after.values[name]])
+        both = both[:, both.isfinite().all(dim=0)]  # a face that is not found has no landmarks
+        if both.shape[1] < 2:
+            continue
+        first, second = both.tolist()
+        change = gain = paired_difference(first, second)
+        arrow = "↑"
+        if metric := METRICS.get(name):
+            gain = paired_difference(metric.goodness(first), metric.goodness(second))
+            arrow = metric.arrow
+        beside = {title: float(values[name].nanmean()) for title, values in references.items()}
+        rows.append(Row(name, float(both[0].mean()), float(both[1].mean()), change, gain, arrow, beside))
     return rows
 
 
@@ -143,10 +156,10 @@ def format_table(rows: Sequence[Row], *, title: str, seconds: tuple[float, float
     ]
     for row in rows:
         beside = "".join(f"{row.references[column]:14.4f}" for column in columns)
+        missing = f"   {row.change.n} have a value" if row.change.n < rows[0].change.n else ""
         change = f"{row.change.mean:+.4f} ± {row.change.standard_error:.4f}"
-        arrow = "↑" if row.higher_is_better else "↓"
         lines.append(
-            f"{row.name + ' ' + arrow:22}{row.before:9.4f}{row.after:9.4f}{change:>20}   {row.verdict:7}{beside}"
+            f"{row.name + ' ' + row.arrow:22}{row.before:9.4f}{row.after:9.4f}{change:>20}   {row.verdict:7}{beside}{missing}"
         )
     lines.append(f"{'seconds per picture':22}{seconds[0]:9.3f}{seconds[1]:9.3f}")
     return "\n".join(lines)

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rl_finetune.evidence.measure import LPIPS
 from rl_finetune.rewards.objective import OBJECTIVE, RewardScale, objective
 from shared.app.errors import UserError
 from shared.runs.tracking import read_metrics
-from shared.vision.metrics import PANEL, PairedDifference, paired_difference
+from shared.vision.metrics import METRICS, PairedDifference, paired_difference
 
 EVALUATION_FILE = "evaluation.json"
 CHECK = "check/"
@@ -160,8 +159,7 @@ def written_figures(figures: Mapping[str, ArmFigures]) -> dict[str, dict]:
 
 
 def _arrow(measure: str) -> str:
-    higher_is_better = PANEL[measure].higher_is_better if measure in PANEL else measure != LPIPS
-    return "↑" if higher_is_better else "↓"
+    return METRICS[measure].arrow if measure in METRICS else "↑"  # a reward
 
 
 def _mean(values: np.ndarray) -> str:

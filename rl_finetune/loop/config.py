@@ -20,6 +20,7 @@ from rl_finetune.rewards.config import RewardConfig
 from rl_finetune.rewards.curriculum import CurriculumConfig
 from shared.app.config import require_range
 from shared.diffusion.sampler import Deployment, SamplerSpec
+from shared.vision.available import MetricWeights
 
 FREE_KEYS = ("checkpoint_every", "cpu_threads", "source.cache_folder", "source.memory_mb")
 
@@ -48,6 +49,7 @@ class TrainRlConfig:
     likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     gauge: GaugeConfig = field(default_factory=GaugeConfig)
+    metrics: MetricWeights = field(default_factory=MetricWeights)
     iterations: int = 60  # rollouts
     groups: int = 6  # degraded pictures per iteration, over all processes
     group_size: int = 8  # restorations of each

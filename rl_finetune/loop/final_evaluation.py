@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.sources.open_source import Split
-from rl_finetune.evidence.gain import measure_gain, write_gain
+from rl_finetune.evidence.gain import measure_gain, plane_of, write_gain
 from rl_finetune.evidence.held_out import Panel, compare_on_held_out
 from rl_finetune.evidence.references import otherwise_deployed, reference_restorers
 from rl_finetune.loop.config import TrainRlConfig
@@ -47,13 +47,14 @@ def evaluate_restorers(
     )
     if len(policies) < 2 or not config.curve_images:
         return figures
+    plane = plane_of(panel.of_each, panel.refused)
     gain = measure_gain(
         policies[0].policy,
         policies[1].policy,
         config.held_out().draw(split, min(config.curve_images, config.eval_images)),
-        panel.metrics,
+        panel.only(plane.metrics),
         deployed=base.spec,
-        rewarded=panel.rewarded(judge.final.weights),
+        rewarded=panel.refused,
         batch=config.eval_batch,
         seed=config.seed,
         device=panel.device,

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from rl_finetune.rewards.registry import ToolSettings, reward, reward_map, tool
-from shared.vision import metrics
-from shared.vision.lpips import load_lpips
+from shared.vision import similarity
+from shared.vision.perceptual import load_lpips
 
 # Kingsbury's near-symmetric 5-tap filter (level 1) and 10-tap q-shift filter (levels 2 and up), low-pass, sum 1.
 _NEAR_SYM_A = (-0.05, 0.25, 0.6, 0.25, -0.05)
@@ -32,13 +32,13 @@ _DWT_SHARPNESS = 15.0
 @reward("psnr", value_range=(0.0, 100.0))
 def psnr(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
     """Returns the peak signal-to-noise ratio in dB, [B]."""
-    return metrics.psnr(sr, gt)
+    return similarity.psnr(sr, gt)
 
 
 @reward("ssim", value_range=(-1.0, 1.0))
 def ssim(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
     """Returns the structural similarity, [B]."""
-    return metrics.ssim(sr, gt)
+    return similarity.ssim(sr, gt)
 
 
 @reward("dwt", value_range=(0.0, 1.0))
@@ -54,8 +54,8 @@ def dwt(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
 
 @reward("gradient_similarity", value_range=(0.0, 1.0))
 def gradient_similarity(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
-    """Returns 1 − `shared.vision.metrics.gradient_distance`, [B]: stands in for 1 − LPIPS without its weights."""
-    return 1.0 - metrics.gradient_distance(sr, gt)
+    """Returns 1 − `shared.vision.similarity.gradient_distance`, [B]: stands in for 1 − LPIPS without its weights."""
+    return 1.0 - similarity.gradient_distance(sr, gt)
 
 
 @reward("lpips", value_range=(0.0, 1.0), needs=("lpips_network",), substitute="gradient_similarity")
@@ -78,8 +78,8 @@ def absolute_error(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor) -> torc
 
 @reward_map("gradient_distance")
 def gradient_distance(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
-    """Returns `shared.vision.metrics.gradient_distance_map`, [B, 1, H, W]."""
-    return metrics.gradient_distance_map(sr, gt)
+    """Returns `shared.vision.similarity.gradient_distance_map`, [B, 1, H, W]."""
+    return similarity.gradient_distance_map(sr, gt)
 
 
 @reward_map("low_band_error")
@@ -93,7 +93,7 @@ def low_band_error(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor) -> torc
 def _load_lpips_network(
     settings: ToolSettings, device: torch.device
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    return load_lpips(settings.lpips_net, allow_download=settings.allow_download)
+    return load_lpips(settings.lpips_net, weights=settings.perceptual_weights, allow_download=settings.allow_download)
 
 
 def low_band(image: torch.Tensor) -> torch.Tensor:

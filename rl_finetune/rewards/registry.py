@@ -46,6 +46,7 @@ class Reward:
 class ToolSettings:
     """Which networks the learned rewards use; the reward part of a run's config."""
 
+    perceptual_weights: str = ""  # a folder of features-only weights for LPIPS; empty: torchvision's own file
     lpips_net: str = "vgg"  # vgg, alex, squeeze
     clipiqa_model: str = "openai/clip-vit-base-patch16"  # a CLIP on the Hub, or a folder
     face_preference_model: str = "adams-story/HPSv2-hf"  # a CLIP ViT-H tuned on human preferences

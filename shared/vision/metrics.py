@@ -1,6 +1,7 @@
-"""How close two pictures are, one number a picture; and how sure a mean of such numbers is.
+"""Which metrics there are, what each one sees and needs; and how sure a mean change of pictures is.
 
-Every picture metric takes sr and gt [B, 3, H, W] in [0, 1] and returns [B]; all are differentiable in sr.
+A metric belongs to one family. The general families, fidelity and perception, notice most defects; the others say which
+defect it is. A metric judges a run only where no reward is made of the same network or formula.
 """
 
 from __future__ import annotations
@@ -8,29 +9,120 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    structural_similarity_index_measure,
-)
+from scipy import special
 
 from shared.seeds import numpy_rng
+from shared.vision.detail import detail_correlation, detail_energy, true_detail
+from shared.vision.pattern import shared_place, shared_tile
+from shared.vision.similarity import colour_shift, gradient_distance, ms_ssim, psnr, ssim
 
-_MSE_FLOOR = 1e-10  # identical pictures score 100 dB, not infinity
-_MS_SSIM_BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, table 1
-_GRADIENT_FLOOR = 0.01  # contrast per pixel that the eye, and the distance, begins to take seriously: 2.5 grey levels
+Family = Literal["fidelity", "perception", "detail", "pattern", "colour", "identity"]
+PairMetric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (sr, gt) → [N]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric of the held-out panel."""
+    """One metric by name."""
 
     name: str
-    higher_is_better: bool
-    function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    family: Family
+    direction: Literal["higher", "lower", "zero"]  # what is better; zero: too much and too little are both wrong
+    # A change of the mean that somebody would mind: what is smaller harms nobody, however sure it is.
+    noticeable: float
+    made_of: frozenset[str]  # networks and formulas: what a reward must not share
+    function: PairMetric | None = None  # where nothing has to be loaded
+    of_all: bool = False  # a picture's value depends on all N: measure the whole set at once
+    needs: str = ""  # what has to be loaded, in words
+    truth: float | None = None  # what the truth itself scores; None: whatever its pictures have, a floor to measure
+    judges: bool = True  # False: never sees the truth, and can be cheated as a reward can
+    # A loss here is none where that metric rises: energy lost with noise while true detail grows.
+    excused_by: str | None = None
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.direction == "higher"
+
+    @property
+    def arrow(self) -> str:
+        """The direction as tables show it."""
+        return {"higher": "↑", "lower": "↓", "zero": "→0"}[self.direction]
+
+    def goodness(self, values: Sequence[float]) -> np.ndarray:
+        """Returns the values turned so that more is better."""
+        array = np.asarray(values, dtype=np.float64)
+        return {"higher": array, "lower": -array, "zero": -np.abs(array)}[self.direction]
+
+
+def _metric(
+    name: str, family: Family, direction: str, noticeable: float, made_of: str | Sequence[str], **more
+) -> Metric:
+    parts = frozenset([made_of] if isinstance(made_of, str) else made_of)
+    return Metric(name, family, direction, noticeable, parts, **more)
+
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        _metric("psnr", "fidelity", "higher", 0.1, "pixel error", function=psnr, truth=100.0),
+        _metric("ssim", "fidelity", "higher", 0.005, "ssim", function=ssim, truth=1.0),
+        _metric("ms_ssim", "fidelity", "higher", 0.003, "ssim", function=ms_ssim, truth=1.0),
+        _metric(
+            "gradient_distance",
+            "perception",
+            "lower",
+            0.005,
+            "gradient_distance",
+            function=gradient_distance,
+            truth=0.0,
+        ),
+        _metric("lpips_alex", "perception", "lower", 0.005, "alexnet", needs="AlexNet's weights", truth=0.0),
+        _metric("lpips_vgg", "perception", "lower", 0.005, "vgg16", needs="VGG16's weights", truth=0.0),
+        _metric("dists", "perception", "lower", 0.005, "vgg16", needs="VGG16's weights", truth=0.0),
+        _metric("niqe", "perception", "lower", 0.1, "niqe", needs="pyiqa", judges=False),
+        _metric("musiq", "perception", "higher", 0.5, "musiq", needs="pyiqa", judges=False),
+        _metric(
+            "detail_energy",
+            "detail",
+            "zero",
+            0.1,
+            "high band",
+            function=detail_energy,
+            truth=0.0,
+            excused_by="true_detail",
+        ),
+        _metric("detail_correlation", "detail", "higher", 0.02, "high band", function=detail_correlation, truth=1.0),
+        _metric("true_detail", "detail", "higher", 0.02, "high band", function=true_detail, truth=1.0),
+        _metric("shared_tile", "pattern", "lower", 0.2, "mean tile", function=shared_tile, of_all=True, truth=0.0),
+        _metric("shared_place", "pattern", "lower", 0.2, "mean picture", function=shared_place, of_all=True, truth=0.0),
+        _metric("colour_shift", "colour", "lower", 0.5, "lab", function=colour_shift, truth=0.0),
+        _metric("identity_check", "identity", "higher", 0.01, "recogniser", needs="a face recogniser", truth=1.0),
+        _metric("landmark_distance", "identity", "lower", 0.005, "yunet", needs="a face detector", truth=0.0),
+    )
+}
+# What needs no weights and sees one picture at a time.
+PANEL: Mapping[str, Metric] = {
+    name: metric for name, metric in METRICS.items() if metric.function is not None and not metric.of_all
+}
+
+
+def judging(measured: Sequence[str], rewards: Mapping[str, frozenset[str]]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Returns the metrics that may judge a run, in order, and for each of the others why not.
+
+    `rewards`: each reward's networks and formulas. Names that are no metric's are left out of both.
+    """
+    refused = {}
+    for name in measured:
+        shared = [(reward, METRICS[name].made_of & parts) for reward, parts in rewards.items() if name in METRICS]
+        guilty = [f"the reward {reward} is made of {', '.join(sorted(both))} too" for reward, both in shared if both]
+        if guilty:
+            refused[name] = guilty[0]
+        elif name in METRICS and not METRICS[name].judges:
+            refused[name] = "it never sees the truth"
+    return tuple(name for name in measured if name in METRICS and name not in refused), refused
 
 
 @dataclass(frozen=True)
@@ -48,108 +140,13 @@ class PairedDifference:
             return self.mean / self.standard_error
         return math.copysign(math.inf, self.mean) if self.mean else 0.0
 
+    @property
+    def p_up(self) -> float:
+        """How likely a change at least so far up is where there is none: the one-sided paired t-test's p."""
+        return float(special.stdtr(self.n - 1, -self.z))
 
-def psnr(sr: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
-    """Returns the peak signal-to-noise ratio over RGB in dB, at most 100."""
-    return -10.0 * (sr - gt).square().mean((1, 2, 3)).clamp(min=_MSE_FLOOR).log10()
-
-
-def ssim(sr: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
-    """Returns the structural similarity over RGB, at most 1, for pictures of 11 px or more.
-
-    As Wang et al. 2004 and scikit-image: a Gaussian window of 11 px, and only positions where it fits the picture.
-    """
-    _, local = structural_similarity_index_measure(sr, gt, data_range=1.0, reduction="none", return_full_image=True)
-    return local[..., 5:-5, 5:-5].mean((1, 2, 3))
-
-
-def ms_ssim(sr: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
-    """Returns multi-scale SSIM in [0, 1] on as many of the five scales as a picture this small has room for.
-
-    Below 176 px the published weights of the scales that fit are brought back to a sum of 1, so figures compare only
-    between pictures of one size.
-    """
-    side = min(sr.shape[-2:])
-    scales = max(n for n in range(1, 6) if side >= 11 * (n - 1) ** 2)
-    total = sum(_MS_SSIM_BETAS[:scales])
-    return multiscale_structural_similarity_index_measure(
-        sr,
-        gt,
-        data_range=1.0,
-        betas=tuple(beta / total for beta in _MS_SSIM_BETAS[:scales]),
-        normalize="relu",
-        reduction="none",
-    ).reshape(-1)
-
-
-def gradient_distance(sr: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
-    """Returns the mean of `gradient_distance_map`, in [0, 1], 0 for equal pictures."""
-    return gradient_distance_map(sr, gt).mean((1, 2, 3))
-
-
-def gradient_distance_map(sr: torch.Tensor, gt: torch.Tensor, *, scales: int = 3) -> torch.Tensor:
-    """Returns [B, 1, H, W] in [0, 1]: how unlike the textures around each pixel are; LPIPS's part where its weights
-    are not.
-
-    At each scale (halved by averaging) every colour's gradient is split into 8 half-wave directions, averaged over 5×5
-    pixels so that texture may shift a little, and compared as ‖a − b‖ / √(‖a‖² + ‖b‖² + floor²): lost, invented or
-    turned texture counts, brightness does not. Scales are averaged.
-    """
-    height, width = sr.shape[-2:]
-    distance = sr.new_zeros(sr.shape[0], 1, height, width)
-    for level in range(scales):
-        if level:
-            sr, gt = (F.avg_pool2d(x, 2, ceil_mode=True) for x in (sr, gt))
-        a, b = _oriented_energies(sr), _oriented_energies(gt)
-        unlike = (a - b).square().sum(1, keepdim=True)
-        contrast = a.square().sum(1, keepdim=True) + b.square().sum(1, keepdim=True)
-        # The root's slope at 0 is infinite; 1e-6 below it keeps gradients finite and costs .001 of the range.
-        local = (unlike / (contrast + 3 * _GRADIENT_FLOOR**2) + 1e-6).sqrt().sub(1e-3).clamp(min=0)
-        distance = distance + F.interpolate(local, (height, width), mode="bilinear", align_corners=False) / scales
-    return distance
-
-
-def colour_shift(sr: torch.Tensor, gt: torch.Tensor, *, block_px: int = 8) -> torch.Tensor:
-    """Returns the mean CIE76 colour difference ΔE between averages over blocks; about 2 is just noticeable."""
-    block = min(block_px, *sr.shape[-2:])
-    lab = (_rgb_to_lab(F.avg_pool2d(x, block, ceil_mode=True)) for x in (sr, gt))
-    # The square root has no slope at 0: equal pictures would give NaN gradients.
-    return (next(lab) - next(lab)).square().sum(1).clamp(min=1e-12).sqrt().mean((1, 2))
-
-
-def detail_error(sr: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
-    """Returns |log(gradient energy of sr / of gt)|: 0 is as sharp as the truth, blur and sharpening both raise it."""
-    energy = [
-        x.diff(dim=2).square().mean((1, 2, 3)) + x.diff(dim=3).square().mean((1, 2, 3)) + _GRADIENT_FLOOR**2
-        for x in (sr, gt)
-    ]
-    return (energy[0] / energy[1]).log().abs()
-
-
-# What a reward is checked against: leave out of it what the reward itself contains.
-PANEL: Mapping[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("psnr", True, psnr),
-        Metric("ssim", True, ssim),
-        Metric("ms_ssim", True, ms_ssim),
-        Metric("gradient_distance", False, gradient_distance),
-        Metric("colour_shift", False, colour_shift),
-        Metric("detail_error", False, detail_error),
-    )
-}
-
-
-def hatch(pictures: torch.Tensor, *, period_px: int = 8) -> float:
-    """Returns how strong a pattern all of [N, 3, H, W] in [0, 1] share, in grey levels of 255; sides of a period or more.
-
-    The root mean square of the mean tile of `period_px` pixels, over every place and picture. Contents average out; what
-    a latent grid leaves at every cell, as policies do that cheat a reward model, stays, whichever divides the period.
-    """
-    grey = pictures.float().mean(dim=1) * 255.0
-    cells = grey.unfold(1, period_px, period_px).unfold(2, period_px, period_px)  # [N, rows, columns, period, period]
-    tile = (cells - cells.mean(dim=(3, 4), keepdim=True)).mean(dim=(0, 1, 2))
-    return float(tile.square().mean().sqrt())
+    def __neg__(self) -> PairedDifference:
+        return PairedDifference(-self.mean, self.standard_error, self.n)
 
 
 def paired_difference(before: Sequence[float], after: Sequence[float]) -> PairedDifference:
@@ -162,6 +159,15 @@ def paired_difference(before: Sequence[float], after: Sequence[float]) -> Paired
     return PairedDifference(float(change.mean()), spread / math.sqrt(len(change)), len(change))
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns each p corrected for all of them being read (Holm 1979), in their order."""
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(np.argsort(p_values, kind="stable")):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[int(i)] = highest
+    return corrected
+
+
 def bootstrap_interval(
     values: Sequence[float], *, seed: int, level: float = 0.95, resamples: int = 2000
 ) -> tuple[float, float]:
@@ -170,31 +176,3 @@ def bootstrap_interval(
     picks = numpy_rng(seed, "bootstrap", len(values)).integers(0, len(values), (resamples, len(values)))
     low, high = np.quantile(values[picks].mean(1), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def _oriented_energies(image: torch.Tensor) -> torch.Tensor:
-    """Returns [B, 24, H/2, W/2]: gradients of each colour along 8 directions, half-wave rectified, meaned over 5×5."""
-    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
-    # Scharr's weights: their directions are true to a degree, Sobel's to five.
-    smooth_rows = (3 * padded[:, :, :-2] + 10 * padded[:, :, 1:-1] + 3 * padded[:, :, 2:]) / 32
-    smooth_columns = (3 * padded[..., :-2] + 10 * padded[..., 1:-1] + 3 * padded[..., 2:]) / 32
-    dx = smooth_rows[..., 2:] - smooth_rows[..., :-2]
-    dy = smooth_columns[:, :, 2:] - smooth_columns[:, :, :-2]
-    angles = [k * math.pi / 4 for k in range(4)]
-    along = torch.cat([math.cos(angle) * dx + math.sin(angle) * dy for angle in angles], dim=1)
-    energies = torch.cat([along.relu(), (-along).relu()], dim=1)
-    return F.avg_pool2d(energies, 5, stride=2, padding=2, count_include_pad=False)
-
-
-def _rgb_to_lab(rgb: torch.Tensor) -> torch.Tensor:
-    """Returns CIELAB (D65) [B, 3, H, W] of sRGB in [0, 1]."""
-    linear = torch.where(rgb > 0.04045, ((rgb.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4, rgb / 12.92)
-    to_xyz = rgb.new_tensor(
-        [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
-    )
-    white = rgb.new_tensor([0.95047, 1.0, 1.08883]).view(1, 3, 1, 1)
-    xyz = torch.einsum("ij,bjhw->bihw", to_xyz, linear) / white
-    threshold = (6 / 29) ** 3
-    f = torch.where(xyz > threshold, xyz.clamp(min=threshold) ** (1 / 3), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    x, y, z = f[:, 0], f[:, 1], f[:, 2]
-    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)

@@ -40,7 +40,7 @@ def load_lpips(net: str = "vgg", *, weights: str | Path = "", allow_download: bo
     """
     if net not in NETS:
         raise UserError(f"expected one of {', '.join(NETS)} as the LPIPS network, got {net!r}")
-    return _lpips(net, _folder(weights), _present("LPIPS", net, weights, allow_download=allow_download))
+    return _lpips(net, _folder(weights), features_file("LPIPS", net, weights, allow_download=allow_download))
 
 
 def load_dists(*, weights: str | Path = "", allow_download: bool = False) -> PairDistance:
@@ -48,7 +48,7 @@ def load_dists(*, weights: str | Path = "", allow_download: bool = False) -> Pai
 
     Ding et al. 2020 (arXiv 2004.07728). `weights` and what is raised: as `load_lpips`.
     """
-    return _dists(_folder(weights), _present("DISTS", "vgg", weights, allow_download=allow_download))
+    return _dists(_folder(weights), features_file("DISTS", "vgg", weights, allow_download=allow_download))
 
 
 @functools.cache
@@ -59,11 +59,11 @@ def _lpips(net: str, folder: Path | None, features_file: Path) -> PairDistance:
     with torch.device("meta"):
         network = source._NoTrainLpips(net=net, pretrained=False, pnet_rand=True)
     network.scaling_layer = source.ScalingLayer()
-    heads = _read(folder / f"lpips_{net}.safetensors") if folder else {}
-    heads = heads or _read(Path(source.__file__).parent / "lpips_models" / f"{net}.pth")
+    heads = read_weights(folder / f"lpips_{net}.safetensors") if folder else {}
+    heads = heads or read_weights(Path(source.__file__).parent / "lpips_models" / f"{net}.pth")
     # torchmetrics lists every head twice, by its name and by its place.
     heads |= {re.sub(r"^lin(\d)", r"lins.\1", name): value for name, value in heads.items()}
-    _fill(network, _read(features_file), heads, features_file)
+    fill_features(network, read_weights(features_file), heads, features_file)
 
     def lpips(sr: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
         return network.to(sr.device)(sr, gt, normalize=True).reshape(-1)
@@ -81,7 +81,7 @@ def _dists(folder: Path | None, features_file: Path) -> PairDistance:
         def __init__(self) -> None:
             nn.Module.__init__(self)
             self.chns = list(_DISTS_CHANNELS)
-            layers = _untrained("vgg")
+            layers = untrained_features("vgg")
             for stage, (start, stop) in enumerate(pairwise(_DISTS_STAGES), 1):
                 parts = OrderedDict((str(i), layers[i]) for i in range(start, stop))
                 if stage > 1:
@@ -95,10 +95,10 @@ def _dists(folder: Path | None, features_file: Path) -> PairDistance:
                 self.register_parameter(name, nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False))
 
     network = Network()
-    shares = _read(folder / "dists.safetensors") if folder else {}
-    shares = shares or _read(source._PATH_WEIGHT_DISTS)
+    shares = read_weights(folder / "dists.safetensors") if folder else {}
+    shares = shares or read_weights(source._PATH_WEIGHT_DISTS)
     own = {name: value for name, value in network.state_dict().items() if not value.is_meta}
-    _fill(network, _read(features_file), {**own, **shares}, features_file)
+    fill_features(network, read_weights(features_file), {**own, **shares}, features_file)
 
     def dists(sr: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
         # Not inference mode, torchmetrics' default: what it makes can never meet a gradient.
@@ -107,7 +107,7 @@ def _dists(folder: Path | None, features_file: Path) -> PairDistance:
     return dists
 
 
-def _fill(network: nn.Module, features: Mapping[str, Any], others: Mapping[str, Any], source: Path) -> None:
+def fill_features(network: nn.Module, features: Mapping[str, Any], others: Mapping[str, Any], source: Path) -> None:
     """Puts `features.N.…` where the network has layer N of its backbone, and `others` by name."""
     wanted = {name: re.sub(r"^(net\.slices?\.?|stage)\d+\.", "features.", name) for name in network.state_dict()}
     missing = sorted({key for name, key in wanted.items() if name not in others and key not in features})
@@ -122,7 +122,7 @@ def _fill(network: nn.Module, features: Mapping[str, Any], others: Mapping[str, 
     network.eval().requires_grad_(False)
 
 
-def _present(name: str, net: str, weights: str | Path, *, allow_download: bool) -> Path:
+def features_file(name: str, net: str, weights: str | Path, *, allow_download: bool) -> Path:
     """Returns the file with the backbone's weights, fetched if need be. Raises UserError when it cannot be had."""
     if weights:
         path = Path(weights) / f"{_ARCHITECTURES[net]}_features.safetensors"
@@ -154,7 +154,7 @@ def _present(name: str, net: str, weights: str | Path, *, allow_download: bool) 
     return path
 
 
-def _read(path: Path) -> dict[str, torch.Tensor]:
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Returns the tensors of a .safetensors or torch file; nothing for one that is not there."""
     if not path.is_file():
         return {}
@@ -174,7 +174,7 @@ def _published(net: str) -> Any:
     return getattr(torchvision.models, NETS[net]).DEFAULT
 
 
-def _untrained(net: str) -> nn.Sequential:
+def untrained_features(net: str) -> nn.Sequential:
     import torchvision
 
     with torch.device("meta"):

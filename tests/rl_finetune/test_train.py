@@ -279,8 +279,8 @@ LRPO_FACE_PARTS = [RewardPart(name, weight) for name, weight in LRPO_FACE.items(
 def test_the_gauge_reads_no_metric_that_a_substitute_rewards(tiny_run, tmp_path):
     session = open_session(dataclasses.replace(tiny_run, reward=RewardConfig(parts=LRPO_FACE_PARTS)), tmp_path)
     assert session.judge.final.replacements["lpips"] == "gradient_similarity"
-    assert "gradient_distance" not in session.gauge.panel
-    assert {"psnr", "ssim", "detail_error"} <= set(session.gauge.panel)
+    assert "gradient_distance" not in session.gauge.measured
+    assert {"psnr", "ssim", "detail_energy", "shared_tile"} <= set(session.gauge.measured)
 
 
 def test_a_curriculum_from_stage_0_leaves_a_substitutes_map_out(tiny_run, tmp_path):

@@ -11,7 +11,6 @@ from rl_finetune.evidence.curve import (
     Curve,
     beyond,
     curve_settings,
-    holm,
     measure_curve,
     sweep,
 )
@@ -129,12 +128,6 @@ def test_the_p_by_hand():
         0.2226, abs=2e-4
     )
     assert "8 steps, SDE η 1: not beyond the base's curve in psnr and lpips_distance" in found.line()
-
-
-def test_holm_by_hand():
-    # .01·3 = .03; .02·2 = .04; .03·1 is below .04, and a larger p never gets a smaller one.
-    assert holm([0.03, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 def test_settings_name_one_step_once_and_the_runs_own():

@@ -41,12 +41,12 @@ def test_it_is_measured_before_and_after_and_read_by_the_gauge(tiny_run, tmp_pat
         tiny_run, identity_weights=path, iterations=1, check_every=1, check_images=2, learning_rate=1e-2
     )
     session = open_session(config, tmp_path)
-    assert IDENTITY in session.gauge.panel
+    assert IDENTITY in session.gauge.measured
     rl.train(session)
     assert len(session.gauge.baseline[IDENTITY]) == 2
     summary = rl.compare_with_base(session)
     (row,) = [row for row in summary["rows"] if row["name"] == IDENTITY]
-    assert row["higher_is_better"]
+    assert row["arrow"] == "↑"
     assert IDENTITY not in summary["absent"]
     # The same number, worked out here: the cosine between what the recogniser makes of sr and of gt.
     sr, gt = torch.rand(2, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -72,7 +72,7 @@ def test_a_rewards_own_recogniser_is_no_check(tiny_run, tmp_path, recogniser):
     tools = dataclasses.replace(tiny_run.reward.tools, identity_model=recogniser[0])
     reward = RewardConfig(parts=[RewardPart("identity", 1.0)], tools=tools)
     session = open_session(dataclasses.replace(tiny_run, reward=reward), tmp_path)
-    assert IDENTITY not in session.gauge.panel
+    assert IDENTITY not in session.gauge.measured
     assert IDENTITY in session.panel.absent
 
 

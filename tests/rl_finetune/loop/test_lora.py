@@ -152,7 +152,7 @@ def test_the_average_by_hand():
 
 
 _NONE = PairedDifference(0.0, 0.0, 2)
-HACKING = GaugeReading("hacking", _NONE, _NONE, (), 1, None, 1.0)
+HACKING = GaugeReading("hacking", _NONE, (), (), ("mean tile",), 1, None, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_a_lora_run_that_is_stopped_goes_back_to_its_last_good_policy(lora_run, 
     monkeypatch.setattr(rl, "check", lambda session, loop: real(session, loop) or loop.done == 2)
     config = dataclasses.replace(lora_run, check_every=1, check_images=2)
     session = open_session(config, tmp_path)
-    monkeypatch.setattr(session.gauge, "read", lambda *_: None if session.average.updates < 1 else HACKING)
+    monkeypatch.setattr(session.gauge, "read", lambda *_, **__: None if session.average.updates < 1 else HACKING)
     rl.train(session)
     # Only the policy before RL was called good, and it is what is left, evaluated and saved.
     base, _ = load_policy(lora_run.base)

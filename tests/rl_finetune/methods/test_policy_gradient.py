@@ -17,7 +17,7 @@ from rl_finetune.methods.policy_loss import LossConfig
 from rl_finetune.methods.trajectory import Rollout
 from rl_finetune.rewards.config import RewardConfig, RewardPart
 from shared.app.errors import UserError
-from shared.vision.metrics import psnr
+from shared.vision.similarity import psnr
 from tests.helpers.tiny_rl import credit as credit_in
 from tests.helpers.tiny_rl import flat_gradient, judge, open_session, tiny_rl_config
 

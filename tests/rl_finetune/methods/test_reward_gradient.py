@@ -22,7 +22,7 @@ from rl_finetune.rewards.registry import _REWARDS, reward
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec, sample
 from shared.restorers.load import load_policy
-from shared.vision.metrics import psnr
+from shared.vision.similarity import psnr
 from tests.helpers.tiny_rl import flat, flat_gradient, open_session, tiny_rl_config
 
 

@@ -1,170 +1,68 @@
-"""Picture metrics against torchmetrics and scikit-image, and the statistics of paired pictures against scipy."""
+"""The catalogue of metrics, who may judge whom, and the statistics of paired pictures against scipy."""
 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import scipy.stats
-import skimage.color
-import skimage.metrics
 import torch
-import torch.nn.functional as F
-import torchvision
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure, peak_signal_noise_ratio
 
-from shared.vision.metrics import (
-    PANEL,
-    bootstrap_interval,
-    colour_shift,
-    detail_error,
-    gradient_distance,
-    gradient_distance_map,
-    hatch,
-    ms_ssim,
-    paired_difference,
-    psnr,
-    ssim,
-)
-
-
-def scene(batch: int = 2, side: int = 64, *, seed: int = 0) -> torch.Tensor:
-    """Returns soft-edged random blobs with fine texture, [B, 3, side, side] in [0, 1]."""
-    draw = torch.Generator().manual_seed(seed)
-    layers = [
-        amplitude * F.interpolate(torch.rand(batch, 3, n, n, generator=draw), (side, side), mode="bicubic")
-        for n, amplitude in ((4, 0.5), (12, 0.3), (side // 2, 0.2))
-    ]
-    return sum(layers).clamp(0, 1)
-
-
-def blurred(x: torch.Tensor, sigma: float) -> torch.Tensor:
-    return torchvision.transforms.functional.gaussian_blur(x, 4 * math.ceil(sigma) + 1, sigma)
-
-
-def noisy(x: torch.Tensor, std: float) -> torch.Tensor:
-    return (x + std * torch.randn(x.shape, generator=torch.Generator().manual_seed(9))).clamp(0, 1)
-
+from shared.vision.metrics import METRICS, PANEL, bootstrap_interval, holm, judging, paired_difference
+from tests.helpers.scenes import blurred, noisy, scene
 
 GT = scene()
 SR = noisy(blurred(GT, 0.8), 0.02)
+ALONE = [metric for metric in METRICS.values() if metric.function is not None]
 
 
-def test_psnr_is_torchmetrics_and_one_number_a_picture():
-    expected = peak_signal_noise_ratio(SR, GT, data_range=1.0, reduction="none", dim=(1, 2, 3))
-    torch.testing.assert_close(psnr(SR, GT), expected, atol=1e-4, rtol=0)
-    # A difference of .1 everywhere: mean square .01, 20 dB.
-    assert psnr(torch.full((1, 3, 4, 4), 0.6), torch.full((1, 3, 4, 4), 0.5)).item() == pytest.approx(20.0, abs=1e-4)
-    assert psnr(GT, GT).tolist() == [100.0, 100.0]
-
-
-def test_ssim_is_scikit_images():
-    expected = [
-        skimage.metrics.structural_similarity(
-            a.numpy(), b.numpy(), channel_axis=0, data_range=1.0, gaussian_weights=True, sigma=1.5,
-            use_sample_covariance=False,
-        )
-        for a, b in zip(SR.double(), GT.double(), strict=True)
-    ]  # fmt: skip
-    torch.testing.assert_close(ssim(SR, GT).double(), torch.tensor(expected).double(), atol=1e-5, rtol=0)
-
-
-def test_ms_ssim_is_torchmetrics_where_all_scales_fit_and_defined_where_they_do_not():
-    gt = scene(side=176)
-    sr = noisy(gt, 0.05)
-    expected = multiscale_structural_similarity_index_measure(sr, gt, data_range=1.0, reduction="none")
-    torch.testing.assert_close(ms_ssim(sr, gt), expected, atol=1e-3, rtol=0)
-    # 64 px has room for three scales: their weights .0448 .2856 .3001 over their sum, .6305.
-    three = multiscale_structural_similarity_index_measure(
-        SR, GT, data_range=1.0, betas=(0.071055, 0.452974, 0.475971), normalize="relu", reduction="none"
-    )
-    torch.testing.assert_close(ms_ssim(SR, GT), three, atol=1e-5, rtol=0)
-    for side in (16, 33, 64, 90):
-        small = scene(side=side)
-        worse = ms_ssim(noisy(small, 0.1), small)
-        better = ms_ssim(noisy(small, 0.02), small)
-        assert ((worse > 0.2) & (worse < better) & (better < 1.0)).all()
-
-
-def test_gradient_distance_properties():
-    assert gradient_distance(GT, GT).abs().max().item() < 1e-6
-    torch.testing.assert_close(gradient_distance(SR, GT), gradient_distance(GT, SR), atol=1e-6, rtol=0)
-    rising = [gradient_distance(blurred(GT, s), GT).mean().item() for s in (0.5, 1.0, 2.0, 4.0)]
-    assert rising == sorted(rising)
-    assert 0.02 < rising[0] < rising[-1] < 1.0
-    noise = [gradient_distance(noisy(GT, s), GT).mean().item() for s in (0.01, 0.03, 0.1)]
-    assert noise == sorted(noise)
-    # Brightness is colour_shift's matter, not texture's.
-    assert gradient_distance(GT + 0.05, GT).max().item() < 1e-4
-
-
-def test_gradient_distance_is_the_mean_of_three_octaves():
-    octaves = []
-    for level in range(3):
-        sr, gt = (F.avg_pool2d(x, 2**level) if level else x for x in (SR, GT))
-        octaves.append(gradient_distance_map(sr, gt, scales=1).mean((1, 2, 3)))
-    # Enlarging a map moves its mean a little, at its borders; the octaves differ by far more.
-    torch.testing.assert_close(gradient_distance(SR, GT), sum(octaves) / 3, atol=3e-3, rtol=0)
-    assert min((a - b).abs().min().item() for a, b in pairwise(octaves)) > 0.03
-
-
-def test_gradient_distance_prefers_a_shifted_texture_where_psnr_prefers_a_blurred_one():
-    texture = noisy(torch.full((2, 3, 64, 64), 0.5), 0.15)
-    texture = blurred(texture, 0.7)
-    shifted, smeared = texture.roll(1, dims=3), blurred(texture, 2.0)
-    assert (psnr(shifted, texture) < psnr(smeared, texture)).all()
-    # Not because it is blind: .12 against .51. Without the 5×5 windows the shift would cost .45.
-    assert (gradient_distance(shifted, texture) < 0.3 * gradient_distance(smeared, texture)).all()
-    assert gradient_distance(shifted, texture).min().item() > 0.05
-
-
-def test_gradient_distance_map_is_where_the_defect_is():
-    broken = GT.clone()
-    broken[:, :, 16:32, 32:48] = blurred(GT, 3.0)[:, :, 16:32, 32:48]
-    where = gradient_distance_map(broken, GT)
-    assert where.shape == (2, 1, 64, 64)
-    assert where.min().item() >= 0.0
-    assert where.max().item() <= 1.0
-    inside, outside = where[:, :, 16:32, 32:48].mean(), where[:, :, 48:, :16].max()
-    assert inside > 0.1
-    assert outside < 0.01
-    torch.testing.assert_close(where.mean((1, 2, 3)), gradient_distance(broken, GT))
-
-
-def test_colour_shift_is_the_mean_cie76_of_scikit_image():
-    block = F.avg_pool2d(SR, 8), F.avg_pool2d(GT, 8)
-    lab = [skimage.color.rgb2lab(x.permute(0, 2, 3, 1).double().numpy()) for x in block]
-    expected = np.sqrt(((lab[0] - lab[1]) ** 2).sum(-1)).mean((1, 2))
-    np.testing.assert_allclose(colour_shift(SR, GT).numpy(), expected, atol=1e-3)
-    assert colour_shift(GT, GT).max().item() <= 1e-6
-
-
-def test_detail_error_rises_both_ways():
-    assert detail_error(GT, GT).abs().max().item() == 0.0
-    sharpened = (GT + 1.5 * (GT - blurred(GT, 1.0))).clamp(0, 1)
-    assert detail_error(blurred(GT, 1.0), GT).min().item() > 0.1
-    assert detail_error(sharpened, GT).min().item() > 0.1
+@pytest.mark.parametrize("metric", ALONE, ids=lambda m: m.name)
+def test_every_metric_knows_better_from_worse_and_what_the_truth_scores(metric):
+    generator = torch.Generator().manual_seed(1)
+    stripes = 0.03 * torch.sign(torch.randn(1, 3, 1, 64, generator=generator))  # the same on all pictures
+    better, worse = noisy(GT, 0.02), (noisy(blurred(GT, 1.5) + 0.04, 0.1) + stripes).clamp(0, 1)
+    good = [metric.goodness(metric.function(sr, GT).tolist()) for sr in (worse, better, GT)]
+    assert (good[0] < good[1]).all()
+    assert (good[1] < good[2] + 0.02).all()  # noise takes no true detail away
+    np.testing.assert_allclose(metric.function(GT, GT).numpy(), metric.truth, atol=1e-5)
 
 
 @pytest.mark.parametrize("metric", PANEL.values(), ids=lambda m: m.name)
-def test_every_panel_metric_knows_better_from_worse_and_has_a_gradient(metric):
-    better, worse = noisy(GT, 0.02), noisy(blurred(GT, 1.5) + 0.04, 0.1)
-    order = metric.function(better, GT) - metric.function(worse, GT)
-    assert (order > 0 if metric.higher_is_better else order < 0).all()
-    together = metric.function(torch.cat([better, worse]), torch.cat([GT, GT]))
-    torch.testing.assert_close(together[:2], metric.function(better, GT), atol=1e-5, rtol=1e-5)
+def test_a_metric_of_one_picture_does_not_see_the_others_and_has_a_gradient(metric):
+    together = metric.function(torch.cat([SR, GT]), torch.cat([GT, SR]))
+    torch.testing.assert_close(together[:2], metric.function(SR, GT), atol=1e-5, rtol=1e-5)
     sr = SR.clone().requires_grad_()
     gradient = torch.autograd.grad(metric.function(sr, GT).sum(), sr)[0]
     assert torch.isfinite(gradient).all()
     assert gradient.abs().amax((1, 2, 3)).min().item() > 0.0
+    at_truth = GT.clone().requires_grad_()
+    assert torch.isfinite(torch.autograd.grad(metric.function(at_truth, GT).sum(), at_truth)[0]).all()
 
 
-def test_panel_gradients_are_finite_at_equal_pictures():
-    for metric in PANEL.values():
-        sr = GT.clone().requires_grad_()
-        assert torch.isfinite(torch.autograd.grad(metric.function(sr, GT).sum(), sr)[0]).all(), metric.name
+def test_goodness_turns_every_direction_up():
+    assert METRICS["psnr"].goodness([1.0, -2.0]).tolist() == [1.0, -2.0]
+    assert METRICS["dists"].goodness([1.0, 2.0]).tolist() == [-1.0, -2.0]
+    assert METRICS["detail_energy"].goodness([0.5, -0.5, 0.0]).tolist() == [-0.5, -0.5, 0.0]
+    assert [METRICS[name].arrow for name in ("psnr", "dists", "detail_energy")] == ["↑", "↓", "→0"]
+
+
+def test_every_family_has_a_metric_that_needs_no_weights_but_identity():
+    families = {metric.family for metric in METRICS.values()}
+    assert families == {"fidelity", "perception", "detail", "pattern", "colour", "identity"}
+    assert {metric.family for metric in ALONE} == families - {"identity"}
+    # What a metric is excused by must be measured wherever it is.
+    assert all(m.excused_by in PANEL for m in METRICS.values() if m.excused_by)
+
+
+def test_a_metric_does_not_judge_what_it_shares_a_network_or_a_formula_with():
+    rewards = {"lpips": frozenset({"vgg16"}), "ssim": frozenset({"ssim"}), "fgr_map": frozenset()}
+    judges, refused = judging([*METRICS, "objective"], rewards)
+    assert {"psnr", "lpips_alex", "gradient_distance", "detail_energy", "shared_tile", "identity_check"} <= set(judges)
+    assert refused["dists"] == refused["lpips_vgg"] == "the reward lpips is made of vgg16 too"
+    assert set(refused) == {"dists", "lpips_vgg", "ssim", "ms_ssim", "niqe", "musiq"}
+    assert refused["musiq"] == "it never sees the truth"
+    assert "objective" not in judges
 
 
 def test_paired_difference_is_scipys_paired_t():
@@ -173,6 +71,8 @@ def test_paired_difference_is_scipys_paired_t():
     after = before + 0.1 + 0.3 * draw.normal(size=40)
     difference = paired_difference(before, after)
     assert difference.z == pytest.approx(scipy.stats.ttest_rel(after, before).statistic, rel=1e-10)
+    up, down = (scipy.stats.ttest_rel(after, before, alternative=way).pvalue for way in ("greater", "less"))
+    assert (difference.p_up, (-difference).p_up) == (pytest.approx(up, rel=1e-10), pytest.approx(down, rel=1e-10))
     # 1 2 3 → 2 2 5: differences 1 0 2, mean 1, standard deviation 1, standard error 1/√3.
     by_hand = paired_difference([1.0, 2.0, 3.0], [2.0, 2.0, 5.0])
     assert (by_hand.mean, by_hand.n) == (1.0, 3)
@@ -186,6 +86,14 @@ def test_paired_difference_without_spread():
         paired_difference([1.0], [2.0])
 
 
+def test_holm_by_hand():
+    # Four: the smallest times 4, the next times 3, 2, 1, and none below the one before it.
+    assert holm([0.03, 0.01, 0.04, 0.016]) == pytest.approx([0.06, 0.04, 0.06, 0.048])
+    assert holm([0.4, 0.9]) == pytest.approx([0.8, 0.9])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
 def test_bootstrap_interval_covers_and_repeats():
     values = np.random.default_rng(1).normal(2.0, 1.0, size=200)
     low, high = bootstrap_interval(values, seed=3)
@@ -194,17 +102,3 @@ def test_bootstrap_interval_covers_and_repeats():
     assert high == pytest.approx(reference.high, abs=0.02)
     assert bootstrap_interval(values, seed=3) == (low, high)
     assert bootstrap_interval(values, seed=4) != (low, high)
-
-
-def test_the_hatch_is_what_all_pictures_share():
-    generator = torch.Generator().manual_seed(0)
-    pictures = torch.nn.functional.interpolate(
-        torch.rand(24, 3, 8, 8, generator=generator) * 0.6 + 0.2, size=(66, 64), mode="bicubic"
-    )
-    assert hatch(pictures) < 0.5
-    # ±2 levels in diagonal stripes of period 4, the same on every picture: a root mean square of 2.
-    rows, columns = torch.meshgrid(torch.arange(66), torch.arange(64), indexing="ij")
-    stripes = torch.where((rows + columns) % 4 < 2, 2.0, -2.0) / 255
-    assert hatch(pictures + stripes) == pytest.approx(2.0, abs=0.3)
-    assert hatch(0.5 + 0 * pictures + stripes) == pytest.approx(2.0, abs=1e-3)
-    assert hatch(pictures * 0 + torch.rand(24, 1, 1, 1, generator=generator)) == pytest.approx(0.0, abs=1e-3)

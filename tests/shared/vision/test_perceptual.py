@@ -59,7 +59,7 @@ def noisier(x: torch.Tensor, std: float) -> torch.Tensor:
 @pytest.mark.parametrize("net", ["alex", "vgg"])
 def test_lpips_from_a_folder_is_torchmetrics(net, folder):
     layers = torchvision.models.alexnet().features if net == "alex" else make_layers(cfgs["D"])
-    stored = perceptual._read(folder / f"{'alexnet' if net == 'alex' else 'vgg16'}_features.safetensors")
+    stored = perceptual.read_weights(folder / f"{'alexnet' if net == 'alex' else 'vgg16'}_features.safetensors")
     layers.load_state_dict({name.removeprefix("features."): value for name, value in stored.items()})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torchmetrics_lpips, "_get_tv_model_features", lambda net, pretrained: layers)
@@ -76,7 +76,7 @@ def test_dists_from_a_folder_is_torchmetrics(folder, monkeypatch):
     class Vgg:
         features = make_layers(cfgs["D"])
 
-    stored = perceptual._read(folder / "vgg16_features.safetensors")
+    stored = perceptual.read_weights(folder / "vgg16_features.safetensors")
     Vgg.features.load_state_dict({name.removeprefix("features."): value for name, value in stored.items()})
     monkeypatch.setattr(torchmetrics_dists, "vgg16", lambda weights: Vgg)
     expected = torchmetrics_dists.deep_image_structure_and_texture_similarity(SR, GT)
@@ -110,9 +110,9 @@ def test_loading_draws_no_random_numbers(folder):
 def test_heads_in_the_folder_take_the_place_of_torchmetrics(folder, tmp_path):
     for name in ("alexnet_features.safetensors", "vgg16_features.safetensors"):
         (tmp_path / name).symlink_to(folder / name)
-    heads = perceptual._read(Path(torchmetrics_lpips.__file__).parent / "lpips_models" / "alex.pth")
+    heads = perceptual.read_weights(Path(torchmetrics_lpips.__file__).parent / "lpips_models" / "alex.pth")
     save_file({name: 2.0 * value for name, value in heads.items()}, tmp_path / "lpips_alex.safetensors")
-    shares = perceptual._read(torchmetrics_dists._PATH_WEIGHT_DISTS)
+    shares = perceptual.read_weights(torchmetrics_dists._PATH_WEIGHT_DISTS)
     # Structure and texture change places: another distance, of the same total weight.
     save_file({"alpha": shares["beta"].clone(), "beta": shares["alpha"].clone()}, tmp_path / "dists.safetensors")
     torch.testing.assert_close(
@@ -140,7 +140,7 @@ def test_another_networks_weights_are_refused_in_one_line(folder, tmp_path):
     with pytest.raises(UserError, match=r"alexnet_features.*it has no features\.3\.bias"):
         load_lpips("alex", weights=tmp_path)
     path.unlink()
-    wrong = {name: value[..., :1] for name, value in perceptual._read(folder / path.name).items()}
+    wrong = {name: value[..., :1] for name, value in perceptual.read_weights(folder / path.name).items()}
     save_file({name: value.contiguous() for name, value in wrong.items()}, path)
     with pytest.raises(UserError, match="they do not fit") as error:
         load_lpips("alex", weights=tmp_path)
