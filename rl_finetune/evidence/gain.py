@@ -35,7 +35,7 @@ class Gain:
     @property
     def line(self) -> str:
         """Returns what may be said of the run, in one line."""
-        said = "RL gained" if self.standing.beyond else "No gain by RL"
+        said = "A gain" if self.standing.beyond else "No gain"
         return f"{said}: {self.standing.line()}, {self.pictures} pictures"
 
     def as_json(self) -> dict[str, Any]:

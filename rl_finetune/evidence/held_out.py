@@ -40,6 +40,7 @@ from shared.vision.pattern import hatch
 from shared.vision.removal import REMOVALS
 
 GRID_ROWS = 12
+EVALUATION_FILE = "evaluation.json"
 SCALE_GROUPS, SCALE_MEMBERS = 8, 8  # of the same pictures and noise whatever the run's seed: one unit for all of them
 IDENTITY = "identity_check"  # by a recogniser of its own: a reward cannot check itself
 
@@ -142,7 +143,7 @@ def compare_on_held_out(
     save_image(folder / "before_after.png", before_after_grid(pairs, found["before"], found["after"], judge))
     by_method = {name: each.values for name, each in found.items()} | beside
     values = {name: {k: v.tolist() for k, v in own.items()} for name, own in by_method.items()}
-    RunFolder(folder).write_json("evaluation.json", {**figures, "image_ids": pairs.image_ids, **values})
+    RunFolder(folder).write_json(EVALUATION_FILE, {**figures, "image_ids": pairs.image_ids, **values})
     return figures
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from data.sources.open_source import Split
 from rl_finetune.evidence.gain import measure_gain, plane_of, write_gain
-from rl_finetune.evidence.held_out import Panel, compare_on_held_out
+from rl_finetune.evidence.gauge import GaugeReading, HackingGauge
+from rl_finetune.evidence.held_out import EVALUATION_FILE, Panel, compare_on_held_out
 from rl_finetune.evidence.references import otherwise_deployed, reference_restorers
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.rewards.judge import Judge
@@ -60,4 +62,14 @@ def evaluate_restorers(
         device=panel.device,
     )
     write_gain(folder, gain, deployed=base.spec, title=f"{config.task}: before and after RL")
-    return {**figures, "table": f"{figures['table']}\n{gain.line}", "curve": gain.as_json()}
+    reading = final_reading(config, panel, folder, beyond_curve=gain.standing.beyond)
+    said = f"{figures['table']}\n{gain.line}\ngauge, {reading.line()}"
+    return {**figures, "table": said, "curve": gain.as_json(), "gauge": reading.line()}
+
+
+def final_reading(config: TrainRlConfig, panel: Panel, folder: Path, *, beyond_curve: bool) -> GaugeReading:
+    """Returns the gauge's reading of the evaluation in `folder`; learning is only what lies beyond the base's curve."""
+    found = json.loads((folder / EVALUATION_FILE).read_text())
+    gauge = HackingGauge(config.gauge, panel.judges, 1)
+    gauge.read(found["before"], proxy=panel.proxy)
+    return gauge.read(found["after"], proxy=panel.proxy, beyond_curve=beyond_curve)

@@ -228,8 +228,9 @@ def test_a_gain_is_said_only_beyond_the_bases_own_curve(tiny_run, tmp_path):
     summary = rl.compare_with_base(session)
     # The policy is the base itself: it lies on the curve, not beyond it.
     assert not summary["curve"]["beyond"]
-    assert summary["table"].splitlines()[-1] == summary["curve"]["line"]
-    assert summary["curve"]["line"].startswith("No gain by RL: 4 steps, SDE η 0.5: not beyond the base's curve in psnr")
+    assert summary["table"].splitlines()[-2] == summary["curve"]["line"]
+    assert summary["gauge"].startswith("level: proxy +0.0 se")  # nothing changed, and nothing is beyond the curve
+    assert summary["curve"]["line"].startswith("No gain: 4 steps, SDE η 0.5: not beyond the base's curve in psnr")
     assert summary["curve"]["means"]["base"] == summary["curve"]["means"]["tuned"]
     assert len(summary["curve"]["means"]["base"]) == 10  # one step, and 2, 4 and 8 with three η each
     assert (tmp_path / "curve.png").stat().st_size > 1000
