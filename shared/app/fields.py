@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import io
+import tokenize
 import types
 import typing
 from collections.abc import Iterator
@@ -55,19 +57,18 @@ def _walk(schema: type, defaults: Any, prefix: str) -> Iterator[Field]:
 
 
 def _comments(outline: Outline, node: ast.ClassDef) -> dict[str, str]:
-    """Returns {field: its comment}: the lines of comment above it, then the one beside it."""
+    """Returns {field: its comment}: the lines of comment above it, then those beside its own lines."""
+    tokens = tokenize.generate_tokens(io.StringIO(outline.source).readline)
+    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
     lines, found = outline.source.splitlines(), {}
     for field in node.body:
         if not isinstance(field, ast.AnnAssign):
             continue
-        above = []
-        for line in reversed(lines[: field.lineno - 1]):
-            if not line.strip().startswith("#"):
-                break
-            above.append(line.strip().lstrip("# "))
-        # Columns count bytes.
-        beside = lines[field.end_lineno - 1].encode()[field.end_col_offset :].decode().strip().lstrip("# ")
-        found[field.target.id] = " ".join([*reversed(above), beside]).strip()
+        first = field.lineno
+        while lines[first - 2].strip().startswith("#"):
+            first -= 1
+        said = [comments[line] for line in range(first, field.end_lineno + 1) if line in comments]
+        found[field.target.id] = " ".join(said)
     return found
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.app.config import load_config
+from shared.app.errors import UserError
 from shared.app.fields import Field, fields_of
 from shared.app.outline import Outline, outline_of
 from shared.app.shipped import find_config
@@ -40,8 +41,17 @@ class Command:
                     return cls(outline, call.func.id, outline.evaluate(schema), options)
         raise ValueError(f"{module} reads its argv neither with load_config nor with read_words")
 
+    @property
+    def shipped_config(self) -> str | None:
+        """The first config that the module's docstring names, for a command that reads one."""
+        named = re.search(r"configs/[\w/]+\.yaml", self.outline.doc)
+        return named[0] if named and self.reader == "load_config" else None
+
     def check(self, argv: Sequence[str]) -> Any:
         """Returns the settings in a command's words. Raises UserError where the command would refuse them."""
+        if self.shipped_config and all("=" in word for word in argv):
+            got = " ".join(argv) or "nothing"
+            raise UserError(f"expected a config and key=value words, such as {self.shipped_config} seed=1, got {got}")
         return _READERS[self.reader](self.schema, argv, **self.options)
 
     def help(self, argv: Sequence[str], *, called: str = "", width: int = 120) -> str:
@@ -49,10 +59,9 @@ class Command:
 
         `called` replaces `python -m <module>` in the text.
         """
-        text = self.outline.doc
-        named = [word for word in argv if "=" not in word and find_config(word)]
-        shipped = re.findall(r"configs/[\w/]+\.yaml", text)
-        config = next(iter([*named, *shipped]), None) if self.reader == "load_config" else None
+        text, config = self.outline.doc, self.shipped_config
+        if config:
+            config = next((word for word in argv if "=" not in word and find_config(word)), config)
         defaults = load_config(self.schema, [config]) if config else None
         if called:
             text = re.sub(r"python -m [\w.]+", called, text)

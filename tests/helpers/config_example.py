@@ -63,7 +63,9 @@ class Config:
     inner: Inner = field(default_factory=lambda: Inner.of(16))  # of the example
     widths: tuple[int, ...] = (1, 2)  # one a level
     parts: list[Part] = field(default_factory=lambda: [Part("x")])
-    limit: float | None = None
+    limit: float | None = (
+        None  # so long a comment beside the field that the formatter gives it lines of its own, between brackets
+    )
     members: dict[str, Part] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
 

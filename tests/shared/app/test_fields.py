@@ -65,7 +65,12 @@ def test_every_field_is_there_nested_ones_dotted(fields):
         ("rate", "float, from 0 to 1", "0.001", "above the field, in two lines beside it"),
         ("kind", "a | b", "a", ""),
         ("widths", "list of int", "[1,2]", "one a level"),
-        ("limit", "float or null", "null", ""),
+        (
+            "limit",
+            "float or null",
+            "null",
+            "so long a comment beside the field that the formatter gives it lines of its own, between brackets",
+        ),
         ("names", "{name: list of text}", "{}", ""),
         ("inner", "", "", "What is inside; of the example"),
         ("inner.side_px", "int, from 2 to 64", "16", "of a square"),
