@@ -117,5 +117,5 @@ eval-rm: env ## measure the reward model: TRIPLES=folder of real triples, RESTOR
 download-rm: env ## fetch a reward model from the Hugging Face Hub, for train-rl to use: REPO=user/name, REVISION=
 	@$(RESTORE_RL) download-rm repo=$(call quoted,REPO) revision=$(call quoted,REVISION) out=$(call given,OUT,$(IN_RUN)/reward_model/checkpoint)
 
-score: env ## score pictures and paint where they are broken: IN= OUT=
-	@$(RESTORE_RL) score in=$(call quoted,IN) out=$(call given,OUT,scored) checkpoint=$(IN_RUN)/reward_model/checkpoint $(call spread,ARGS)
+score: env ## score pictures and paint where they are broken: IN= OUT=, LQ= what they were restored from, GT= their truth
+	@$(RESTORE_RL) score in=$(call quoted,IN) out=$(call given,OUT,scored) $(if $(value LQ),lq=$(call quoted,LQ)) $(if $(value GT),gt=$(call quoted,GT)) checkpoint=$(IN_RUN)/reward_model/checkpoint $(call spread,ARGS)

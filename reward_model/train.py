@@ -27,6 +27,7 @@ from reward_model.learning.stages import StageJob, TrainingData, train_stage, va
 from reward_model.measuring.card import write_card
 from reward_model.measuring.predict import predict_samples
 from reward_model.measuring.reference import ALONE, BESIDE_LQ, DetailReference, ScoreReference, reference_to_json
+from reward_model.measuring.scored import targets_to_json
 from reward_model.network.checkpoint import CONFIG_FILE, METRICS_FILE, TRAINING_FILE, read_config, write_stage
 from reward_model.network.model import RewardModel, RewardModelConfig
 from shared.app import devices
@@ -182,7 +183,11 @@ def publish(config: TrainConfig, run: RunFolder, data: TrainingData, device: tor
         figures[stage]["seconds"] = float((stages / f"seconds_{stage}.json").read_text())
         references[stage] = score_references(model, data.validation, device)
         model.cpu().save_pretrained(temporary)
-    metrics = {"validation": figures, "reference": reference_to_json(references, DetailReference.of(data.validation))}
+    metrics = {
+        "validation": figures,
+        "reference": reference_to_json(references, DetailReference.of(data.validation)),
+        "targets": targets_to_json(data.augmenter.swaps.scale),
+    }
     write_bytes(temporary / METRICS_FILE, (json.dumps(metrics, indent=2) + "\n").encode())
     write_bytes(temporary / TRAINING_FILE, to_yaml(without_local_paths(config)).encode())
     write_card(temporary, licence=config.licence)

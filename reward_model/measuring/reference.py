@@ -14,6 +14,7 @@ from data.store.sample import Sample
 from reward_model.measuring.metrics import MAX_CLEAN_AREA, best_threshold
 from reward_model.measuring.predict import Predictions
 from reward_model.network.detail import RAW_ENERGIES, DetailEnergy
+from shared.vision.images import to_array, to_tensor
 
 ALONE, BESIDE_LQ = "alone", "beside_lq"
 _QUANTILES = np.linspace(0.0, 1.0, 101)
@@ -66,7 +67,7 @@ class DetailReference:
         energies = []
         for index in range(len(samples)):
             sample = samples[index]
-            energies += [detail_statistics(getattr(sample, kind)[None]) for kind in ("gt", "sr", "syn")]
+            energies += [detail_statistics(to_array(getattr(sample, kind))) for kind in ("gt", "sr", "syn")]
         table = np.stack(energies)
         mean, std = table.mean(axis=0), table.std(axis=0) + 1e-3
         distances = np.sqrt((((table - mean) / std) ** 2).mean(axis=1))
@@ -78,10 +79,12 @@ class DetailReference:
         return float(np.sqrt((z**2).mean()) / self.limit)
 
 
-def detail_statistics(picture: torch.Tensor) -> np.ndarray:
-    """Returns the mean of each detail energy over a picture [1, 3, H, W] in [0, 1], in crops where it is large."""
-    energy = DetailEnergy()
-    means = [energy((crop - _MEAN) / _STD)[:, :RAW_ENERGIES].mean(dim=(0, 2, 3)) for crop in _crops(picture)]
+def detail_statistics(picture: np.ndarray) -> np.ndarray:
+    """Returns the mean of each detail energy over [H, W, 3], uint8 or float32 in [0, 1]; of a large picture in crops."""
+    energy, means = DetailEnergy(), []
+    for pixels in _crops(picture):
+        crop = to_tensor(pixels.astype(np.float32) / 255.0 if pixels.dtype == np.uint8 else pixels)[None]
+        means.append(energy((crop - _MEAN) / _STD)[:, :RAW_ENERGIES].mean(dim=(0, 2, 3)))
     return torch.stack(means).mean(dim=0).double().numpy()
 
 
@@ -134,10 +137,10 @@ def reference_from_json(
     return ScoreReference(**scores) if scores else None, DetailReference(**detail) if detail else None
 
 
-def _crops(picture: torch.Tensor) -> Iterable[torch.Tensor]:
-    height, width = picture.shape[-2:]
+def _crops(picture: np.ndarray) -> Iterable[np.ndarray]:
+    height, width = picture.shape[:2]
     rows, columns = (range(0, max(side - _CROP_PX, 0) + 1, _CROP_PX) for side in (height, width))
     corners = [(top, left) for top in rows for left in columns]
     for index in range(min(_MAX_CROPS, len(corners))):
         top, left = corners[index * len(corners) // min(_MAX_CROPS, len(corners))]
-        yield picture[..., top : top + _CROP_PX, left : left + _CROP_PX]
+        yield picture[top : top + _CROP_PX, left : left + _CROP_PX]

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 _HIDDEN = 64
-_WORST_SHARES = (0.01, 0.1)
+WORST_SHARE = 0.01  # the same in scores, in `make score` and in RL's fgr_map
+_WORST_SHARES = (WORST_SHARE, 0.1)
 _POOL_PX = 8  # on the map's own grid
 
 

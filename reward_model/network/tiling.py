@@ -12,7 +12,7 @@ from torch.nn import functional
 from reward_model.network.architecture import upsample
 from reward_model.network.lq_input import enlarge, require_lq
 from reward_model.network.model import RewardModel, require_pictures, to_grid, valid_share
-from reward_model.network.score_head import map_statistics
+from reward_model.network.score_head import WORST_SHARE, map_statistics
 from shared.app.errors import UserError
 
 GLOBAL_DECODERS = (
@@ -33,7 +33,7 @@ class TiledOutput:
 
     score: float
     degradation_map: np.ndarray | None  # [H, W] uint16, level / 65535; None at stage 0
-    worst_share: float | None  # mean of the worst 1 % of the map
+    worst_share: float | None  # mean of the worst 1 % of the map, as RL's fgr_map takes it
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,21 @@ def score_picture(
         _keep(native, levels, inputs.native_map, tile, model.map_stride)
     mean = (pooled / weights).float()
     if native is None:
-        return TiledOutput(float(model.score_head(mean, None, None)), None, None)
+        return TiledOutput(float(model.score(mean, None, None)), None, None)
     statistics = map_statistics(native)
-    score = model.score_head(mean, (gated / weights).float(), statistics.to(device))
-    return TiledOutput(float(score), levels, float(statistics[0, 2]))
+    score = model.score(mean, (gated / weights).float(), statistics.to(device))
+    return TiledOutput(float(score), levels, worst_share(levels))
+
+
+def worst_share(levels: np.ndarray, share: float = WORST_SHARE) -> float:
+    """Returns the mean of the worst `share` of a map's pixels, at least one: `worst_mean` of 16-bit levels.
+
+    By counting levels: sorting a map of 100 megapixels takes seconds and as much memory again.
+    """
+    counts = np.bincount(levels.ravel(), minlength=65536)[::-1]
+    wanted = max(1, round(share * levels.size))
+    taken = np.minimum(counts, np.maximum(wanted - (np.cumsum(counts) - counts), 0))
+    return float((taken * np.arange(65535, -1, -1)).sum() / (65535.0 * wanted))
 
 
 def _tiles(height: int, width: int, stride: int, *, tile_px: int, halo_px: int) -> list[_Tile]:

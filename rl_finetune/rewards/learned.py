@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from reward_model.network.model import RewardOutput
+from reward_model.network.score_head import WORST_SHARE, worst_mean
 from rl_finetune.rewards.registry import PYIQA, ToolSettings, reward, reward_map, tool
 from shared.app.errors import UserError
 from shared.vision.clip import QUALITY_PROMPTS, ClipSimilarity, clip_iqa, load_clip_similarity
 
 ANY = (-math.inf, math.inf)
-WORST_SHARE = 0.01
 
 
 class JudgedOnce:
@@ -37,12 +37,6 @@ def judge_pictures(reward_model: Callable[..., RewardOutput], sr: torch.Tensor, 
     return reward_model(sr, lq) if getattr(reward_model, "takes_lq", False) else reward_model(sr)
 
 
-def worst_share_mean(degradation_map: torch.Tensor, share: float = WORST_SHARE) -> torch.Tensor:
-    """Returns the mean of the worst `share` of the pixels, [B]: max̂(M), which one false pixel cannot fool."""
-    pixels = degradation_map.flatten(1)
-    return pixels.topk(max(1, math.ceil(share * pixels.shape[1])), dim=1).values.mean(1)
-
-
 @reward("fgr_score", value_range=ANY, needs=("reward_model",))
 def fgr_score(
     sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[..., RewardOutput]
@@ -56,7 +50,7 @@ def fgr_map(
     sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[..., RewardOutput]
 ) -> torch.Tensor:
     """Returns 1 − the mean of the worst 1 % of the reward model's map, [B]. 1 − max̂(M) of CCL (arXiv 2512.22647)."""
-    return 1.0 - worst_share_mean(judge_pictures(reward_model, sr, lq).require_map())
+    return 1.0 - worst_mean(judge_pictures(reward_model, sr, lq).require_map(), WORST_SHARE)
 
 
 @reward_map("fgr_map", needs=("reward_model",), needs_map=True)

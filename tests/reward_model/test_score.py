@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -11,10 +12,14 @@ import torch
 from PIL import Image
 
 from reward_model import score
+from reward_model.measuring.score_page import overlay_strip
 from reward_model.network.model import RewardModel
-from reward_model.score import overlay_strip
+from reward_model.network.score_head import WORST_SHARE, worst_mean
 from shared.app.errors import UserError
+from shared.vision.images import save_image
 from tests.helpers.reward_models import build, pictures
+from tests.helpers.reward_samples import tiny_sample
+from tests.helpers.reward_training import NETWORK, run_training
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,7 @@ def lines_of(capsys) -> list[str]:
 def test_a_folder_is_scored_as_a_table(checkpoint, photos, capsys):
     score.main([f"in={photos}", f"checkpoint={checkpoint}"])
     lines = lines_of(capsys)
-    assert lines[0].split() == ["score", "worst", "1", "%", "map", "mean", "size", "picture"]
+    assert " ".join(lines[0].split()) == "score broken worst 1 % map mean > clean > restored size picture"
     assert len(lines) == 4
     assert re.search(r"60×48\s+.*a\.png$", lines[1])
 
@@ -64,7 +69,10 @@ def test_the_same_picture_has_the_same_score_alone_and_among_others(checkpoint, 
 def test_maps_and_overlays_are_written(checkpoint, photos, tmp_path, capsys):
     score.main([f"in={photos}", f"out={tmp_path / 'out'}", f"checkpoint={checkpoint}"])
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {f"{name}_{kind}.png" for name in ("a", "a-2", "b") for kind in ("map", "overlay")}
+    assert written == {
+        "index.html",
+        *(f"{name}_{kind}.png" for name in ("a", "a-2", "b") for kind in ("map", "overlay")),
+    }
     degradation_map = Image.open(tmp_path / "out" / "a_map.png")
     assert degradation_map.mode == "I;16"
     image = torch.from_numpy(np.asarray(Image.open(photos / "a.png"), np.float32) / 255).permute(2, 0, 1)[None]
@@ -131,3 +139,109 @@ def test_bad_arguments_are_refused_in_one_line(words, said, checkpoint):
     with pytest.raises(UserError, match=said) as refusal:
         score.main([*words, *([f"checkpoint={checkpoint}"] if words else [])])
     assert "\n" not in str(refusal.value)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A checkpoint that takes lq and knows what its scores are read against."""
+    network = dataclasses.replace(NETWORK, takes_lq=True)
+    run = run_training(tmp_path_factory.mktemp("trained") / "run", model=network, lq_share=0.5)
+    return run.path / "checkpoint"
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    """Two restorations of each of two scenes, with lq and gt: samples of the kind that was trained on."""
+    folder = tmp_path / "scenes"
+    for kind in ("sr", "lq", "gt"):
+        (folder / kind).mkdir(parents=True)
+    for index in range(2):
+        sample = tiny_sample(20 + index)
+        lq = torch.nn.functional.avg_pool2d(sample.gt, 4)
+        for place, picture in (("sr/{}_a", sample.sr), ("sr/{}_b", sample.syn), ("lq/{}_lq", lq), ("gt/{}", sample.gt)):
+            save_image(folder / f"{place.format(f'scene{index}')}.png", picture)
+    return folder
+
+
+def rows_of(capsys) -> list[dict]:
+    return [json.loads(line) for line in lines_of(capsys)]
+
+
+def test_a_score_is_read_against_validation(trained, scenes, capsys):
+    score.main([f"in={scenes / 'sr'}", f"checkpoint={trained}", "json=true"])
+    alone = rows_of(capsys)
+    metrics = json.loads((trained / "metrics.json").read_text())["reference"]
+    reference = metrics["scores"]["2"]["alone"]
+    model = RewardModel.from_pretrained(trained)
+    for row in alone:
+        image = torch.from_numpy(np.array(Image.open(row["path"]), np.float32) / 255).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            found = model(image).degradation_map
+        assert row["broken"] == pytest.approx((found >= reference["threshold"]).float().mean().item(), abs=2e-3)
+        assert row["above_clean"] == pytest.approx(100 * np.mean(np.array(reference["clean"]) < row["score"]), abs=1.5)
+        assert 0 <= row["above_restored"] <= 100
+        assert row["worst"] == pytest.approx(worst_mean(found, WORST_SHARE).item(), abs=2e-5)  # RL's own number
+        assert (row["beside_lq"], row["reference"]) == (False, None)
+        assert row["detail"] < 1.5
+
+
+def test_lq_and_gt_are_found_by_scene(trained, scenes, tmp_path, capsys):
+    words = [f"in={scenes / 'sr'}", f"checkpoint={trained}"]
+    score.main([*words, "json=true"])
+    alone = rows_of(capsys)
+    score.main([*words, f"lq={scenes / 'lq'}", f"gt={scenes / 'gt'}", f"out={tmp_path / 'out'}", "json=true"])
+    beside = rows_of(capsys)
+    assert all(one["score"] != other["score"] for one, other in zip(alone, beside, strict=True))
+    assert all(row["beside_lq"] for row in beside)
+    # syn (b) is nearer to its truth than sr (a); and the map against gt is the training's own target.
+    assert all(a["reference"] > b["reference"] > 0 for a, b in zip(beside[::2], beside[1::2], strict=True))
+    target = tiny_sample(20).sr_degradation_map[0].numpy()
+    written = np.asarray(Image.open(tmp_path / "out" / "scene0_a_reference.png")) / 65535.0
+    np.testing.assert_allclose(written, target, atol=1e-4)
+    score.main([*words, f"gt={scenes / 'gt'}"])
+    assert "vs gt" in lines_of(capsys)[0]
+
+
+def test_a_picture_without_its_lq_is_named(trained, scenes):
+    (scenes / "lq" / "scene1_lq.png").unlink()
+    with pytest.raises(UserError, match=r"expected the lq of scene1_a\.png in .*, named scene1_a or scene1_a_lq"):
+        score.main([f"in={scenes / 'sr'}", f"checkpoint={trained}", f"lq={scenes / 'lq'}"])
+
+
+def test_two_pictures_are_compared(trained, scenes, capsys):
+    pair = [str(scenes / "sr" / f"scene0_{which}.png") for which in "ab"]
+    score.main([f"in={','.join(pair)}", f"checkpoint={trained}", f"lq={scenes / 'lq' / 'scene0_lq.png'}"])
+    said = lines_of(capsys)[-1]
+    found = re.search(
+        r"(\S+) scores ([\d.]+) higher than (\S+); of two validation pictures .* in (\d+)% of cases", said
+    )
+    assert {found.group(1), found.group(3)} == set(pair)
+    assert 50 <= int(found.group(4)) <= 100
+    score.main([f"in={scenes / 'sr'}", f"checkpoint={trained}"])
+    assert "higher than" not in capsys.readouterr().out  # four pictures
+
+
+def test_a_page_ranks_the_worst_first_and_holds_its_pictures(trained, scenes, tmp_path, capsys):
+    score.main([f"in={scenes / 'sr'}", f"checkpoint={trained}", f"out={tmp_path / 'out'}", "json=true"])
+    rows = rows_of(capsys)
+    page = (tmp_path / "out" / "index.html").read_text()
+    order = re.findall(r"<b>([^<]+)</b>", page)
+    assert order == [row["path"] for row in sorted(rows, key=lambda row: row["score"])]
+    assert page.count("data:image/jpeg;base64,") >= 8  # picture and map of each
+    assert "http" not in page
+
+
+def test_unusual_pictures_bring_a_warning(trained, tmp_path, capsys):
+    save_image(tmp_path / "noise.png", pictures(1, 64, 64)[0])
+    save_image(tmp_path / "usual.png", tiny_sample(30).gt)
+    score.main([f"in={tmp_path}", f"checkpoint={trained}"])
+    warnings = capsys.readouterr().err.splitlines()
+    assert [line for line in warnings if "noise.png: its detail is" in line]
+    assert not [line for line in warnings if "usual.png" in line]
+
+
+def test_a_checkpoint_from_before_still_scores(checkpoint, photos, capsys):
+    score.main([f"in={photos}", f"checkpoint={checkpoint}", "json=true"])
+    for row in rows_of(capsys):
+        assert [row[name] for name in ("broken", "above_clean", "above_restored", "detail")] == [None] * 4
+        assert row["worst"] is not None

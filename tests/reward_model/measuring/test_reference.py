@@ -19,6 +19,7 @@ from reward_model.measuring.reference import (
     reference_from_json,
     reference_to_json,
 )
+from shared.vision.images import to_array
 from tests.helpers.reward_models import build, pictures
 from tests.helpers.reward_samples import tiny_samples
 
@@ -57,15 +58,15 @@ def test_a_reference_of_predictions_goes_to_json_and_back():
 
 def test_pictures_of_another_kind_have_unusual_detail():
     detail = DetailReference.of(tiny_samples(12))
-    usual = [detail.distance(detail_statistics(s.gt[None])) for s in tiny_samples(16)[12:]]
-    flat, noise = torch.full((1, 3, 48, 48), 0.5), pictures(1, 48, 48)
+    usual = [detail.distance(detail_statistics(to_array(s.gt))) for s in tiny_samples(16)[12:]]
+    flat, noise = np.full((48, 48, 3), 0.5, np.float32), to_array(pictures(1, 48, 48)[0])
     assert max(usual) < 1 < detail.distance(detail_statistics(flat))
     assert detail.distance(detail_statistics(noise)) > 1
 
 
-def test_a_large_pictures_detail_is_that_of_its_crops():
-    picture = torch.full((1, 3, 300, 900), 0.5)
-    picture[..., :256, 512:768] = pictures(1, 256, 256)
-    crops = [picture[..., :256, left : left + 256] for left in (0, 256, 512)]
+def test_a_large_pictures_detail_is_that_of_its_crops_at_8_bits_too():
+    picture = np.full((300, 900, 3), 128, np.uint8)
+    picture[:256, 512:768] = (to_array(pictures(1, 256, 256)[0]) * 255).astype(np.uint8)
+    crops = [picture[:256, left : left + 256] / np.float32(255) for left in (0, 256, 512)]
     expected = np.mean([detail_statistics(crop) for crop in crops], axis=0)
     np.testing.assert_allclose(detail_statistics(picture), expected, atol=1e-6)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from reward_model.network.model import RewardModel, RewardModelConfig
-from reward_model.network.tiling import _tiles, score_picture
+from reward_model.network.score_head import worst_mean
+from reward_model.network.tiling import _tiles, score_picture, worst_share
 from shared.app.errors import UserError
 from tests.helpers.reward_models import build as build_model
 from tests.helpers.reward_models import pictures
@@ -148,3 +149,10 @@ def test_memory_grows_with_the_tile_and_the_map_alone():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     # Picture 9 MB, map 6 MB, native map at stride 8 under 1 MB; the rest is the allocator's.
     assert float(done.stdout) < 60
+
+
+def test_the_worst_share_of_levels_is_that_of_the_map():
+    levels = (pictures(1, 37, 53)[0, 0].numpy() ** 3 * 65535).astype(np.uint16)
+    for share in (0.01, 0.1, 1e-6, 1.0):
+        expected = worst_mean(torch.from_numpy(levels / np.float32(65535))[None, None], share).item()
+        assert worst_share(levels, share) == pytest.approx(expected, abs=1e-6)
