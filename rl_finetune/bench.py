@@ -23,6 +23,7 @@ from shared.app.devices import open_accelerator
 from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.app.timing import Clock, peak_memory_mb
+from shared.restorers.protocol import repeat, take
 from shared.runs.run_folder import RunFolder
 
 ITERATIONS = 5  # timed; one more goes before
@@ -127,7 +128,9 @@ def bare_passes(session: Session, drawn: Rollout) -> dict[str, Callable[[], None
     """
     config, learner = session.config, session.learner
     size = (config.microbatch_groups or config.groups // config.updates_per_rollout) * config.group_size
-    slices = list(zip(drawn.steps[0].x_t.split(size), drawn.each_sample(drawn.condition).split(size), strict=True))
+    condition, x_t = repeat(drawn.condition, drawn.group_size), drawn.steps[0].x_t
+    windows = [slice(start, start + size) for start in range(0, len(x_t), size)]
+    slices = [(x_t[window], take(condition, window)) for window in windows]
     reward_model = session.judge.final.toolbox.given["reward_model"]
 
     def passes(network: Callable[..., torch.Tensor], times: int, backward: bool) -> None:

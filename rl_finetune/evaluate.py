@@ -24,9 +24,9 @@ from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.app.words import read_words
 from shared.diffusion.sampler import SamplerSpec
-from shared.restorers.load import load_restorer, on_device
+from shared.restorers.load import load_restorer
 from shared.restorers.pixel_unet import PixelUNetRestorer
-from shared.restorers.protocol import Restorer
+from shared.restorers.protocol import Restorer, on_device
 from shared.runs.run_folder import CONFIG_FILE
 
 

@@ -5,27 +5,36 @@ python -m rl_finetune.pretrain configs/base_sr.yaml key=value …
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from data.degradation.pairs import SCALES, PairConfig, PairDataset, collate_pairs, pair_batches, pairs_for_task
-from data.degradation.records import PairBatch, Task
+from data.degradation.records import Task
 from data.sources.open_source import SourceConfig, open_source
+from rl_finetune.supervised.average import moving_average
+from rl_finetune.supervised.first_stage import StageConfig, StageRun, train_network
+from rl_finetune.supervised.step import DetailConfig, train_step
+from rl_finetune.supervised.teacher import TaughtPairs, draw_pictures
+from rl_finetune.supervised.windows import Window, windows
 from shared.app.config import load_config, require_range
 from shared.app.devices import open_accelerator
 from shared.app.entry import run_command
 from shared.diffusion.sampler import SamplerSpec
-from shared.restorers.load import save_policy
+from shared.restorers.feed_forward import FeedForwardRestorer
+from shared.restorers.load import load_restorer, open_stage, save_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig
+from shared.restorers.pre_restorer import OWN, STAGES, require_scale
+from shared.restorers.protocol import Restorer
 from shared.runs.run_folder import RunFolder
 from shared.runs.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
-from shared.seeds import derive_seed, gaussian, numpy_rng
+from shared.seeds import derive_seed, numpy_rng
 
+TEACHER_FOLDER = "teacher"  # in the run's folder: the teacher's pictures
 DECAY = 1 / 3  # share of the iterations over which the learning rate falls at the end
 FREE_KEYS = ("workers", "checkpoint_every", "log_every", "cpu_threads", "source.cache_folder", "source.memory_mb")
 
@@ -38,7 +47,11 @@ class PretrainConfig:
     task: Task = "sr"  # sr: ×4 super-resolution; face: restoration at the same size
     source: SourceConfig = field(default_factory=SourceConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
+    pre_restorer: StageConfig = field(default_factory=StageConfig)  # used where policy.pre_restorer is own
+    guide: StageConfig = field(default_factory=StageConfig)  # used where policy.guide is own
     policy: PixelUNetConfig = field(default_factory=PixelUNetConfig)
+    detail: DetailConfig = field(default_factory=DetailConfig)
+    window_px: int = 0  # side of the window of each pair that a step sees; 0: all of it
     sampler: SamplerSpec = field(default_factory=SamplerSpec)
     iterations: int = 1000  # optimizer steps
     batch_size: int = 32  # pairs per process and step
@@ -48,6 +61,7 @@ class PretrainConfig:
     gradient_clip: float = 1.0  # largest norm of the gradient
     ema_decay: float = 0.995  # of the weights' moving average, which is what is saved
     early_iteration: int = 0  # also save the policy as it was here, in out/early: an under-trained restorer (0: never)
+    half: bool = False  # weights are saved as float16, half the bytes
     mixed_precision: str = "no"  # no | bf16 | fp16
     checkpoint_every: int = 200  # iterations between resumable states; a kill loses at most this much work
     log_every: int = 20  # iterations between lines of metrics.jsonl
@@ -61,9 +75,22 @@ class PretrainConfig:
         expected = SCALES[self.task]
         if self.policy.scale != expected:
             raise ValueError(f"task {self.task} needs policy.scale {expected}, got {self.policy.scale}")
-        multiple = self.policy.unshuffle * 2 ** (len(self.policy.channels) - 1)
-        if self.pairs.crop_px % multiple:
-            raise ValueError(f"pairs.crop_px must be a multiple of {multiple}, got {self.pairs.crop_px}")
+        for name in STAGES:
+            scale = getattr(self, name).network.scale
+            if getattr(self.policy, name) == OWN and scale != expected:
+                raise ValueError(f"task {self.task} needs {name}.network.scale {expected}, got {scale}")
+        for name, side in (("pairs.crop_px", self.pairs.crop_px), ("window_px", self.window_px)):
+            if side % self.multiple_px:
+                raise ValueError(f"{name} must be a multiple of {self.multiple_px}, got {side}")
+        if self.window_px > self.pairs.crop_px:
+            raise ValueError(f"window_px must not exceed pairs.crop_px {self.pairs.crop_px}, got {self.window_px}")
+        if self.detail.share and self.sampler.steps < 2:
+            raise ValueError("detail.share trains the steps after the first: it needs sampler.steps of 2 or more")
+
+    @property
+    def multiple_px(self) -> int:
+        """Sides of gt must be a multiple of this."""
+        return self.policy.unshuffle * 2 ** (len(self.policy.channels) - 1)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -88,12 +115,19 @@ def main(argv: Sequence[str]) -> None:
 
 
 def train(config: PretrainConfig, run: RunFolder, pairs: PairDataset, accelerator: Accelerator) -> dict[str, float]:
-    """Trains and saves the policy; returns its figures."""
-    policy = PixelUNet(replace(config.policy, residual_std=residual_std(config.policy, pairs)))
+    """Trains and saves the policy, after its pre-restorer where it has one of its own; returns its figures."""
+    taught = open_taught(config, run, pairs, accelerator)
+    stages, logged = open_stages(config, run, pairs, taught)
+    unit = PixelUNet(replace(config.policy, residual_std=1.0), *stages)
+    with torch.random.fork_rng(devices=[]):  # as in the stages
+        torch.manual_seed(derive_seed(config.seed, "init", "policy"))
+        policy = PixelUNet(replace(config.policy, residual_std=residual_std(unit, pairs)), *stages)
     if accelerator.device.type == "cpu":
         policy = policy.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    ema = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)).to(accelerator.device)
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+    )
+    ema = moving_average(policy, config.ema_decay).to(accelerator.device)
     accelerator.register_for_checkpointing(ema)
     model, optimizer = accelerator.prepare(policy, optimizer)
     loop = TrainingLoop(
@@ -103,65 +137,102 @@ def train(config: PretrainConfig, run: RunFolder, pairs: PairDataset, accelerato
         steps=config.iterations,
         save_every=config.checkpoint_every,
         log_every=config.log_every,
+        log_offset=logged,
     )
-    batches = pair_batches(
-        pairs,
-        steps=loop.left,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        process=accelerator.process_index,
-        processes=accelerator.num_processes,
-        workers=config.workers,
-    )
+    drawn = training_windows(config, taught or pairs, accelerator, loop.left, config.batch_size)
     for iteration in loop:
         factor = learning_rate_factor(iteration, config.iterations, warmup=config.warmup_iterations, decay=DECAY)
         set_learning_rate(optimizer, config.learning_rate * factor)
-        loss = train_step(config, model, optimizer, next(batches), iteration, accelerator)
+        figures = train_step(
+            model,
+            optimizer,
+            next(drawn),
+            iteration,
+            detail=config.detail,
+            guide_is_teacher=config.policy.guide == config.detail.teacher,
+            sampler=config.sampler,
+            gradient_clip=config.gradient_clip,
+            seed=config.seed,
+            accelerator=accelerator,
+        )
         ema.update_parameters(accelerator.unwrap_model(model))
-        loop.record({"loss": loss}, show=["loss"])
+        loop.record(figures, show=list(figures))
         if loop.done == config.early_iteration and accelerator.is_main_process:
-            save_policy(run.path / "early", ema.module, config.sampler, provenance={"iterations": loop.done})
+            provenance = {"iterations": loop.done}
+            save_policy(run.path / "early", ema.module, config.sampler, provenance=provenance, half=config.half)
     if accelerator.is_main_process:
-        save_policy(run.path, ema.module, config.sampler, provenance={"iterations": config.iterations})
-    return {"loss": loss, "seconds": loop.seconds, "iterations": config.iterations}
+        provenance = {"iterations": config.iterations}
+        save_policy(run.path, ema.module, config.sampler, provenance=provenance, half=config.half)
+    return {**figures, "seconds": loop.seconds, "iterations": config.iterations}
 
 
-def train_step(
-    config: PretrainConfig,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: PairBatch,
-    iteration: int,
-    accelerator: Accelerator,
-) -> float:
-    """Makes one step of denoising score matching and returns its loss, the mean squared error of the prediction."""
-    policy: PixelUNet = accelerator.unwrap_model(model)
-    gt, lq = batch.gt.to(accelerator.device), batch.lq.to(accelerator.device)
-    with torch.no_grad():
-        x0, condition = policy.encode(gt, lq), policy.condition(lq)
-        seeds = [derive_seed(config.seed, "noise", iteration, accelerator.process_index, i) for i in range(gt.shape[0])]
-        noise = gaussian(seeds, x0.shape[1:], device=accelerator.device)
-        # One timestep per sample, stratified over the batch: the loss varies far more over t than over images.
-        count, total = len(seeds), policy.schedule.config.train_timesteps
-        jitter = numpy_rng(config.seed, "t", iteration, accelerator.process_index).random(count)
-        timesteps = ((torch.arange(count) + torch.from_numpy(jitter)) / count * total).long().to(accelerator.device)
-        x_t = policy.schedule.add_noise(x0, noise, timesteps)
-        target = policy.schedule.target(x0, noise, timesteps)
-    with accelerator.autocast():
-        output = model(x_t, timesteps, condition)
-    loss = torch.nn.functional.mse_loss(output.float(), target)
-    optimizer.zero_grad(set_to_none=True)
-    accelerator.backward(loss)
-    accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip)
-    optimizer.step()
-    return float(loss.detach())
+def open_stages(
+    config: PretrainConfig, run: RunFolder, pairs: PairDataset, taught: TaughtPairs | None
+) -> tuple[list[Restorer | None], int]:
+    """Returns the policy's pre-restorer and guide, trained first where they are its own, and how many steps they logged."""
+    stages: list[Restorer | None] = []
+    logged = 0
+    for name, seen in zip(STAGES, (pairs, taught or pairs), strict=True):
+        if getattr(config.policy, name) != OWN:
+            stages.append(open_stage(config.policy, name, run.path))
+            continue
+        stage: StageConfig = getattr(config, name)
+        # An accelerator of its own: what is prepared here is no part of the policy's state.
+        accelerator = open_accelerator(config.mixed_precision)
+        seed = derive_seed(config.seed, "init", name)
+        place = StageRun(name, run, logged, seed, config.ema_decay, config.checkpoint_every, config.log_every)
+        drawn = partial(training_windows, config, seen, accelerator)
+        before = stages[0].net if stages and isinstance(stages[0], FeedForwardRestorer) else None
+        stages.append(train_network(stage, place, accelerator, drawn, before=before))
+        logged += stage.iterations
+    return stages, logged
 
 
-def residual_std(config: PixelUNetConfig, pairs: PairDataset, count: int = 64) -> float:
-    """Returns the standard deviation of gt − up(lq) over the first pairs, in units of the [0, 1] range."""
-    unit = PixelUNet(replace(config, residual_std=1.0))
+def open_taught(
+    config: PretrainConfig, run: RunFolder, pairs: PairDataset, accelerator: Accelerator
+) -> TaughtPairs | None:
+    """Returns the pairs that have a teacher's picture, drawn where it is missing; None without a teacher."""
+    if config.detail.teacher is None:
+        return None
+    teacher = load_restorer(config.detail.teacher)
+    require_scale(teacher, config.policy.scale, name=f"detail.teacher {config.detail.teacher}")
+    count = min(config.detail.teacher_pairs, len(pairs))
+    first = PairDataset(
+        pairs.source, pairs.image_ids, replace(config.pairs, pairs=count), task=config.task, seed=config.seed
+    )
+    return draw_pictures(teacher, first, run.path / TEACHER_FOLDER, accelerator)
+
+
+def training_windows(
+    config: PretrainConfig, pairs: PairDataset | TaughtPairs, accelerator: Accelerator, steps: range, batch_size: int
+) -> Iterator[Window]:
+    """Yields what each step is trained on, a function of its number and the process alone."""
+    process = accelerator.process_index
+    taught = isinstance(pairs, TaughtPairs)
+    drawn = pair_batches(
+        pairs.pairs if taught else pairs,
+        steps=steps,
+        batch_size=batch_size,
+        seed=config.seed,
+        process=process,
+        processes=accelerator.num_processes,
+        workers=config.workers,
+    )
+    for step, batch in zip(steps, drawn, strict=True):
+        pictures = torch.stack([pairs[index] for index in batch.indices]) if taught else batch.gt
+        rng = numpy_rng(config.seed, "window", step, process)
+        yield windows(
+            batch, pictures, task=config.task, window_px=config.window_px, multiple_px=config.multiple_px, rng=rng
+        )
+
+
+def residual_std(unit: PixelUNet, pairs: PairDataset, count: int = 64) -> float:
+    """Returns the standard deviation of the residuals to the first stage's pictures over the first pairs.
+
+    `unit` is the policy with a residual_std of 1; the figure is in units of the [0, 1] range.
+    """
     batch = collate_pairs([pairs[i] for i in range(min(count, len(pairs)))])
-    return max(1e-3, float(unit.encode(batch.gt, batch.lq).std()))
+    return max(1e-3, float(unit.encode(batch.gt, unit.condition(batch.lq)).std()))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from shared.app.devices import open_device
 from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.app.words import read_words
-from shared.restorers.load import load_restorer, on_device
-from shared.restorers.protocol import Restorer
+from shared.restorers.load import load_restorer
+from shared.restorers.protocol import Restorer, on_device
 from shared.seeds import derive_seed
 from shared.vision.images import UnreadableImage, read_image, save_image, to_tensor
 from shared.vision.inputs import input_pictures, output_names

@@ -17,7 +17,7 @@ from shared.app.config import require_range
 from shared.app.devices import open_device
 from shared.app.errors import UserError
 from shared.restorers.interpolation import BicubicRestorer, SharpenedLanczosRestorer
-from shared.restorers.protocol import HUB_PREFIX, Restorer, names_pipeline
+from shared.restorers.protocol import HUB_PREFIX, Restorer, names_pipeline, on_device
 from shared.restorers.published import find_published, names_published, wheel_is_missing
 
 BUILT_IN = {"bicubic": BicubicRestorer, "lanczos+unsharp": SharpenedLanczosRestorer}
@@ -150,7 +150,7 @@ class RestorerPool:
         entry, scale, where = self.entries[name], SCALES[task], self._path(name, task)
         if entry.path in BUILT_IN:
             return BUILT_IN[entry.path](scale)
-        from shared.restorers.load import load_restorer, on_device  # brings diffusers, which the built-ins do without
+        from shared.restorers.load import load_restorer  # brings diffusers, which the built-ins do without
 
         try:
             restorer = load_restorer(

@@ -27,6 +27,7 @@ from rl_finetune.rewards.curriculum import advance
 from rl_finetune.rewards.judge import DifferentiableReward, Judgement, Subjects
 from shared.diffusion.schedule import NoiseSchedule
 from shared.diffusion.transition import step_std
+from shared.restorers.protocol import Condition
 from shared.seeds import derive_seed, shuffled
 
 
@@ -107,7 +108,7 @@ def draw(session: Session, iteration: int) -> Rollout:
     batch, seeds = groups_of(session, iteration)
     spec = sampler_of_iteration(config.sampler, config.window, iteration=iteration, seed=config.seed)
 
-    def denoise(x_t: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    def denoise(x_t: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
         with accelerator.autocast():
             return policy.predict(x_t, timesteps, condition)
 

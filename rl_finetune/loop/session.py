@@ -26,7 +26,7 @@ from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.load import load_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetRestorer
-from shared.restorers.protocol import Restorer
+from shared.restorers.protocol import Condition, Restorer
 from shared.runs.run_folder import RunFolder
 
 
@@ -172,7 +172,7 @@ def _reference(policy: PixelUNet, config: TrainRlConfig, device: torch.device) -
     if config.trainable == "full":
         return copy.deepcopy(policy).eval().requires_grad_(False).to(device).predict
 
-    def predict(x_t: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    def predict(x_t: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
         with as_base(policy):
             return policy.predict(x_t, timesteps, condition)
 

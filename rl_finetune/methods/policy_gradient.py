@@ -29,6 +29,7 @@ from rl_finetune.methods.policy_loss import (
 )
 from rl_finetune.methods.trajectory import Rollout, TrainedStep
 from shared.diffusion.transition import Transition, log_prob_map, transition, transition_towards
+from shared.restorers.protocol import repeat, take
 from shared.seeds import derive_seed, gaussian
 from shared.vision.similarity import psnr
 
@@ -99,7 +100,7 @@ def _batch(
     likelihood_weights, gt_latent = weights, None
     with torch.no_grad():
         if plan.likelihood.form != "none":
-            gt_latent = learner.policy.encode(rollout.gt, rollout.lq)
+            gt_latent = learner.policy.encode(rollout.gt, rollout.condition)
         if plan.likelihood.difficulty:
             share = supervised_share(rollout, plan.likelihood)
             likelihood_weights, weights = weights * share, weights * (1.0 - share)
@@ -124,8 +125,8 @@ def _pass_losses(batch: _Batch, members: range, steps: range) -> list[tuple[torc
     trained = [rollout.steps[k] for k in steps]
     x_t = torch.cat([step.x_t[samples] for step in trained])
     times = torch.tensor([step.times.t for step in trained], device=x_t.device).repeat_interleave(len(members) * size)
-    condition = rollout.each_sample(rollout.condition[members.start : members.stop])
-    conditions = torch.cat([condition] * len(trained))
+    condition = repeat(take(rollout.condition, slice(members.start, members.stop)), size)
+    conditions = {name: torch.cat([tensor] * len(trained)) for name, tensor in condition.items()}
     with learner.accelerator.autocast():
         outputs = learner.model(x_t, times, conditions).chunk(len(trained))
     base_outputs: Sequence[torch.Tensor | None] = [None] * len(trained)

@@ -17,6 +17,7 @@ from rl_finetune.methods.learner import Learner, average_gradients, optimizer_st
 from rl_finetune.methods.reward_gradient_loss import RewardGradientConfig, RewardGradientLoss, draft_loss, refl_loss
 from shared.diffusion.sampler import SamplerSpec, draw_step, pure_noise
 from shared.diffusion.transition import StepTimes, transition
+from shared.restorers.protocol import Condition
 from shared.seeds import numpy_rng
 
 # reward(sr [N, 3, H, W], gt, lq, sample_ids) → [N], differentiable in sr
@@ -77,7 +78,7 @@ class _Part:
     learner: Learner
     gt: torch.Tensor  # [N, 3, H, W]
     lq: torch.Tensor
-    condition: torch.Tensor
+    condition: Condition
     gt_latent: torch.Tensor  # [N, C, h, w]
     steps: list[StepTimes]
     seeds: Sequence[int]  # N
@@ -89,8 +90,8 @@ class _Part:
         policy, size = learner.policy, len(seeds) // (groups.stop - groups.start)
         gt, lq = (pictures[groups].repeat_interleave(size, dim=0) for pictures in (pairs.gt, pairs.lq))
         ids = [f"picture {i}, member {g}" for i in pairs.indices[groups] for g in range(size)]
-        latents = policy.condition(lq), policy.encode(gt, lq)
-        return cls(learner, gt, lq, *latents, spec.plan(policy.schedule), seeds, ids)
+        condition = policy.condition(lq)
+        return cls(learner, gt, lq, condition, policy.encode(gt, condition), spec.plan(policy.schedule), seeds, ids)
 
     def predict(self, x_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         with self.learner.accelerator.autocast():
@@ -119,7 +120,7 @@ def _loss(part: _Part, plan: RewardGradientPlan, reward: PictureReward, *, numbe
     config = plan.config
     first = len(part.steps) - config.last_steps
     options = {
-        "decode": lambda latent: part.learner.policy.decode(latent, part.lq),
+        "decode": lambda latent: part.learner.policy.decode(latent, part.condition),
         "reward": lambda sr: reward(sr, part.gt, part.lq, part.ids),
         "supervised_weight": config.supervised_weight,
         "reward_ceiling": config.reward_ceiling,

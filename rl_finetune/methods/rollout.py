@@ -9,10 +9,10 @@ import torch
 from data.degradation.records import PairBatch
 from rl_finetune.methods.trajectory import Rollout, TrainedStep
 from shared.diffusion.sampler import SamplerSpec, StepRecord, sample
-from shared.restorers.protocol import DiffusionPolicy
+from shared.restorers.protocol import Condition, DiffusionPolicy, repeat, take
 
 # denoise(x_t, timesteps, condition) → output: the policy's network as Accelerate prepared it
-ConditionedDenoiser = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+ConditionedDenoiser = Callable[[torch.Tensor, torch.Tensor, Condition], torch.Tensor]
 
 
 @torch.no_grad()
@@ -37,14 +37,14 @@ def rollout(
     """
     lq = pairs.lq.repeat_interleave(group_size, dim=0)
     condition = policy.condition(pairs.lq)
-    condition_of_samples = condition.repeat_interleave(group_size, dim=0)
+    condition_of_samples = repeat(condition, group_size)
     parts = []
     for window in _slices(len(sample_seeds), per_update or len(sample_seeds), microbatch):
         part = _rollout_slice(
             policy,
             denoise,
             lq[window],
-            condition_of_samples[window],
+            take(condition_of_samples, window),
             spec,
             sample_seeds=sample_seeds[window],
             trained=trained,
@@ -76,7 +76,7 @@ def _rollout_slice(
     policy: DiffusionPolicy,
     denoise: ConditionedDenoiser,
     lq: torch.Tensor,
-    condition: torch.Tensor,
+    condition: Condition,
     spec: SamplerSpec,
     *,
     sample_seeds: Sequence[int],
@@ -93,7 +93,7 @@ def _rollout_slice(
         drawn = (step.x_t, step.scored.prev, gaussian.mean, step.scored.log_prob_map)
         steps.append(TrainedStep(step.j, step.times, gaussian.std, *drawn))
         if keep_predictions:
-            predictions.append(policy.decode(gaussian.x0_pred, lq).clamp(0, 1))
+            predictions.append(policy.decode(gaussian.x0_pred, condition).clamp(0, 1))
 
     x0 = sample(
         lambda x_t, timesteps: denoise(x_t, timesteps, condition),
@@ -104,7 +104,7 @@ def _rollout_slice(
         device=lq.device,
         on_step=record,
     )
-    return policy.decode(x0, lq).clamp(0, 1), steps, predictions
+    return policy.decode(x0, condition).clamp(0, 1), steps, predictions
 
 
 def _concatenate(slices: Sequence[TrainedStep]) -> TrainedStep:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from shared.diffusion.transition import StepTimes
+from shared.restorers.protocol import Condition
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Rollout:
 
     gt: torch.Tensor  # [B, 3, H, W]
     lq: torch.Tensor  # [B, 3, h_lq, w_lq]
-    condition: torch.Tensor  # [B, …] what of lq the network saw, once a group: updates re-score with the very same
+    condition: Condition  # of B lq, what the network saw, once a group: updates re-score with the very same
     group_ids: tuple[int, ...]  # B integers: the pairs' counters
     group_size: int
     sr: torch.Tensor  # [B·G, 3, H, W] in [0, 1]

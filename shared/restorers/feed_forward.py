@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -32,10 +33,13 @@ class FeedForwardConfig:
     channels: int = 48
     blocks: int = 4
     pixel_channels: int = 12  # features of each sr pixel, from which its colour is mixed
+    smooth: bool = False  # cells are enlarged by bilinear steps instead of shuffled: costs more, and leaves no grid
     noise_channels: int = 4  # noise beside them: what texture can be made of where lq says nothing; 0: none
 
     def __post_init__(self) -> None:
         require_range(scale=(self.scale, 1, 8), channels=(self.channels, 4, 512), blocks=(self.blocks, 1, 64))
+        if self.smooth and self.cell_px & (self.cell_px - 1):
+            raise ValueError(f"smooth enlarging needs a cell_px of 2, 4 or 8, got {self.cell_px}")
         if self.cell_px % self.scale:
             raise ValueError(f"cell_px must be a multiple of scale {self.scale}, got {self.cell_px}")
 
@@ -60,11 +64,7 @@ class FeedForwardNet(nn.Module):
             )
             for _ in range(config.blocks)
         )
-        self.shuffle = nn.Sequential(
-            nn.Conv2d(channels, config.pixel_channels * config.cell_px**2, 1),
-            nn.PixelShuffle(config.cell_px),
-            nn.ReLU(),
-        )
+        self.shuffle = _smooth(config) if config.smooth else _shuffle(config)
         # At full resolution, so that neighbouring cells agree: without it their grid shows.
         self.tail = nn.Sequential(
             nn.Conv2d(config.pixel_channels + config.noise_channels, config.pixel_channels, 3, padding=1),
@@ -112,9 +112,11 @@ class FeedForwardRestorer:
             raise UserError(f"{folder} holds no feed-forward restorer ({reason}); train it again") from None
         return cls(net)
 
-    def save(self, folder: str | Path) -> None:
-        """Writes `model.safetensors`, then `config.json`, each whole."""
+    def save(self, folder: str | Path, *, half: bool = False) -> None:
+        """Writes `model.safetensors` (float16 where `half`), then `config.json`, each whole."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.net.state_dict().items()}
+        if half:
+            tensors = {name: tensor.half() for name, tensor in tensors.items()}
         write_bytes(Path(folder) / WEIGHTS_FILE, save(tensors))
         content = {"kind": "feed_forward", "network": dataclasses.asdict(self.net.config)}
         write_bytes(Path(folder) / CONFIG_FILE, (json.dumps(content, indent=2) + "\n").encode())
@@ -153,6 +155,23 @@ def load_spandrel(path: str | Path) -> SpandrelRestorer:
     if descriptor.input_channels != 3 or descriptor.output_channels != 3:
         raise UserError(f"{path} takes {descriptor.input_channels} channels; expected an RGB restorer")
     return SpandrelRestorer(descriptor)
+
+
+def _shuffle(config: FeedForwardConfig) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(config.channels, config.pixel_channels * config.cell_px**2, 1),
+        nn.PixelShuffle(config.cell_px),
+        nn.ReLU(),
+    )
+
+
+def _smooth(config: FeedForwardConfig) -> nn.Sequential:
+    doublings = config.cell_px.bit_length() - 1
+    widths = [config.channels, *(max(config.pixel_channels, config.channels >> i) for i in range(1, doublings))]
+    layers: list[nn.Module] = []
+    for wide, narrow in pairwise([*widths, config.pixel_channels]):
+        layers += [nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(wide, narrow, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers)
 
 
 def _quiet(conv: nn.Conv2d) -> nn.Conv2d:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save
 
 from shared.app.config import from_dict
@@ -15,33 +15,65 @@ from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
 from shared.files import write_bytes
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig, PixelUNetRestorer
+from shared.restorers.pre_restorer import OWN, STAGES
 from shared.restorers.protocol import Restorer, names_pipeline
 from shared.restorers.published import load_published, names_published
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
-def save_policy(folder: Path, policy: PixelUNet, spec: SamplerSpec, *, provenance: dict[str, Any]) -> None:
-    """Saves a policy as `config.json` (architecture, sampler spec, provenance) and `model.safetensors`, each whole."""
+def save_policy(
+    folder: Path, policy: PixelUNet, spec: SamplerSpec, *, provenance: dict[str, Any], half: bool = False
+) -> None:
+    """Saves a policy as `model.safetensors` (float16 where `half`), its own restorers, then `config.json`, each whole.
+
+    `config.json` holds the architecture, the sampler spec, the provenance, and the sha256 of every file of weights.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
-    write_bytes(folder / WEIGHTS_FILE, save(tensors))
+    write_bytes(folder / WEIGHTS_FILE, save({name: t.half() for name, t in tensors.items()} if half else tensors))
+    weights = [WEIGHTS_FILE]
+    for stage in STAGES:
+        if getattr(policy.config, stage) == OWN:
+            getattr(policy, stage).save(folder / stage, half=half)
+            weights.append(f"{stage}/{WEIGHTS_FILE}")
     config = {
         "kind": "pixel_unet",
         "policy": dataclasses.asdict(policy.config),
         "sampler": dataclasses.asdict(spec),
         "provenance": provenance,
+        "sha256": {name: _sha256(folder / name) for name in weights},
     }
     write_bytes(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def load_policy(folder: str | Path) -> tuple[PixelUNet, SamplerSpec]:
-    """Returns the policy saved in `folder` and the sampler spec it is used with. Raises UserError otherwise."""
-    config = _read_config(Path(folder))
+    """Returns the policy saved in `folder` and the sampler spec it is used with.
+
+    Raises UserError where there is none, where weights are not those that were saved, and for a pre-restorer that is
+    missing or made for another scale.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
     if config.get("kind") != "pixel_unet":
         raise UserError(f"expected a diffusion policy in {folder}, but it holds a {config.get('kind')!r}")
-    policy = PixelUNet(from_dict(PixelUNetConfig, config["policy"]))
-    policy.load_state_dict(load_file(Path(folder) / WEIGHTS_FILE))
+    for name, digest in config.get("sha256", {}).items():
+        if not (folder / name).is_file() or _sha256(folder / name) != digest:
+            raise UserError(f"{folder / name} is not the file that was saved (sha256 {digest[:12]}…): fetch it again")
+    architecture = from_dict(PixelUNetConfig, config["policy"])
+    policy = PixelUNet(architecture, *(open_stage(architecture, stage, folder) for stage in STAGES))
+    policy.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return policy.eval(), from_dict(SamplerSpec, config["sampler"])
+
+
+def open_stage(architecture: PixelUNetConfig, stage: str, folder: Path) -> Restorer | None:
+    """Returns the pre_restorer or guide of the policy in `folder`: none, its own network, or the restorer it names."""
+    match getattr(architecture, stage):
+        case "none":
+            return None
+        case "own":
+            return load_restorer(str(folder / stage))
+        case where:
+            return load_restorer(where)
 
 
 def read_provenance(folder: str | Path) -> dict[str, Any]:
@@ -91,14 +123,6 @@ def load_restorer(
     return PixelUNetRestorer(policy, spec)
 
 
-def on_device(restorer: Restorer, device: torch.device) -> Restorer:
-    """Returns the restorer with its networks, whatever they are called, on `device`; it restores pictures that are there."""
-    for part in [restorer] if hasattr(restorer, "to") else vars(restorer).values():
-        if hasattr(part, "to"):
-            part.to(device)
-    return restorer
-
-
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / CONFIG_FILE).read_text())
@@ -106,3 +130,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"no {CONFIG_FILE} in {folder}: it is no finished restorer; train it first") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{folder / CONFIG_FILE} is damaged ({error}); train or download it again") from None
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""A pixel-diffusion restorer: diffuses the residual to the up-sampled lq on un-shuffled pixels.
+"""A pixel-diffusion restorer in two stages: a pre-restored picture, and the residual to it, diffused on cells of pixels.
 
 Small enough for two CPU cores as shipped, wide and with attention on GPUs; trained on patches, applied to any size.
 """
@@ -16,6 +16,9 @@ from torch import nn
 from shared.app.config import require_range
 from shared.diffusion.sampler import SamplerSpec, sample
 from shared.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from shared.restorers.pixel_ends import PixelHead, PixelStem
+from shared.restorers.pre_restorer import NONE, bicubic_sr, require_scale
+from shared.restorers.protocol import Condition, Restorer, on_device
 from shared.vision.images import pad_to_multiple
 
 
@@ -24,17 +27,24 @@ class PixelUNetConfig:
     """Architecture of the pixel-diffusion restorer."""
 
     scale: int = 1  # side of sr / side of lq: 4 for sr, 1 for face
+    # The first stage: none (bicubic), own (a network trained for this policy, in its folder), a restorer's folder or file.
+    pre_restorer: str = NONE
+    guide: str = NONE  # likewise: a sharper picture that the network sees as well, and may draw its detail from
     unshuffle: int = 4  # an n×n block of pixels becomes one latent cell of 3·n² channels
+    pixel_channels: int = 0  # of the full-resolution stem and head around the U-Net; 0: it sees and writes cells alone
     channels: tuple[int, ...] = (64, 96, 128)  # per resolution level; each level halves the latent side
     layers_per_block: int = 1  # residual layers per level
     attention_levels: tuple[int, ...] = ()  # levels with self-attention, 0 the finest; any adds it in the middle too
     head_channels: int = 32  # of one attention head
     norm_groups: int = 8  # of group normalisation; must divide every channel count
-    residual_std: float = 0.1  # the residual gt − up(lq) is divided by this, so that x_0 has a variance near 1
+    residual_std: float = 0.1  # the residual to the first stage's picture is divided by this: x_0's variance is near 1
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
         require_range(scale=(self.scale, 1, 8), unshuffle=(self.unshuffle, 1, 16))
+        require_range(pixel_channels=(self.pixel_channels, 0, 1024))
+        if self.pixel_channels and self.unshuffle & (self.unshuffle - 1):
+            raise ValueError(f"a stem and head (pixel_channels) need unshuffle 1, 2, 4 or 8, got {self.unshuffle}")
         if self.residual_std <= 0:
             raise ValueError(f"residual_std must be positive, got {self.residual_std}")
         unknown = [level for level in self.attention_levels if not 0 <= level < len(self.channels)]
@@ -52,16 +62,20 @@ class PixelUNetConfig:
 class PixelUNet(nn.Module):
     """The diffusion policy of the embedded configuration; see DiffusionPolicy for what each method promises."""
 
-    def __init__(self, config: PixelUNetConfig) -> None:
+    def __init__(
+        self, config: PixelUNetConfig, pre_restorer: Restorer | None = None, guide: Restorer | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.schedule = NoiseSchedule.build(config.schedule)
         self.scale = config.scale
         self.latent_channels = 3 * config.unshuffle**2
+        # x_t, the up-sampled lq, the first stage's picture, the guide's
+        pictures = 2 + (config.pre_restorer != NONE) + (config.guide != NONE)
         attends = [level in config.attention_levels for level in range(len(config.channels))]
         self.unet = UNet2DModel(
-            in_channels=2 * self.latent_channels,
-            out_channels=self.latent_channels,
+            in_channels=config.channels[0] if config.pixel_channels else pictures * self.latent_channels,
+            out_channels=config.channels[0] if config.pixel_channels else self.latent_channels,
             down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
             up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
             block_out_channels=tuple(config.channels),
@@ -70,9 +84,29 @@ class PixelUNet(nn.Module):
             add_attention=any(attends),
             attention_head_dim=config.head_channels,
         )
-        # A residual of zero is the up-sampled lq itself: a sound first guess for an untrained network.
-        nn.init.zeros_(self.unet.conv_out.weight)
-        nn.init.zeros_(self.unet.conv_out.bias)
+        if config.pixel_channels:
+            ends = {"pixel_channels": config.pixel_channels, "cell_channels": config.channels[0]}
+            self.stem = PixelStem(3 * pictures, **ends, cell_px=config.unshuffle)
+            self.head = PixelHead(**ends, cell_px=config.unshuffle)
+        else:
+            # A residual of zero is the first stage's picture itself: a sound first guess for an untrained network.
+            nn.init.zeros_(self.unet.conv_out.weight)
+            nn.init.zeros_(self.unet.conv_out.bias)
+        # In a dictionary, so that they are no part of what is trained, averaged or saved with this network's weights.
+        self._restorers = {"pre_restorer": pre_restorer, "guide": guide}
+        for name, restorer in self._restorers.items():
+            if restorer is not None:
+                require_scale(restorer, config.scale, name=f"{name} {getattr(config, name)}")
+
+    @property
+    def pre_restorer(self) -> Restorer | None:
+        """The first stage; None is bicubic up-sampling."""
+        return self._restorers["pre_restorer"]
+
+    @property
+    def guide(self) -> Restorer | None:
+        """What shows the network the detail that could be there, if anything does."""
+        return self._restorers["guide"]
 
     @property
     def multiple(self) -> int:
@@ -85,30 +119,52 @@ class PixelUNet(nn.Module):
         n = self.config.unshuffle
         return self.latent_channels, lq.shape[-2] * self.scale // n, lq.shape[-1] * self.scale // n
 
-    def condition(self, lq: torch.Tensor) -> torch.Tensor:
-        """Returns what of lq the network sees, [B, C, h, w], computed once for all steps of a rollout."""
-        return F.pixel_unshuffle(self._upsample(lq) - 0.5, self.config.unshuffle) * 2.0
+    @torch.no_grad()
+    def condition(self, lq: torch.Tensor, *, guide: torch.Tensor | None = None) -> Condition:
+        """Returns `start`, the first stage's picture [B, 3, H, W], `seen`, what the network sees beside x_t,
+        and the `guide`'s picture where there is a guide; `guide` [B, 3, H, W] is that picture where it is known already.
+        """
+        start = enlarged = bicubic_sr(lq, self.scale)
+        pictures = [enlarged]
+        if self.config.pre_restorer != NONE:
+            start = self._restored("pre_restorer", lq)
+            pictures = [start, *pictures]
+        guided = {}
+        if self.config.guide != NONE:
+            guided = {"guide": self._restored("guide", lq) if guide is None else guide}
+        pictures += guided.values()
+        seen = (torch.cat(pictures, dim=1) - 0.5) * 2.0
+        if not self.config.pixel_channels:
+            seen = F.pixel_unshuffle(seen, self.config.unshuffle)
+        return {"start": start, "seen": seen, **guided}
 
-    def predict(self, x_t: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    def predict(self, x_t: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
         """Returns the network's output [B, C, h, w] at x_t [B, C, h, w] and integer timesteps [B]."""
-        return self.unet(torch.cat([x_t, condition], dim=1), timesteps).sample
+        if not self.config.pixel_channels:
+            return self.unet(torch.cat([x_t, condition["seen"]], dim=1), timesteps).sample
+        pixels = F.pixel_shuffle(x_t, self.config.unshuffle)
+        features, cells = self.stem(torch.cat([pixels, condition["seen"]], dim=1))
+        output = self.head(self.unet(cells, timesteps).sample, features)
+        return F.pixel_unshuffle(output, self.config.unshuffle)
 
-    def forward(self, x_t: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_t: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
         """The same as `predict`: DistributedDataParallel synchronises gradients only through forward."""
         return self.predict(x_t, timesteps, condition)
 
-    def encode(self, gt: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
+    def encode(self, gt: torch.Tensor, condition: Condition) -> torch.Tensor:
         """Returns x_0 [B, C, h, w] of gt [B, 3, H, W]; inverts `decode`."""
-        return F.pixel_unshuffle((gt - self._upsample(lq)) / self.config.residual_std, self.config.unshuffle)
+        return F.pixel_unshuffle((gt - condition["start"]) / self.config.residual_std, self.config.unshuffle)
 
-    def decode(self, x0: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
+    def decode(self, x0: torch.Tensor, condition: Condition) -> torch.Tensor:
         """Returns sr [B, 3, H, W], not clamped, differentiable in x_0."""
-        return self._upsample(lq) + F.pixel_shuffle(x0, self.config.unshuffle) * self.config.residual_std
+        return condition["start"] + F.pixel_shuffle(x0, self.config.unshuffle) * self.config.residual_std
 
-    def _upsample(self, lq: torch.Tensor) -> torch.Tensor:
-        if self.scale == 1:
-            return lq
-        return F.interpolate(lq, scale_factor=self.scale, mode="bicubic", align_corners=False).clamp(0, 1)
+    def _restored(self, name: str, lq: torch.Tensor) -> torch.Tensor:
+        restorer = self._restorers[name]
+        if restorer is None:
+            raise ValueError(f"this policy was built without its {name} ({getattr(self.config, name)})")
+        # One seed for all: a restorer that draws gives a picture that depends on lq alone.
+        return on_device(restorer, lq.device).restore(lq, sample_seeds=[0] * lq.shape[0])
 
 
 class PixelUNetRestorer:
@@ -133,4 +189,4 @@ class PixelUNetRestorer:
             latent_shape=self.policy.latent_shape(padded),
             device=lq.device,
         )
-        return self.policy.decode(x0, padded)[..., :height, :width].clamp(0, 1)
+        return self.policy.decode(x0, condition)[..., :height, :width].clamp(0, 1)

@@ -117,7 +117,9 @@ def test_credit_in_time_runs_from_before_the_first_trained_step_to_the_final_pic
     with torch.no_grad():
         output = policy.predict(first.x_t, torch.full((12,), first.times.t), policy.condition(lq))
     x0 = transition(policy.schedule, output, first.x_t, first.times).x0_pred
-    torch.testing.assert_close(drawn.predictions[0], policy.decode(x0, lq).clamp(0, 1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        drawn.predictions[0], policy.decode(x0, policy.condition(lq)).clamp(0, 1), atol=1e-5, rtol=1e-5
+    )
     judgement = judge(session, drawn)
     final = session.judge.final(drawn.sr, drawn.each_sample(drawn.gt), lq)
     before = session.judge.final(drawn.predictions[0], drawn.each_sample(drawn.gt), lq)

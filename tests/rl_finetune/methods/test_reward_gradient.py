@@ -70,8 +70,8 @@ def test_draft_through_every_step_is_autograd_through_the_whole_chain(feedback_r
         sample_seeds=seeds,
         latent_shape=policy.latent_shape(lq),
     )
-    supervised = (x0 - policy.encode(gt, lq)).square().mean((1, 2, 3))
-    loss = (-psnr(policy.decode(x0, lq), gt) + 0.3 * supervised).mean()
+    supervised = (x0 - policy.encode(gt, policy.condition(lq))).square().mean((1, 2, 3))
+    loss = (-psnr(policy.decode(x0, policy.condition(lq)), gt) + 0.3 * supervised).mean()
     theirs = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.parameters()))])
     assert theirs.abs().max() > 1e-2
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
@@ -100,8 +100,8 @@ def test_refl_is_autograd_of_one_late_prediction(feedback_run, tmp_path):
     # This policy predicts v; x̂_0 = α·x_t − σ·v at the level that x_t really has.
     alpha, sigma = (float(table[last.times.t]) for table in (policy.schedule.alphas, policy.schedule.sigmas))
     x0 = alpha * last.x_t - sigma * policy.predict(last.x_t, torch.full((8,), last.times.t), condition)
-    supervised = (x0 - policy.encode(gt, lq)).square().mean((1, 2, 3))
-    loss = (-psnr(policy.decode(x0, lq), gt) + 0.3 * supervised).mean()
+    supervised = (x0 - policy.encode(gt, policy.condition(lq))).square().mean((1, 2, 3))
+    loss = (-psnr(policy.decode(x0, policy.condition(lq)), gt) + 0.3 * supervised).mean()
     theirs = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.parameters()))])
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
 

@@ -1,0 +1,152 @@
+"""What a base policy is trained towards, where its own sampler takes it, and all stages of its training together."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from data.degradation.pairs import PairConfig, pairs_for_task
+from data.sources.open_source import SourceConfig
+from rl_finetune import pretrain
+from rl_finetune.supervised.first_stage import StageConfig
+from rl_finetune.supervised.step import DetailConfig, decided, visited
+from shared.app.errors import UserError
+from shared.diffusion.sampler import SamplerSpec
+from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
+from shared.restorers.load import load_policy
+from shared.restorers.pixel_unet import PixelUNetConfig
+from shared.runs.run_folder import RunFolder
+from shared.runs.tracking import read_metrics
+from shared.seeds import numpy_rng
+from tests.helpers.tiny import save_pictures, tiny_policy
+
+
+def test_the_aim_goes_from_the_truth_at_pure_noise_to_the_sharp_picture_at_the_last_step():
+    policy, spec = tiny_policy("face"), SamplerSpec(steps=4)
+    times = torch.tensor([step.t for step in spec.plan(policy.schedule)])
+    shares = decided(policy.schedule, times, spec).view(-1)
+    assert shares[0] < 0.01
+    assert shares[-1] == 1.0
+    assert bool((shares.diff() > 0).all())
+    assert decided(policy.schedule, torch.tensor([0]), spec) == 1.0
+
+
+def test_what_is_visited_has_the_noise_of_its_timestep():
+    policy, spec = tiny_policy("face"), SamplerSpec(steps=4, eta=0.5)
+    torch.nn.init.zeros_(policy.unet.conv_out.weight)  # x_0 is 0 then: what is left of x_t is noise
+    torch.nn.init.zeros_(policy.unet.conv_out.bias)
+    policy = dataclasses.replace(policy.config, schedule=dataclasses.replace(policy.config.schedule, prediction="x0"))
+    policy = pretrain.PixelUNet(policy)
+    condition = policy.condition(torch.rand(9, 3, 32, 32))
+    x_t, timesteps = visited(policy, condition, spec, list(range(9)), numpy_rng(0, "t"))
+    plan = [step.t for step in spec.plan(policy.schedule)]
+    assert set(timesteps.tolist()) <= set(plan[1:])
+    assert (timesteps == plan[-1]).sum() >= 6
+    _, sigmas = policy.schedule.alpha_sigma(timesteps)
+    torch.testing.assert_close(x_t.std(dim=(1, 2, 3)), sigmas.view(-1), rtol=0.06, atol=0)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> pretrain.PretrainConfig:
+    folder = tmp_path_factory.mktemp("stages")
+    torch.manual_seed(0)
+    network = FeedForwardConfig(scale=4, channels=8, blocks=1, noise_channels=0)
+    FeedForwardRestorer(FeedForwardNet(network)).save(folder / "teacher")
+    stage = StageConfig(network=network, iterations=4, batch_size=2, texture_weight=1.0)
+    return pretrain.PretrainConfig(
+        task="sr",
+        source=SourceConfig(images=str(save_pictures(folder / "photos", 8)), cache_folder=str(folder / "cache")),
+        pairs=PairConfig(crop_px=32, pairs=12),
+        pre_restorer=stage,
+        guide=dataclasses.replace(stage, network=dataclasses.replace(network, smooth=True)),
+        policy=PixelUNetConfig(
+            scale=4, pre_restorer="own", guide="own", pixel_channels=4, channels=(8, 16), norm_groups=4
+        ),
+        detail=DetailConfig(share=0.5, teacher=str(folder / "teacher"), teacher_pairs=6, texture_weight=1.0),
+        sampler=SamplerSpec(steps=4),
+        window_px=16,
+        iterations=6,
+        batch_size=4,
+        checkpoint_every=2,
+        log_every=1,
+    )
+
+
+def run_pretraining(config: pretrain.PretrainConfig, out) -> dict[str, float]:
+    pairs = pairs_for_task(config.source, config.pairs, task=config.task, split="train", seed=config.seed)
+    torch.manual_seed(0)
+    return pretrain.train(config, RunFolder.open(out, config), pairs, Accelerator(cpu=True))
+
+
+def test_every_stage_is_trained_logged_in_order_and_saved_with_the_policy(config, tmp_path):
+    run_pretraining(config, tmp_path)
+    policy, _ = load_policy(tmp_path)
+    assert policy.guide.net.config.smooth
+    assert len(list((tmp_path / "teacher").glob("*.png"))) == 6
+    records = read_metrics(tmp_path)
+    assert [record["step"] for record in records] == list(range(1, 15))
+    assert [next(name for name in record if name != "step") for record in records[::4]] == [
+        "pre_restorer/loss",
+        "guide/loss",
+        "loss",
+        "loss",
+    ]
+    assert {"detail/pixel", "detail/texture"} <= set(records[-1])
+    assert set(json.loads((tmp_path / "config.json").read_text())["sha256"]) == {
+        "model.safetensors",
+        "pre_restorer/model.safetensors",
+        "guide/model.safetensors",
+    }
+
+
+@pytest.mark.parametrize("where", ["pre_restorer", "guide", "policy"])
+def test_resuming_in_any_stage_ends_in_the_same_weights(config, tmp_path, monkeypatch, where):
+    run_pretraining(config, tmp_path / "whole")
+    make, left = pretrain.windows, {"pre_restorer": 3, "guide": 7, "policy": 11}[where]
+
+    def dying_windows(*args, **options):
+        nonlocal left
+        left -= 1
+        if left == -1:
+            raise KeyboardInterrupt
+        return make(*args, **options)
+
+    monkeypatch.setattr(pretrain, "windows", dying_windows)
+    with pytest.raises(KeyboardInterrupt):
+        run_pretraining(config, tmp_path / "stopped")
+    run_pretraining(config, tmp_path / "stopped")
+    for name in ("model.safetensors", "pre_restorer/model.safetensors", "guide/model.safetensors"):
+        whole, stopped = (load_file(tmp_path / run / name) for run in ("whole", "stopped"))
+        assert all(torch.equal(whole[key], stopped[key]) for key in whole)
+
+
+def test_a_teacher_of_another_scale_is_refused(config, tmp_path):
+    torch.manual_seed(0)
+    FeedForwardRestorer(FeedForwardNet(FeedForwardConfig(scale=1, channels=8, blocks=1))).save(tmp_path / "faces")
+    detail = dataclasses.replace(config.detail, teacher=str(tmp_path / "faces"))
+    with pytest.raises(UserError, match=r"detail.teacher .* enlarges 1 times, but the policy 4 times"):
+        run_pretraining(dataclasses.replace(config, detail=detail), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"window_px": 12}, "window_px must be a multiple of 8, got 12"),
+        ({"window_px": 64}, "window_px must not exceed pairs.crop_px 32, got 64"),
+        ({"sampler": SamplerSpec(steps=1)}, "sampler.steps of 2 or more"),
+        ({"guide": StageConfig(network=FeedForwardConfig(scale=1, noise_channels=0))}, "guide.network.scale 4, got 1"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(config, values, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(config, **values)
+
+
+def test_a_stage_that_draws_is_refused():
+    with pytest.raises(ValueError, match="noise_channels must be 0, got 4"):
+        StageConfig(network=FeedForwardConfig())
