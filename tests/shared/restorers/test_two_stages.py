@@ -14,7 +14,7 @@ from shared.restorers.load import load_policy, load_restorer, save_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig
 from shared.restorers.pre_restorer import bicubic_sr
 from shared.restorers.protocol import repeat, take
-from shared.vision.metrics import hatch
+from shared.vision.pattern import hatch
 
 
 def pre_restorer(scale: int = 4) -> FeedForwardRestorer:
