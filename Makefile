@@ -100,7 +100,7 @@ report: env ## one page with curves, before/after tables and pictures of a run
 eval: $(addprefix eval-,$(TASKS)) ## measure tuned policies again on held-out pictures: ARGS='images=100 seed=1 steps=20'
 
 eval-sr eval-face: eval-%: env
-	@$(RESTORE_RL) evaluate run=$(IN_RUN)/rl_$* $(call args,eval)
+	@$(RESTORE_RL) evaluate run=$(IN_RUN)/rl_$* $(call args,eval $@)
 
 test: env ## run every test
 	@ARGS=$(call quoted,ARGS) $(PY) -c 'import os, pytest, shlex, sys; sys.exit(pytest.main(shlex.split(os.environ["ARGS"])))'

@@ -13,7 +13,7 @@ import torch
 from data.store.sample import Sample
 from reward_model.measuring.metrics import MAX_CLEAN_AREA, best_threshold
 from reward_model.measuring.predict import Predictions
-from reward_model.network.detail import RAW_ENERGIES, DetailEnergy
+from reward_model.network.front_end import RAW_ENERGIES, DetailEnergy
 from shared.vision.images import to_array, to_tensor
 
 ALONE, BESIDE_LQ = "alone", "beside_lq"

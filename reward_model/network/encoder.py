@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from reward_model.network.blocks import level_block
-from reward_model.network.detail import DetailStem
+from reward_model.network.front_end import DetailStem
 from shared.app.errors import UserError
 
 _EMBEDDED = {

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from reward_model.network.blocks import ResidualBlock
-from reward_model.network.detail import DetailEnergy, DetailStem
+from reward_model.network.front_end import DetailEnergy, DetailStem
 from shared.app.errors import UserError
 
 _CUBIC = -0.75  # the sharpness of the usual bicubic kernel (Keys 1981), as in torch and OpenCV
