@@ -32,9 +32,9 @@ class StageConfig:
     network: FeedForwardConfig = field(
         default_factory=lambda: FeedForwardConfig(channels=64, blocks=8, pixel_channels=16, noise_channels=0)
     )
-    iterations: int = 600
+    iterations: int = 600  # optimizer steps
     batch_size: int = 12  # pairs per process and step
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  # peak
     pixel_weight: float = 10.0  # L1
     texture_weight: float = 0.0  # distance of oriented gradients in neighbourhoods: what no mean can lower
 

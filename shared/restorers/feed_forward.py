@@ -30,8 +30,8 @@ class FeedForwardConfig:
 
     scale: int = 4  # side of sr / side of lq: 4 for sr, 1 for face
     cell_px: int = 4  # the body works on cells of this many sr pixels; a multiple of scale
-    channels: int = 48
-    blocks: int = 4
+    channels: int = 48  # of the body
+    blocks: int = 4  # residual blocks of the body
     pixel_channels: int = 12  # features of each sr pixel, from which its colour is mixed
     smooth: bool = False  # cells are enlarged by bilinear steps instead of shuffled: costs more, and leaves no grid
     noise_channels: int = 4  # noise beside them: what texture can be made of where lq says nothing; 0: none
