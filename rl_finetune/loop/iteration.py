@@ -173,10 +173,9 @@ def groups_of(session: Session, iteration: int) -> tuple[PairBatch, list[int]]:
     positions = local_positions(config, iteration, accelerator.process_index, accelerator.num_processes)
     indices = [shuffled(config.seed, position, len(session.pairs)) for position in positions]
     batch = collate_pairs([session.pairs[index] for index in indices])
-    # By position, not by picture: one that comes twice in an iteration is restored with other noise.
     seeds = [
-        derive_seed(config.seed, "rollout", position, member)
-        for position in positions
+        derive_seed(config.seed, "rollout", iteration, index, member)
+        for index in indices
         for member in range(config.group_size)
     ]
     return replace(batch, gt=batch.gt.to(accelerator.device), lq=batch.lq.to(accelerator.device)), seeds

@@ -52,4 +52,6 @@ def test_one_and_two_processes_have_the_same_gradients(tiny_run, tmp_path):
         assert one.abs().max() > 1e-3, kind
         # The reward model judges other batch shapes in two processes, and small gains divide its last bits.
         atol = 5e-6 if kind == "spacetime" else 1e-6
+        # Rewards under their own gradient count in spreads of the base policy, and so do these gradients' last bits.
+        atol *= max(1.0, float(one.abs().max()))
         torch.testing.assert_close(together[kind], one, atol=atol, rtol=1e-5, msg=kind)
