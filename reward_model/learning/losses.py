@@ -19,7 +19,8 @@ class LossConfig:
     map: float = 4.0  # λ_map
     rank: float = 1.0  # λ_rank
     align: float = 0.5  # λ_align, soft: an IQA tells good pictures apart badly
-    quality: float = 1.0  # stage 0 only
+    distance: float = 1.0  # stage 0 only: between pictures of one scene
+    level: float = 0.1  # stage 0 only: of truths on average
     map_l1: float = 1.0  # the published map loss
     map_bce: float = 0.5  # cross-entropy, beside it
     map_dice: float = 0.25  # Dice, beside it
@@ -94,6 +95,16 @@ def align_loss(score_gt: torch.Tensor, anchor_score_gt: torch.Tensor) -> torch.T
     return (score_gt - anchor_score_gt.detach()).abs().mean()
 
 
-def quality_loss(score: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
-    """Returns mean |S − q|, stage 0's regression onto the full-reference quality."""
-    return (score - quality).abs().mean()
+def distance_loss(scores: torch.Tensor, depths: torch.Tensor) -> torch.Tensor:
+    """Returns mean |(S_i − S_j) − (d_j − d_i)| over all pairs of P pictures of one scene; both are [P, B].
+
+    d is how far a picture stands below its truth, on the margins' scale. Where the truth itself stands is left to the
+    model: nothing says that one scene's truth is as good as another's.
+    """
+    offsets = scores + depths  # equal for all pictures of a scene where every distance is right
+    return (offsets[:, None] - offsets[None]).abs().sum(dim=(0, 1)).mean() / (len(scores) * (len(scores) - 1))
+
+
+def level_loss(score_gt: torch.Tensor) -> torch.Tensor:
+    """Returns |mean S_gt − 1|: truths lie at 1 on average, so that runs have one scale, and wherever they will alone."""
+    return (score_gt.mean() - 1.0).abs()

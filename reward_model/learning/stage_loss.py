@@ -1,4 +1,4 @@
-"""The loss of one batch at one stage: quality and rank for RM_0, map, rank and alignment for those after it."""
+"""The loss of one batch at one stage: distances between pictures of one scene for RM_0, maps for those after it."""
 
 from __future__ import annotations
 
@@ -9,41 +9,38 @@ from reward_model.learning import losses
 from reward_model.learning.anchor import Anchor
 from reward_model.learning.batches import TripletBatch
 from reward_model.learning.losses import LossConfig
-from reward_model.measuring.full_reference import full_reference_quality
 
 
 def stage_loss(
     model: nn.Module, batch: TripletBatch, config: LossConfig, anchor: Anchor | None
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Returns (total, terms) of one batch: quality and rank at stage 0, map, rank and alignment after it.
+    """Returns (total, terms) of one batch: distances, level and rank at stage 0, map, rank and alignment after it.
 
     syn, sr and gt go through the model as one batch and weigh alike: RL feeds it pictures of all three kinds.
     """
-    pictures = torch.cat([batch.syn, batch.sr, batch.gt])
-    output = model(pictures, *lq_of(batch, 3))
-    score_syn, score_sr, score_gt = output.score.chunk(3)
+    scores_alone = getattr(model, "module", model).stage == 0
+    pictures = [batch.syn, batch.sr, batch.gt]
+    if scores_alone:
+        pictures.append((batch.sr + batch.gt) / 2)  # half way: the same picture, half as far from its truth
+    output = model(torch.cat(pictures), *lq_of(batch, len(pictures)))
+    scores = torch.stack(output.score.chunk(len(pictures)))
+    syn_damage, sr_damage = (target.mean(dim=(1, 2, 3)) for target in (batch.degradation_map, batch.sr_degradation_map))
     terms = {
         "rank": config.rank
         * losses.rank_loss(
-            score_sr,
-            score_syn,
-            score_gt,
-            syn_damage=batch.degradation_map.mean(dim=(1, 2, 3)),
-            sr_damage=batch.sr_degradation_map.mean(dim=(1, 2, 3)),
-            margin=config.margin,
+            scores[1], scores[0], scores[2], syn_damage=syn_damage, sr_damage=sr_damage, margin=config.margin
         )
     }
-    if output.degradation_map is None:
-        reference = batch.gt.repeat(3, 1, 1, 1)
-        with torch.autocast(pictures.device.type, enabled=False):  # in bfloat16 .9987 is 1
-            quality = full_reference_quality(pictures, reference)
-        terms["quality"] = config.quality * losses.quality_loss(output.score, quality)
+    if scores_alone:
+        damages = torch.stack([syn_damage, sr_damage, torch.zeros_like(sr_damage), sr_damage / 2])
+        terms["distance"] = config.distance * losses.distance_loss(scores, config.margin * damages.sqrt())
+        terms["level"] = config.level * losses.level_loss(scores[2])
     else:
         clean = torch.zeros_like(batch.degradation_map)
         target = torch.cat([batch.degradation_map, batch.sr_degradation_map, clean])
         terms["map"] = config.map * losses.map_loss(output.degradation_map, target, config)
         if anchor is not None and config.align:
-            terms["align"] = config.align * losses.align_loss(score_gt, anchor(batch.gt))
+            terms["align"] = config.align * losses.align_loss(scores[2], anchor(batch.gt))
     return sum(terms.values()), terms
 
 

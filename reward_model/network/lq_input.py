@@ -76,7 +76,8 @@ def enlarge(
     top, bottom, left, right = window or (0, size[0], 0, size[1])
     rows, row_weights = _taps(lq.shape[-2], size[0], top, bottom, lq)
     columns, column_weights = _taps(lq.shape[-1], size[1], left, right, lq)
-    return (row_weights @ lq[..., rows, columns] @ column_weights.mT).clamp(0.0, 1.0)
+    with torch.autocast(lq.device.type, enabled=False):  # 16 bits are coarser than the picture's 8-bit levels
+        return (row_weights @ lq[..., rows, columns].to(row_weights) @ column_weights.mT).clamp(0.0, 1.0)
 
 
 def _taps(length: int, enlarged: int, start: int, stop: int, like: torch.Tensor) -> tuple[slice, torch.Tensor]:
@@ -89,7 +90,7 @@ def _taps(length: int, enlarged: int, start: int, stop: int, like: torch.Tensor)
     low, high = _extent(length, enlarged, start, stop)
     weights = torch.zeros(len(places), high - low, device=like.device, dtype=torch.float64)
     weights.scatter_add_(1, taps - low, _cubic(offset.abs()))
-    return slice(low, high), weights.to(like.dtype)
+    return slice(low, high), weights.float()
 
 
 def _extent(length: int, enlarged: int, start: int, stop: int) -> tuple[int, int]:

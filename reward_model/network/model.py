@@ -102,12 +102,19 @@ class RewardModel(nn.Module):
         weight = valid_share(padded, height, width, self.deep_stride)
         pooled = weighted_mean(inputs.features, weight)
         if inputs.native_map is None:
-            return RewardOutput(self.score_head(pooled, None, None).float(), None)
+            return RewardOutput(self.score(pooled, None, None), None)
         gated = inputs.features * to_grid(inputs.native_map, inputs.features)
         native = inputs.native_map[..., : -(-height // self.map_stride), : -(-width // self.map_stride)]
-        score = self.score_head(pooled, weighted_mean(gated, weight), map_statistics(native))
+        score = self.score(pooled, weighted_mean(gated, weight), map_statistics(native))
         full = upsample(inputs.native_map, self.map_stride)[..., :height, :width]
-        return RewardOutput(score.float(), full.float())
+        return RewardOutput(score, full.float())
+
+    def score(
+        self, pooled: torch.Tensor, pooled_by_map: torch.Tensor | None, statistics: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Returns the score [B] of averages over a picture, in float32: ranks hang on its third digit."""
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.score_head(pooled, pooled_by_map, statistics)
 
     def score_inputs(
         self, padded: torch.Tensor, enlarged: torch.Tensor | None = None, lq_given: torch.Tensor | None = None
@@ -123,9 +130,10 @@ class RewardModel(nn.Module):
             stem = self.encoder.stem(images)
             added = self.lq_branch(images, stem, (enlarged - self.mean) / self.std, lq_given)
             features = self.encoder(images, stem=stem, added=added)
+        deepest = features[-1].float()
         if self.stage == 0:
-            return ScoreInputs(features[-1], None)
-        return ScoreInputs(features[-1], torch.sigmoid(self._map_logits(features).float()))
+            return ScoreInputs(deepest, None)
+        return ScoreInputs(deepest, torch.sigmoid(self._map_logits(features).float()))
 
     def _map_logits(self, features: list[torch.Tensor]) -> torch.Tensor:
         if not isinstance(self.decoder, nn.ModuleList):

@@ -10,9 +10,10 @@ import torch
 from reward_model.learning.losses import (
     LossConfig,
     align_loss,
+    distance_loss,
+    level_loss,
     map_loss,
     margins,
-    quality_loss,
     rank_loss,
     soft_dice_loss,
 )
@@ -88,7 +89,7 @@ def test_a_control_owes_nothing_against_gt():
     assert rank(0.0, 0.5, 0.1, syn_damage=0.0) == pytest.approx(0.0, abs=1e-7)
 
 
-def test_align_and_quality_are_mean_absolute_and_the_anchor_is_frozen():
+def test_align_is_mean_absolute_and_the_anchor_is_frozen():
     score = torch.tensor([1.0, 2.0], requires_grad=True)
     base = torch.tensor([0.5, 2.5], requires_grad=True)
     loss = align_loss(score, base)
@@ -96,7 +97,17 @@ def test_align_and_quality_are_mean_absolute_and_the_anchor_is_frozen():
     assert loss.item() == pytest.approx(0.5)
     assert base.grad is None
     torch.testing.assert_close(score.grad, torch.tensor([0.5, -0.5]))
-    assert quality_loss(score, torch.tensor([0.9, 1.7])).item() == pytest.approx(0.2, abs=1e-6)
+
+
+def test_distances_by_hand_leave_the_level_of_a_scene_free():
+    # Two scenes of three pictures. The first: every distance as it should be, around 7. The second: 0, .3, .5 asked,
+    # 0, .1, .5 found: pairs off by .2, 0 and .2.
+    depths = torch.tensor([[0.0, 0.0], [0.2, 0.3], [0.5, 0.5]])
+    scores = torch.tensor([[7.0, 1.0], [6.8, 0.9], [6.5, 0.5]])
+    assert distance_loss(scores, depths).item() == pytest.approx((0 + 0.4 / 3) / 2, abs=1e-6)
+    assert distance_loss(scores + torch.tensor([3.0, -8.0]), depths).item() == pytest.approx(0.4 / 6, abs=1e-5)
+    assert level_loss(torch.tensor([0.5, 1.1])).item() == pytest.approx(0.2)
+    assert level_loss(torch.tensor([0.0, 2.0])).item() == pytest.approx(0.0)
 
 
 def test_quality_is_one_for_gt_and_falls_for_lost_and_for_invented_detail():
