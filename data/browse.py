@@ -16,9 +16,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from data.store.dataset_sample import Sample
 from data.store.plan import SPLITS
 from data.store.reader import SampleDataset, load_samples
-from data.store.sample import Sample
 from shared.app.config import require_range
 from shared.app.entry import run_command
 from shared.app.words import read_words
@@ -63,11 +63,11 @@ def main(argv: Sequence[str]) -> None:
     config = read_words(BrowseConfig, argv, expected="folder=<a dataset's folder>", bare=("folder",))
     samples = load_samples(config.folder, config.split)
     path = Path(config.out or Path(config.folder) / "browse.html")
-    write_bytes(path, page(samples, config).encode())
+    write_bytes(path, browse_page(samples, config).encode())
     print(f"{path}: {min(config.rows, len(samples))} of {len(samples)} rows of {config.split}; open it in a browser")
 
 
-def page(samples: SampleDataset, config: BrowseConfig) -> str:
+def browse_page(samples: SampleDataset, config: BrowseConfig) -> str:
     """Returns the page as HTML text, with every picture inside."""
     order = numpy_rng(config.seed, "browse", config.split).permutation(len(samples))[: config.rows]
     rows = [row_html(samples[int(index)], samples.parameters(int(index))) for index in order]

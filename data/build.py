@@ -19,8 +19,8 @@ import numpy as np
 from omegaconf.errors import OmegaConfBaseException
 
 from data.regions.targets import Distances, Normaliser, fit_normaliser
-from data.store.card import write_card
 from data.store.config import FREE_KEYS, BuildConfig, shard_of
+from data.store.dataset_card import write_dataset_card
 from data.store.merge import check_shards, take_over
 from data.store.parquet import DATA_FOLDER, INPUTS_FILE, LOG_FOLDER, NORMALISER_FILE, log_name
 from data.store.plan import Chunk, make_chunks
@@ -162,7 +162,7 @@ def conclude(
         print(f"shard {config.shard} is built in {config.out}; {missing} of {len(chunks)} files are still to come")
         return
     sources = list(maker.sources.values())
-    rows = write_card(
+    rows = write_dataset_card(
         run.path, config, sources, chunks, normaliser, inputs=json.loads((run.path / INPUTS_FILE).read_text())
     )
     spent = seconds_by_part(run, chunks)

@@ -20,7 +20,7 @@ from reward_model.learning.batches import StepBatches
 from reward_model.learning.stage_loss import stage_loss
 from reward_model.learning.stages import TrainingData
 from reward_model.network.model import RewardModel
-from reward_model.train import TrainConfig, open_accelerator, open_data
+from reward_model.train import TrainConfig, accelerator_of, open_data
 from shared.app.config import load_config
 from shared.app.entry import run_command
 from shared.app.timing import Clock, interleaved_seconds, peak_memory_mb
@@ -56,7 +56,7 @@ VARIANTS = (Variant(False, False), Variant(True, False), Variant(True, True))
 def main(argv: Sequence[str]) -> None:
     config = load_config(TrainConfig, argv)
     data = open_data(config)
-    accelerator = open_accelerator(config)
+    accelerator = accelerator_of(config)
     figures: dict[str, object] = {"device": str(accelerator.device), "threads": torch.get_num_threads()}
     print(f"{config.model.encoder} + {config.model.decoder}, RM_{config.model.stages}, on {figures['device']}:")
     figures |= {"side_px": SIDE_PX, "pictures": PICTURES, "scoring": {}, "training": {}}

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.store.dataset_sample import Sample
 from data.store.reader import load_samples
-from data.store.sample import Sample
 from data.store.sample_maker import SampleMaker, TargetScale
 from reward_model.measuring import tables
 from reward_model.measuring.baselines import no_reference_baselines, upper_bounds
-from reward_model.measuring.card import add_tables
-from reward_model.measuring.metrics import MAX_CLEAN_AREA, best_threshold
+from reward_model.measuring.detection import MAX_CLEAN_AREA, best_threshold
+from reward_model.measuring.model_card import add_tables
 from reward_model.measuring.predict import Scorer, model_scorer, predict
 from reward_model.measuring.sample_sets import CropConfig, read_triples, swapped_by_restorer
 from reward_model.network.checkpoint import locate_checkpoint, verify_checkpoint
@@ -33,7 +33,7 @@ SPLITS = ("test", "test_restorer", "test_source")
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateRmConfig:
     """Which checkpoint is measured on which sets."""
 
     checkpoint: str = "runs/default/reward_model/checkpoint"  # a checkpoint folder, or a Hub repository
@@ -69,17 +69,17 @@ class EvaluateConfig:
 
 
 def main(argv: Sequence[str]) -> None:
-    config = load_config(EvaluateConfig, argv)
+    config = load_config(EvaluateRmConfig, argv)
     folder = locate_checkpoint(config.checkpoint)
     methods = open_methods(config, folder)
     sets, notes = open_sets(config)
     thresholds = choose_thresholds(config, methods)
-    results = measure(config, methods, sets, thresholds)
-    out = report(config, folder, results, notes)
+    results = measure_methods(config, methods, sets, thresholds)
+    out = write_report(config, folder, results, notes)
     print(f"{out / 'evaluation.md'} and evaluation.json")
 
 
-def open_methods(config: EvaluateConfig, folder: Path) -> dict[str, Scorer]:
+def open_methods(config: EvaluateRmConfig, folder: Path) -> dict[str, Scorer]:
     """Returns every stage of the model, the baselines and the bounds as scorers, by the name they have in the table."""
     swaps = SampleMaker(TargetScale.of(_dataset(config)))
     device = open_device(config.device)
@@ -93,7 +93,7 @@ def open_methods(config: EvaluateConfig, folder: Path) -> dict[str, Scorer]:
     return {**methods, **no_reference_baselines(), **upper_bounds(swaps)}
 
 
-def open_sets(config: EvaluateConfig) -> tuple[dict[str, Sequence[Sample]], list[str]]:
+def open_sets(config: EvaluateRmConfig) -> tuple[dict[str, Sequence[Sample]], list[str]]:
     """Returns {title: samples} and notes on what was skipped or is not there."""
     dataset = _dataset(config)
     swaps = SampleMaker(TargetScale.of(dataset))
@@ -126,7 +126,7 @@ def open_sets(config: EvaluateConfig) -> tuple[dict[str, Sequence[Sample]], list
     return sets, notes
 
 
-def choose_thresholds(config: EvaluateConfig, methods: dict[str, Scorer]) -> dict[str, float]:
+def choose_thresholds(config: EvaluateRmConfig, methods: dict[str, Scorer]) -> dict[str, float]:
     """Returns each method's map threshold: the best F1 on validation among those that spare clean pictures."""
     validation = _spread(load_samples(_dataset(config), "val"), config.samples_per_set)
     found = {}
@@ -138,14 +138,14 @@ def choose_thresholds(config: EvaluateConfig, methods: dict[str, Scorer]) -> dic
     return found
 
 
-def measure(
-    config: EvaluateConfig,
+def measure_methods(
+    config: EvaluateRmConfig,
     methods: dict[str, Scorer],
     sets: dict[str, Sequence[Sample]],
     thresholds: dict[str, float],
-) -> dict[str, dict[str, tables.Row]]:
+) -> dict[str, dict[str, tables.MethodRow]]:
     """Returns {set: {method: figures}}."""
-    results: dict[str, dict[str, tables.Row]] = {title: {} for title in sets}
+    results: dict[str, dict[str, tables.MethodRow]] = {title: {} for title in sets}
     jobs = [(title, name) for title in sets for name in methods]
     for title, name in progress(jobs, title="evaluation", unit="set"):
         predictions = predict(sets[title], methods[name])
@@ -157,7 +157,9 @@ def measure(
     return results
 
 
-def report(config: EvaluateConfig, folder: Path, results: dict[str, dict[str, tables.Row]], notes: list[str]) -> Path:
+def write_report(
+    config: EvaluateRmConfig, folder: Path, results: dict[str, dict[str, tables.MethodRow]], notes: list[str]
+) -> Path:
     """Writes evaluation.md and evaluation.json, prints the tables, updates the card, returns the folder."""
     out = Path(config.out) if config.out else folder.parent / "evaluation"
     texts = {title: tables.markdown(rows) for title, rows in results.items()}
@@ -174,7 +176,7 @@ def report(config: EvaluateConfig, folder: Path, results: dict[str, dict[str, ta
     return out
 
 
-def _dataset(config: EvaluateConfig) -> Path:
+def _dataset(config: EvaluateRmConfig) -> Path:
     folder = Path(config.dataset)
     load_samples(folder, "val")  # the clearest error when it is missing or unfinished
     return folder

@@ -15,16 +15,16 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 
+from data.store.dataset_sample import Sample
 from data.store.reader import load_samples
-from data.store.sample import Sample
 from data.store.sample_maker import TargetScale
 from reward_model.learning.adversarial import AdversarialConfig
 from reward_model.learning.anchor import EMBEDDED, Anchor, open_anchor
 from reward_model.learning.augment import AugmentConfig, Augmenter
-from reward_model.learning.losses import LossConfig
+from reward_model.learning.losses import TripletLossConfig
 from reward_model.learning.optimizer import OptimConfig
 from reward_model.learning.stages import StageJob, TrainingData, train_stage, validation_figures
-from reward_model.measuring.card import write_card
+from reward_model.measuring.model_card import write_model_card
 from reward_model.measuring.predict import predict_samples
 from reward_model.measuring.reference import ALONE, BESIDE_LQ, DetailReference, ScoreReference, reference_to_json
 from reward_model.measuring.scored import targets_to_json
@@ -62,7 +62,7 @@ class TrainConfig:
     channels_last: bool = True  # memory layout; about 20 % faster on CPUs
     compile: bool = False  # torch.compile: pays after some hundred steps on a GPU
     model: RewardModelConfig = field(default_factory=RewardModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: TripletLossConfig = field(default_factory=TripletLossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -112,7 +112,7 @@ def train(config: TrainConfig, run: RunFolder, data: TrainingData) -> None:
     """Trains every stage that is not finished yet, publishes the checkpoint, and marks the run as finished."""
     for stage, iterations in list(enumerate(config.stage_iterations))[len(finished_stages(run)) :]:
         # A new accelerator for each stage: what it prepared and registered must not enter the next stage's state.
-        accelerator = open_accelerator(config)
+        accelerator = accelerator_of(config)
         model = build_stage(config, run, stage)
         weights, seconds = model.state_dict(), 0.0
         if iterations:
@@ -137,13 +137,13 @@ def train(config: TrainConfig, run: RunFolder, data: TrainingData) -> None:
             write_stage(run.path / STAGES_FOLDER, asdict(model.config), stage, weights)
             shutil.rmtree(training_folder(run, stage), ignore_errors=True)
         accelerator.wait_for_everyone()
-    accelerator = open_accelerator(config)
+    accelerator = accelerator_of(config)
     if accelerator.is_main_process:
         publish(config, run, data, accelerator.device)
     accelerator.wait_for_everyone()
 
 
-def open_accelerator(config: TrainConfig) -> Accelerator:
+def accelerator_of(config: TrainConfig) -> Accelerator:
     """Returns what owns device, precision and processes."""
     precision = "no" if config.precision == "fp32" else config.precision
     return devices.open_accelerator(precision, cpu=config.device == "cpu")
@@ -190,7 +190,7 @@ def publish(config: TrainConfig, run: RunFolder, data: TrainingData, device: tor
     }
     write_bytes(temporary / METRICS_FILE, (json.dumps(metrics, indent=2) + "\n").encode())
     write_bytes(temporary / TRAINING_FILE, to_yaml(without_local_paths(config)).encode())
-    write_card(temporary, licence=config.licence)
+    write_model_card(temporary, licence=config.licence)
     replace_folder(temporary, run.path / CHECKPOINT_FOLDER)
     summary = figures[max(figures, key=int)] | {"seconds": sum(f["seconds"] for f in figures.values())}
     run.finish(summary, says=f"{run.path / CHECKPOINT_FOLDER}: {summary_line(summary)}")

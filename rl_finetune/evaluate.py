@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from data.degradation.pairs import SCALES
-from data.pool.restorer_pool import BUILT_IN
 from data.sources.splits import Split
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.loop.final_evaluation import evaluate_restorers
@@ -31,7 +30,7 @@ from shared.runs.run_folder import CONFIG_FILE
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateRlConfig:
     """What is measured against what; whatever is not said is as it was at the end of the run."""
 
     run: str  # an RL run's folder: its pictures, degradation and reward
@@ -51,7 +50,7 @@ class EvaluateConfig:
 
 
 def main(argv: Sequence[str]) -> None:
-    config = read_words(EvaluateConfig, argv, expected="run=<an RL run's folder>")
+    config = read_words(EvaluateRlConfig, argv, expected="run=<an RL run's folder>")
     try:
         rl, sampler = settings_of(config)
     except ValueError as error:
@@ -72,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"{figures['table']}\npictures and values in {folder}")
 
 
-def settings_of(config: EvaluateConfig) -> tuple[TrainRlConfig, SamplerSpec]:
+def settings_of(config: EvaluateRlConfig) -> tuple[TrainRlConfig, SamplerSpec]:
     """Returns the run's settings and sampler with what was asked for in their place.
 
     Raises UserError when there is no run, ValueError for a value out of range.
@@ -98,13 +97,11 @@ def on_pictures(rl: TrainRlConfig, pictures: str | None) -> TrainRlConfig:
 
 
 def open_restorer(where: str, sampler: SamplerSpec, *, scale: int, device: torch.device) -> Restorer:
-    """Returns the restorer in `where`: a built-in name, or whatever `load_restorer` reads.
+    """Returns the restorer in `where`, whatever `load_restorer` reads.
 
     A diffusion policy restores with `sampler`, whatever it was saved with. Raises UserError for one of another scale.
     """
-    if where in BUILT_IN:
-        return BUILT_IN[where](scale)
-    restorer = on_device(load_restorer(where), device)
+    restorer = on_device(load_restorer(where, scale=scale), device)
     if restorer.scale != scale:
         raise UserError(f"{where} enlarges {restorer.scale} times, but this run's task {scale} times; name another")
     return PixelUNetRestorer(restorer.policy, sampler) if isinstance(restorer, PixelUNetRestorer) else restorer

@@ -194,7 +194,7 @@ def open_taught(
     """Returns the pairs that have a teacher's picture, drawn where it is missing; None without a teacher."""
     if config.detail.teacher is None:
         return None
-    teacher = load_restorer(config.detail.teacher)
+    teacher = load_restorer(config.detail.teacher, scale=config.policy.scale)
     require_scale(teacher, config.policy.scale, name=f"detail.teacher {config.detail.teacher}")
     count = min(config.detail.teacher_pairs, len(pairs))
     first = PairDataset(

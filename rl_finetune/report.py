@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     config = read_words(ReportConfig, argv, expected="run=<a run's folder>", bare=("run", "dataset"))
     run = Path(config.run)
     stages = stages_of_run(run, dataset=Path(config.dataset) if config.dataset else None)
-    write_bytes(run / "report.html", page(run, stages).encode())
+    write_bytes(run / "report.html", report_page(run, stages).encode())
     print()
     for stage in stages:
         print(f"{stage.name:42} {stage.summary.get('seconds', float('nan')):7.0f} s")
@@ -87,7 +87,7 @@ def stages_of_run(run: Path, *, dataset: Path | None) -> list[Stage]:
     return found
 
 
-def page(run: Path, stages: Sequence[Stage]) -> str:
+def report_page(run: Path, stages: Sequence[Stage]) -> str:
     """Returns the whole page as HTML, pictures included."""
     body = [f"<h1>{html.escape(run.name)}</h1>", _times(stages)]
     for stage in stages:

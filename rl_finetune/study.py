@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rl_finetune.evidence.study_figures import ArmFigures, ObjectivePart, read_run, tables, written_figures
+from rl_finetune.evidence.study_figures import ArmFigures, ObjectivePart, read_run, study_tables, written_figures
 from rl_finetune.evidence.study_plot import panels_svg
 from shared.app.config import load_config
 from shared.app.entry import run_command
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
             require_measures(config, arm_folder(config, arm, seed))  # after the first run, not after the last
     figures = {arm: gather(config, arm) for arm in config.arms}
     folder = Path(config.out)
-    text = tables(figures, config.comparisons, config.report)
+    text = study_tables(figures, config.comparisons, config.report)
     RunFolder(folder).write_json(FIGURES_FILE, written_figures(figures))
     write_bytes(folder / TABLE_FILE, text.encode())
     write_bytes(folder / CURVES_FILE, panels_svg(figures, config.comparisons, title=config.curve).encode())

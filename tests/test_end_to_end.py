@@ -71,7 +71,7 @@ def test_the_main_job_ends_with_tables_pictures_and_a_page(run):
     assert page.count("data:image/png;base64,") >= 2
     assert "http" not in page  # self-contained
     for asked, stands_in in (
-        ("face_preference", "fgr_map"),
+        ("face_preference", "fgr_worst_spot"),
         ("lpips", "gradient_similarity"),
         ("clipiqa", "fgr_score"),
     ):

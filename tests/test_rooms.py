@@ -153,26 +153,10 @@ ONE_ROLE = {
     "bench": "the command that measures what a room's work costs",
     "train": "the command, and in every command the function, that makes all steps of a training",
     "evaluate": "the command that measures what a room has trained",
-    "card": "the file that writes the card of what a room makes",
     "main": "a command's table of contents",
-    "page": "a command's HTML page",
-    "write_card": "writes the card of what a room makes",
-    "EvaluateConfig": "the settings of a room's command evaluate",
-    "LossConfig": "what the one training of a room minimises",
     "psnr": "a metric, and the reward that is that metric",
     "ssim": "a metric, and the reward that is that metric",
     "gradient_distance": "a metric, and the reward that is that metric",
-}
-# Names that still mean two things. A name that no longer does is to be taken off this list: the test says so.
-TWO_MEANINGS = {
-    "measure": "reward_model/evaluate.py, the file rl_finetune/evidence/measure.py",
-    "metrics": "shared/vision/metrics.py are of pictures, reward_model/measuring/metrics.py of maps and scores",
-    "Row": "reward_model/measuring/tables.py, rl_finetune/evidence/measure.py",
-    "learning_rate": "data/train_pool.py, reward_model/learning/optimizer.py",
-    "open_accelerator": "shared/app/devices.py, reward_model/train.py",
-    "report": "a function of reward_model/evaluate.py, the file rl_finetune/report.py",
-    "sample": "a function of shared/diffusion/sampler.py, the file data/store/sample.py",
-    "tables": "a function of rl_finetune/evidence/study_figures.py, the file reward_model/measuring/tables.py",
 }
 
 
@@ -183,8 +167,7 @@ def test_a_name_means_one_thing():
         for name in {path.stem, *public_names(path)}:
             places[name].add(str(path.relative_to(ROOT)))
     twice = {name: sorted(paths) for name, paths in places.items() if len(paths) > 1 and name not in ONE_ROLE}
-    assert {name: paths for name, paths in twice.items() if name not in TWO_MEANINGS} == {}
-    assert set(TWO_MEANINGS) - set(twice) == set(), "mended: take it off the list"
+    assert twice == {}
     assert {name for name in ONE_ROLE if len(places[name]) < 2} == set(), "no longer twice: take it off the list"
 
 

@@ -9,7 +9,7 @@ import pytest
 from data.degradation.ranges import PUBLISHED, ranges_of
 from data.store.config import BuildConfig
 from data.train_pool import TrainPoolConfig
-from reward_model.evaluate import EvaluateConfig
+from reward_model.evaluate import EvaluateRmConfig
 from reward_model.train import TrainConfig
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.pretrain import PretrainConfig
@@ -21,7 +21,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 SCHEMAS = {
     "base": PretrainConfig,
     "dataset": BuildConfig,
-    "eval_rm": EvaluateConfig,
+    "eval_rm": EvaluateRmConfig,
     "pool": TrainPoolConfig,
     "study": StudyConfig,
     "train_rl": TrainRlConfig,

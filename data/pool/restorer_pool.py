@@ -16,11 +16,10 @@ from data.pool.shrunk import ShrunkRestorer
 from shared.app.config import require_range
 from shared.app.devices import open_device
 from shared.app.errors import UserError
-from shared.restorers.interpolation import BicubicRestorer, SharpenedLanczosRestorer
+from shared.restorers.interpolation import BUILT_IN
 from shared.restorers.protocol import HUB_PREFIX, Restorer, names_pipeline, on_device
 from shared.restorers.published import find_published, names_published, wheel_is_missing
 
-BUILT_IN = {"bicubic": BicubicRestorer, "lanczos+unsharp": SharpenedLanczosRestorer}
 BATCH_PIXELS = 2**22  # of sr that go through a network together
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from data.regions.targets import Distances, Normaliser, severity
+from data.store.dataset_sample import Sample
 from data.store.parquet import DATA_FOLDER, NORMALISER_FILE, RAW_MAPS, ParquetRows
-from data.store.sample import Sample
 from shared.app.config import from_dict
 from shared.app.errors import UserError
 from shared.runs.run_folder import SUMMARY_FILE

@@ -12,8 +12,8 @@ import torch
 from omegaconf import OmegaConf
 
 from data.regions.targets import Described, Normaliser, TargetConfig, TargetMaker, severity
+from data.store.dataset_sample import Sample
 from data.store.parquet import NORMALISER_FILE
-from data.store.sample import Sample
 from shared.app.config import from_dict
 from shared.runs.run_folder import CONFIG_FILE
 from shared.vision.images import on_8_bits, to_tensor

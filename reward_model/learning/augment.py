@@ -11,7 +11,7 @@ import torch
 
 from data.pool.simulated import recolour, simulated_restoration
 from data.regions.masks import MaskConfig, draw_mask
-from data.store.sample import Sample
+from data.store.dataset_sample import Sample
 from data.store.sample_maker import SampleMaker, TargetScale
 from reward_model.network.lq_input import enlarge
 from shared.app.config import require_range

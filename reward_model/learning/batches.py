@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data.store.sample import Sample
+from data.store.dataset_sample import Sample
 from reward_model.learning.augment import Augmenter
 from shared.app.errors import UserError
 from shared.seeds import numpy_rng

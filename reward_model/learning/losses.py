@@ -13,7 +13,7 @@ _DICE_FLOOR = 1.0  # one pixel's worth
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class TripletLossConfig:
     """Weights of the terms; 0 leaves a term out."""
 
     map: float = 4.0  # λ_map
@@ -32,7 +32,7 @@ class LossConfig:
             raise ValueError("at least one of map_l1, map_bce and map_dice must be positive")
 
 
-def map_loss(degradation_map: torch.Tensor, target: torch.Tensor, config: LossConfig) -> torch.Tensor:
+def map_loss(degradation_map: torch.Tensor, target: torch.Tensor, config: TripletLossConfig) -> torch.Tensor:
     """Returns the weighted sum of the map terms, [B, 1, H, W] against a target in [0, 1]; the L1 term is L_map.
 
     L1 is the published term. It tends to the median, which is 0 wherever a defect is more likely absent than present.

@@ -43,7 +43,7 @@ class OptimConfig:
         )
 
 
-def learning_rate(peak: float, share: float, warmup: float) -> float:
+def cosine_rate(peak: float, share: float, warmup: float) -> float:
     """Returns the rate at a share of the stage: a linear rise, then half a cosine down to 0."""
     if share < warmup:
         return peak * (0.02 + 0.98 * share / warmup)

@@ -8,11 +8,11 @@ from torch import nn
 from reward_model.learning import losses
 from reward_model.learning.anchor import Anchor
 from reward_model.learning.batches import TripletBatch
-from reward_model.learning.losses import LossConfig
+from reward_model.learning.losses import TripletLossConfig
 
 
 def stage_loss(
-    model: nn.Module, batch: TripletBatch, config: LossConfig, anchor: Anchor | None
+    model: nn.Module, batch: TripletBatch, config: TripletLossConfig, anchor: Anchor | None
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Returns (total, terms) of one batch: distances, level and rank at stage 0, map, rank and alignment after it.
 

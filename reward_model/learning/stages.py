@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from data.store.sample import Sample
+from data.store.dataset_sample import Sample
 from reward_model.learning.adversarial import AdversarialConfig, make_adversarial
 from reward_model.learning.anchor import Anchor
 from reward_model.learning.augment import Augmenter
 from reward_model.learning.averaged_weights import AveragedWeights
 from reward_model.learning.batches import StepBatches, TripletBatch
-from reward_model.learning.losses import LossConfig
-from reward_model.learning.optimizer import OptimConfig, learning_rate, parameter_groups
+from reward_model.learning.losses import TripletLossConfig
+from reward_model.learning.optimizer import OptimConfig, cosine_rate, parameter_groups
 from reward_model.learning.stage_loss import stage_loss
 from reward_model.measuring.predict import predict_samples, selection_figures
 from reward_model.network.model import RewardModel
@@ -58,7 +58,7 @@ def train_stage(
     data: TrainingData,
     *,
     anchor: Anchor | None,
-    loss: LossConfig,
+    loss: TripletLossConfig,
     optim: OptimConfig,
     accelerator: Accelerator,
 ) -> tuple[dict[str, torch.Tensor], float]:
@@ -95,7 +95,7 @@ def train_stage(
     prepared = _prepared(model, loader, job, accelerator, first=loop.done * optim.accumulate)
     for step in loop:
         wrapped.train()
-        set_learning_rate(optimizer, learning_rate(optim.learning_rate, step / job.iterations, optim.warmup))
+        set_learning_rate(optimizer, cosine_rate(optim.learning_rate, step / job.iterations, optim.warmup))
         figures = _optimizer_step(
             wrapped, optimizer, prepared, loss=loss, optim=optim, accelerator=accelerator, anchor=anchor
         )
@@ -121,7 +121,7 @@ def _optimizer_step(
     optimizer: torch.optim.Optimizer,
     batches: Iterator[TripletBatch],
     *,
-    loss: LossConfig,
+    loss: TripletLossConfig,
     optim: OptimConfig,
     accelerator: Accelerator,
     anchor: Anchor | None,

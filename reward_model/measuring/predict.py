@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data.store.sample import Sample
-from reward_model.measuring import metrics
-from reward_model.measuring.metrics import PixelCounts, count_pixels, pointing_hit
+from data.store.dataset_sample import Sample
+from reward_model.measuring import detection
+from reward_model.measuring.detection import PixelCounts, count_pixels, pointing_hit
 
 MASK_LEVEL = (
     0.5  # of the feathered mask: above it a pixel is a defect, at 0 it is clean; the rim between counts as neither
@@ -112,15 +112,15 @@ def selection_figures(p: Predictions) -> dict[str, float]:
     """Returns validation figures, with `selection`, the one a stage keeps its best weights by."""
     real = ~p.is_control
     figures = {
-        "sr_below_syn": metrics.pair_accuracy(p.sr[real], p.syn[real]),
-        "syn_below_gt": metrics.pair_accuracy(p.syn[real], p.gt[real]),
-        "triplet": metrics.triplet_accuracy(p.sr[real], p.syn[real], p.gt[real]),
+        "sr_below_syn": detection.pair_accuracy(p.sr[real], p.syn[real]),
+        "syn_below_gt": detection.pair_accuracy(p.syn[real], p.gt[real]),
+        "triplet": detection.triplet_accuracy(p.sr[real], p.syn[real], p.gt[real]),
     }
     orders = sum(figures.values()) / 3
     if p.defects is None:
         return figures | {"selection": orders}
-    figures["pixel_auroc"] = metrics.pixel_auroc(p.defects.select(real))
-    figures["picture_auroc"] = metrics.picture_auroc(p.defects.select(real))
+    figures["pixel_auroc"] = detection.pixel_auroc(p.defects.select(real))
+    figures["picture_auroc"] = detection.picture_auroc(p.defects.select(real))
     # The map is what RL assigns credit by: it weighs as much as the three orders together.
     found = [value for value in (figures["pixel_auroc"], figures["picture_auroc"]) if not np.isnan(value)]
     return figures | {"selection": 0.5 * (sum(found) / len(found) if found else 0.5) + 0.5 * orders}

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.store.sample import Sample
-from reward_model.measuring.metrics import MAX_CLEAN_AREA, best_threshold
+from data.store.dataset_sample import Sample
+from reward_model.measuring.detection import MAX_CLEAN_AREA, best_threshold
 from reward_model.measuring.predict import Predictions
 from reward_model.network.front_end import RAW_ENERGIES, DetailEnergy
 from shared.vision.images import to_array, to_tensor

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from data.regions.masks import MaskConfig, draw_mask
-from data.store.sample import Sample
+from data.store.dataset_sample import Sample
 from data.store.sample_maker import SampleMaker
 from reward_model.network.lq_input import enlarge, require_lq
 from shared.app.errors import UserError

@@ -35,7 +35,7 @@ class ScoredPicture:
     score: float
     beside_lq: bool  # whether lq was given
     broken: float | None  # share of the map from the calibrated threshold on
-    worst: float | None  # mean of the worst 1 % of the map: the number that RL's fgr_map is 1 minus
+    worst: float | None  # mean of the worst 1 % of the map: the number that RL's fgr_worst_spot is 1 minus
     mean: float | None  # of the map
     above_clean: float | None  # per cent of validation's truths that score lower
     above_restored: float | None  # the same of its restorations

@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from reward_model.measuring import metrics
+from reward_model.measuring import detection
 from reward_model.measuring.bootstrap import MISSING, Figure, Interval, bootstrap
-from reward_model.measuring.metrics import PixelCounts
+from reward_model.measuring.detection import PixelCounts
 from reward_model.measuring.predict import Predictions
 
 AREA_EDGES = (0.0, 0.02, 0.1, 1.0)  # of the picture
@@ -26,7 +26,7 @@ LEGEND = (
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """One method on one set."""
 
     overall: dict[str, Interval]
@@ -34,7 +34,7 @@ class Row:
     samples: int
 
 
-def figures(p: Predictions, threshold: float | None, *, rounds: int, seed: int) -> Row:
+def figures(p: Predictions, threshold: float | None, *, rounds: int, seed: int) -> MethodRow:
     """Returns every figure with its interval; map figures only where there is a map."""
     real, controls = np.flatnonzero(~p.is_control), np.flatnonzero(p.is_control)
 
@@ -44,17 +44,17 @@ def figures(p: Predictions, threshold: float | None, *, rounds: int, seed: int) 
     orders, maps = _order_figures(), _map_figures(threshold) if p.defects is not None else {}
     overall = {name: on(real, figure) for name, figure in {**maps, **orders}.items()}
     if p.defects is not None:
-        overall["control area"] = on(controls, _of_counts(lambda c: metrics.share_above(c, threshold)))
-        overall["seam AUROC"] = on(controls, _of_counts(metrics.auroc))
+        overall["control area"] = on(controls, _of_counts(lambda c: detection.share_above(c, threshold)))
+        overall["seam AUROC"] = on(controls, _of_counts(detection.auroc))
     by_area = {}
     for low, high in pairwise(AREA_EDGES):
         rows = real[(p.area[real] > low) & (p.area[real] <= high)]
         chosen = {k: f for k, f in {**maps, **orders}.items() if k in ("AUROC", "SR<syn", "syn<GT", "SR<GT", "triplet")}
         by_area[f"{low:.0%}–{high:.0%} ({len(rows)})"] = {name: on(rows, figure) for name, figure in chosen.items()}
-    return Row(overall, by_area, len(p.sr))
+    return MethodRow(overall, by_area, len(p.sr))
 
 
-def markdown(rows: dict[str, Row]) -> str:
+def markdown(rows: dict[str, MethodRow]) -> str:
     """Returns a table of methods by figures."""
     names = list(dict.fromkeys(name for row in rows.values() for name in row.overall))
     lines = [f"| method | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
@@ -64,7 +64,7 @@ def markdown(rows: dict[str, Row]) -> str:
     return "\n".join(lines)
 
 
-def markdown_by_area(rows: dict[str, Row]) -> str:
+def markdown_by_area(rows: dict[str, MethodRow]) -> str:
     """Returns a table of methods by defect area."""
     lines = []
     for method, row in rows.items():
@@ -77,7 +77,7 @@ def markdown_by_area(rows: dict[str, Row]) -> str:
     return "\n".join(lines)
 
 
-def as_json(row: Row) -> dict:
+def as_json(row: MethodRow) -> dict:
     """Returns the row as plain numbers; a figure that does not exist is null."""
 
     def plain(interval: Interval) -> dict[str, float | None]:
@@ -92,22 +92,22 @@ def as_json(row: Row) -> dict:
 
 def _map_figures(threshold: float) -> dict[str, Figure]:
     return {
-        "AUROC": _of_counts(metrics.auroc),
-        "AUROC in a picture": _mean(lambda p: metrics.auroc(p.defects)),
-        "AP": _of_counts(metrics.average_precision),
-        "IoU": _of_counts(lambda c: metrics.iou_and_f1(c, threshold)[0]),
-        "F1": _of_counts(lambda c: metrics.iou_and_f1(c, threshold)[1]),
-        "clean area": _of_counts(lambda c: metrics.share_above(c, threshold), of=lambda p: p.clean),
+        "AUROC": _of_counts(detection.auroc),
+        "AUROC in a picture": _mean(lambda p: detection.auroc(p.defects)),
+        "AP": _of_counts(detection.average_precision),
+        "IoU": _of_counts(lambda c: detection.iou_and_f1(c, threshold)[0]),
+        "F1": _of_counts(lambda c: detection.iou_and_f1(c, threshold)[1]),
+        "clean area": _of_counts(lambda c: detection.share_above(c, threshold), of=lambda p: p.clean),
         "pointing": _mean(lambda p: p.pointing),
     }
 
 
 def _order_figures() -> dict[str, Figure]:
     return {
-        "SR<syn": _mean(lambda p: metrics.pair_order(p.sr, p.syn)),
-        "syn<GT": _mean(lambda p: metrics.pair_order(p.syn, p.gt)),
-        "SR<GT": _mean(lambda p: metrics.pair_order(p.sr, p.gt)),
-        "triplet": _mean(lambda p: metrics.triplet_order(p.sr, p.syn, p.gt)),
+        "SR<syn": _mean(lambda p: detection.pair_order(p.sr, p.syn)),
+        "syn<GT": _mean(lambda p: detection.pair_order(p.syn, p.gt)),
+        "SR<GT": _mean(lambda p: detection.pair_order(p.sr, p.gt)),
+        "triplet": _mean(lambda p: detection.triplet_order(p.sr, p.syn, p.gt)),
     }
 
 

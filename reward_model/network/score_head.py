@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 _HIDDEN = 64
-WORST_SHARE = 0.01  # the same in scores, in `make score` and in RL's fgr_map
+WORST_SHARE = 0.01  # the same in scores, in `make score` and in RL's fgr_worst_spot
 _WORST_SHARES = (WORST_SHARE, 0.1)
 _POOL_PX = 8  # on the map's own grid
 

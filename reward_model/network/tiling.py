@@ -33,7 +33,7 @@ class TiledOutput:
 
     score: float
     degradation_map: np.ndarray | None  # [H, W] uint16, level / 65535; None at stage 0
-    worst_share: float | None  # mean of the worst 1 % of the map, as RL's fgr_map takes it
+    worst_share: float | None  # mean of the worst 1 % of the map, as RL's fgr_worst_spot takes it
 
 
 @dataclass(frozen=True)

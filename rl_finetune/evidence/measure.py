@@ -32,7 +32,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Row:
+class ChangeRow:
     """One line of a before/after table."""
 
     name: str
@@ -124,7 +124,7 @@ def measured(
 
 def change_rows(
     before: Evaluation, after: Evaluation, references: Mapping[str, Mapping[str, torch.Tensor]]
-) -> list[Row]:
+) -> list[ChangeRow]:
     """Returns the table's rows, in the order of the measures, each over the pictures that have a value both times.
 
     `references` holds {column title: {measure: [N]}}.
@@ -142,11 +142,11 @@ def change_rows(
             gain = paired_difference(metric.goodness(first), metric.goodness(second))
             arrow = metric.arrow
         beside = {title: float(values[name].nanmean()) for title, values in references.items()}
-        rows.append(Row(name, float(both[0].mean()), float(both[1].mean()), change, gain, arrow, beside))
+        rows.append(ChangeRow(name, float(both[0].mean()), float(both[1].mean()), change, gain, arrow, beside))
     return rows
 
 
-def format_table(rows: Sequence[Row], *, title: str, seconds: tuple[float, float]) -> str:
+def format_table(rows: Sequence[ChangeRow], *, title: str, seconds: tuple[float, float]) -> str:
     """Returns the table as text, with seconds per picture before and after."""
     columns = list(rows[0].references)
     head = "".join(f"{column:>14}" for column in columns)

@@ -121,7 +121,9 @@ def iterations_to_reach(arm: ArmFigures, goal: float) -> float:
     return float(xs[at] + share * (xs[at + 1] - xs[at]))
 
 
-def tables(figures: Mapping[str, ArmFigures], comparisons: Mapping[str, Sequence[str]], measures: Sequence[str]) -> str:
+def study_tables(
+    figures: Mapping[str, ArmFigures], comparisons: Mapping[str, Sequence[str]], measures: Sequence[str]
+) -> str:
     """Returns one markdown table per comparison; its first arm is what the others are compared with.
 
     Changes are from the base policy on the held-out pictures, mean and standard error over seeds.

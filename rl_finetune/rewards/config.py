@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rl_finetune.rewards.registry import ToolSettings
 
 Order = Literal["sum_first", "normalise_first"]
+# What older runs' settings call a reward. A map kept that name.
+RENAMED = {"fgr_map": "fgr_worst_spot"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,9 @@ class RewardConfig:
     """The composite reward: what RL maximises."""
 
     # What is maximised, part by part.
-    parts: list[RewardPart] = field(default_factory=lambda: [RewardPart("fgr_score", 0.5), RewardPart("fgr_map", 0.5)])
+    parts: list[RewardPart] = field(
+        default_factory=lambda: [RewardPart("fgr_score", 0.5), RewardPart("fgr_worst_spot", 0.5)]
+    )
     # normalise_first: each part gets unit spread before it is weighed; sum_first: the raw weighted sum.
     order: Order = "normalise_first"
     networks: Literal["embedded", "hub"] = "embedded"  # embedded: substitutes for rewards whose weights need the Hub
@@ -32,6 +36,8 @@ class RewardConfig:
     tools: ToolSettings = field(default_factory=ToolSettings)
 
     def __post_init__(self) -> None:
+        parts = [replace(part, name=RENAMED.get(part.name, part.name)) for part in self.parts]
+        object.__setattr__(self, "parts", parts)
         if not self.parts:
             raise ValueError("reward.parts must name at least one reward")
         for key, parts in (("parts", self.parts), ("maps", self.maps)):

@@ -51,7 +51,7 @@ class CurriculumState:
 
 
 def stage_rewards(weights: Mapping[str, float], stage: int, *, need_map: Collection[str]) -> dict[str, float]:
-    """Returns the weights of one stage's own reward R_k = λ₁·fgr_score + λ₂·fgr_map + ….
+    """Returns the weights of one stage's own reward R_k = λ₁·fgr_score + λ₂·fgr_worst_spot + ….
 
     RM_0 has no map: the rewards named in `need_map` are left out. Raises UserError when none is left.
     """

@@ -19,7 +19,7 @@ _FFHQ_512 = ((192.98, 239.95), (318.90, 240.19), (256.63, 314.01), (201.26, 371.
 _RECOGNISER_112 = ((38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20))
 
 
-@reward("face_preference", value_range=(-1.0, 1.0), needs=("face_preference_network",), substitute="fgr_map")
+@reward("face_preference", value_range=(-1.0, 1.0), needs=("face_preference_network",), substitute="fgr_worst_spot")
 def face_preference(
     sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, face_preference_network: ClipSimilarity
 ) -> torch.Tensor:

@@ -45,8 +45,8 @@ def fgr_score(
     return judge_pictures(reward_model, sr, lq).score
 
 
-@reward("fgr_map", value_range=(0.0, 1.0), needs=("reward_model",), needs_map=True)
-def fgr_map(
+@reward("fgr_worst_spot", value_range=(0.0, 1.0), needs=("reward_model",), needs_map=True)
+def fgr_worst_spot(
     sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[..., RewardOutput]
 ) -> torch.Tensor:
     """Returns 1 − the mean of the worst 1 % of the reward model's map, [B]. 1 − max̂(M) of CCL (arXiv 2512.22647)."""
@@ -54,7 +54,7 @@ def fgr_map(
 
 
 @reward_map("fgr_map", needs=("reward_model",), needs_map=True)
-def fgr_degradation_map(
+def fgr_map(
     sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[..., RewardOutput]
 ) -> torch.Tensor:
     """Returns the reward model's degradation map, [B, 1, H, W]."""

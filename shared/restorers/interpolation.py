@@ -1,8 +1,11 @@
-"""Restorers without weights: they resize and at most sharpen. In the dataset they stand for lost and for forced detail."""
+"""Restorers without weights, known by name: they resize and at most sharpen.
+
+In the dataset bicubic stands for detail that is lost, sharpened Lanczos for detail that is forced.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -49,3 +52,10 @@ class SharpenedLanczosRestorer:
         resized = np.stack([np.asarray(channel) for channel in channels], axis=-1)
         blurred = cv2.GaussianBlur(resized, (0, 0), self.radius_px)
         return np.clip(resized + self.amount * (resized - blurred), 0.0, 1.0)
+
+
+# Name → the restorer of a scale, wherever a restorer is named.
+BUILT_IN: Mapping[str, Callable[[int], BicubicRestorer | SharpenedLanczosRestorer]] = {
+    "bicubic": BicubicRestorer,
+    "lanczos+unsharp": SharpenedLanczosRestorer,
+}

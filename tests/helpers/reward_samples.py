@@ -7,7 +7,7 @@ import torch
 
 from data.regions.masks import MaskConfig, draw_mask
 from data.regions.targets import MIXTURE_WEIGHTS, Normaliser, TargetConfig
-from data.store.sample import Sample
+from data.store.dataset_sample import Sample
 from data.store.sample_maker import SampleMaker, TargetScale
 from shared.seeds import numpy_rng
 from shared.vision.images import on_8_bits, to_tensor

@@ -39,7 +39,7 @@ def tiny_rl_config(folder: Path) -> TrainRlConfig:
         ),
         pairs=PairConfig(crop_px=32, pairs=16),
         sampler=SamplerSpec(steps=4, eta=0.7),
-        reward=RewardConfig(parts=[RewardPart("fgr_score", 0.5), RewardPart("fgr_map", 0.5)]),
+        reward=RewardConfig(parts=[RewardPart("fgr_score", 0.5), RewardPart("fgr_worst_spot", 0.5)]),
         iterations=4,
         groups=4,
         group_size=3,

@@ -11,16 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
+from data.store.dataset_sample import Sample
 from data.store.reader import load_samples
-from data.store.sample import Sample
 from data.store.sample_maker import SampleMaker, TargetScale
-from reward_model.evaluate import EvaluateConfig, _spread, choose_thresholds, main, measure
+from reward_model.evaluate import EvaluateRmConfig, _spread, choose_thresholds, main, measure_methods
 from reward_model.measuring.baselines import no_reference_baselines, upper_bounds
 from reward_model.measuring.bootstrap import Interval
-from reward_model.measuring.metrics import PixelCounts, count_pixels
+from reward_model.measuring.detection import PixelCounts, count_pixels
 from reward_model.measuring.predict import Predictions, Scorer, pixel_labels
 from reward_model.measuring.sample_sets import CropConfig, read_triples, swapped_by_restorer
-from reward_model.measuring.tables import Row, as_json, figures, markdown, markdown_by_area
+from reward_model.measuring.tables import MethodRow, as_json, figures, markdown, markdown_by_area
 from reward_model.network.model import RewardModelConfig
 from shared.app.errors import UserError
 from shared.restorers.load import load_restorer
@@ -150,11 +150,11 @@ def test_thresholds_are_chosen_on_validation(monkeypatch):
 
     scorer, blind = Scorer(scores), Scorer(lambda pictures, gt, _lq: (gt.sum((1, 2, 3)), None))
     monkeypatch.setattr("reward_model.evaluate.load_samples", lambda folder, split: splits[split])
-    config = EvaluateConfig(max_clean_area=0.0, bootstrap_rounds=2)
+    config = EvaluateRmConfig(max_clean_area=0.0, bootstrap_rounds=2)
     thresholds = choose_thresholds(config, {"map": scorer, "no map": blind})
     # The defect is .6, clean pictures .3. The control, with .5 around its harmless swap, does not count, nor does test.
     assert thresholds == {"map": pytest.approx(0.3, abs=0.001)}
-    row = measure(config, {"map": scorer}, {"night": splits["test"]}, thresholds)["night"]["map"].overall
+    row = measure_methods(config, {"map": scorer}, {"night": splits["test"]}, thresholds)["night"]["map"].overall
     # All 16 pixels are above it: 4 hits and 12 false alarms, F1 8 / 20; all of gt is called broken.
     assert (row["F1"].value, row["clean area"].value) == (pytest.approx(0.4), 1.0)
     loud = choose_thresholds(dataclasses.replace(config, max_clean_area=1.0), {"map": scorer})
@@ -216,8 +216,8 @@ def test_what_cannot_be_measured_is_refused_in_one_line(words, evaluated, datase
 
 def test_cells_and_json_of_a_row():
     some, none = Interval(0.5, 0.25, 0.75), Interval(np.nan, np.nan, np.nan)
-    rows = {"a": Row({"F1": some, "AP": none}, {"0%–2% (1)": {"F1": none}}, 3)}
-    rows["b"] = Row({"triplet": some}, {"0%–2% (1)": {"triplet": some}}, 3)
+    rows = {"a": MethodRow({"F1": some, "AP": none}, {"0%–2% (1)": {"F1": none}}, 3)}
+    rows["b"] = MethodRow({"triplet": some}, {"0%–2% (1)": {"triplet": some}}, 3)
     head, *cells = markdown(rows).splitlines()
     assert head == "| method | F1 | AP | triplet |"
     assert cells[1:] == ["| a | 0.500 [0.250, 0.750] | – | – |", "| b | – | – | 0.500 [0.250, 0.750] |"]

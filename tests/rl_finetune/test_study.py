@@ -18,7 +18,7 @@ from rl_finetune.evidence.study_figures import (
     difference,
     iterations_to_reach,
     read_run,
-    tables,
+    study_tables,
 )
 from rl_finetune.evidence.study_plot import panels_svg
 from rl_finetune.loop.config import TrainRlConfig
@@ -85,12 +85,14 @@ def test_the_iteration_that_reaches_another_arms_gain():
 
 
 def test_tables_compare_with_the_first_arm():
-    rows = tables({"slow": SLOW, "fast": FAST}, {"speed": ["slow", "fast"]}, ["reward"]).splitlines()
+    rows = study_tables({"slow": SLOW, "fast": FAST}, {"speed": ["slow", "fast"]}, ["reward"]).splitlines()
     assert rows[0] == "**speed**"
     assert rows[2] == "| | reward ↑ | reward against slow | iterations to its gain |"
     assert rows[4] == "| slow | +0.0400 ± 0.0200 |  | 10 |"
     assert rows[5] == "| fast | +0.0600 ± 0.0100 | +0.0200 ± 0.0100 | 4 |"
-    assert tables({"slow": SLOW, "fast": FAST}, {"x": ["fast", "slow"]}, ["reward"]).rstrip().endswith("| never |")
+    assert (
+        study_tables({"slow": SLOW, "fast": FAST}, {"x": ["fast", "slow"]}, ["reward"]).rstrip().endswith("| never |")
+    )
 
 
 def test_curves_are_drawn_on_their_panels_scale():

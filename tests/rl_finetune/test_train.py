@@ -123,7 +123,7 @@ def test_credit_in_time_runs_from_before_the_first_trained_step_to_the_final_pic
     judgement = judge(session, drawn)
     final = session.judge.final(drawn.sr, drawn.each_sample(drawn.gt), lq)
     before = session.judge.final(drawn.predictions[0], drawn.each_sample(drawn.gt), lq)
-    for name in ("fgr_score", "fgr_map"):
+    for name in ("fgr_score", "fgr_worst_spot"):
         by_step = judgement.rewards[name]
         assert by_step.shape == (4, 3, 3)
         torch.testing.assert_close(by_step[..., -1].flatten(), final.values[name])
@@ -290,8 +290,8 @@ def test_a_curriculum_from_stage_0_leaves_a_substitutes_map_out(tiny_run, tmp_pa
     curriculum = CurriculumConfig(stages=(0, 1), budget_iterations=5)
     reward = RewardConfig(parts=LRPO_FACE_PARTS)
     session = open_session(dataclasses.replace(tiny_run, reward=reward, curriculum=curriculum), tmp_path)
-    # face_preference becomes fgr_map, which RM_0 has not; its score and the fidelity parts stay.
+    # face_preference becomes fgr_worst_spot, which RM_0 has not; its score and the fidelity parts stay.
     assert set(session.judge.composites[0].weights) == {"gradient_similarity", "fgr_score", "dwt"}
-    assert set(session.judge.composites[1].weights) == {"fgr_map", "gradient_similarity", "fgr_score", "dwt"}
-    assert session.judge.composites[0].replacements["face_preference"] == "fgr_map"
+    assert set(session.judge.composites[1].weights) == {"fgr_worst_spot", "gradient_similarity", "fgr_score", "dwt"}
+    assert session.judge.composites[0].replacements["face_preference"] == "fgr_worst_spot"
     assert math.isfinite(rl.iterate(session, 0)["reward"])

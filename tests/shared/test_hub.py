@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from reward_model import download
-from reward_model.measuring.card import write_card
+from reward_model.measuring.model_card import write_model_card
 from reward_model.network.checkpoint import push_checkpoint
 from reward_model.network.model import RewardModel, RewardModelConfig
 from shared.app.errors import UserError
@@ -29,7 +29,7 @@ def checkpoint(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     for stage in (0, 1):
         RewardModel(RewardModelConfig(decoder_channels=(16,)), stage=stage).save_pretrained(folder)
-    write_card(folder)
+    write_model_card(folder)
     return folder
 
 

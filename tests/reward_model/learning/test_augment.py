@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data.regions.targets import MIXTURE_WEIGHTS, Normaliser, TargetConfig, TargetMaker, dilated
-from data.store.sample import Sample
+from data.store.dataset_sample import Sample
 from data.store.sample_maker import SampleMaker, TargetScale
 from reward_model.learning.augment import AugmentConfig, Augmenter
 from shared.vision.images import to_array

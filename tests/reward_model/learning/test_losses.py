@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reward_model.learning.losses import (
-    LossConfig,
+    TripletLossConfig,
     align_loss,
     distance_loss,
     level_loss,
@@ -20,8 +20,8 @@ from reward_model.learning.losses import (
 from reward_model.measuring.full_reference import full_reference_quality
 
 
-def only(**weights: float) -> LossConfig:
-    return LossConfig(**{"map_l1": 0.0, "map_bce": 0.0, "map_dice": 0.0, **weights})
+def only(**weights: float) -> TripletLossConfig:
+    return TripletLossConfig(**{"map_l1": 0.0, "map_bce": 0.0, "map_dice": 0.0, **weights})
 
 
 def test_l1_map_loss_by_hand():
@@ -44,7 +44,7 @@ def test_bce_tends_to_the_mean_where_l1_tends_to_the_median():
     targets = torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1, 1)
     levels = torch.linspace(0.01, 0.99, 99)
 
-    def best(config: LossConfig) -> float:
+    def best(config: TripletLossConfig) -> float:
         return levels[
             torch.stack([map_loss(level.expand(3, 1, 1, 1), targets, config) for level in levels]).argmin()
         ].item()
@@ -145,5 +145,5 @@ def test_bad_weights_are_refused():
     with pytest.raises(ValueError, match="at least one of map_l1"):
         only()
     with pytest.raises(ValueError, match="rank must lie between"):
-        LossConfig(rank=-1.0)
-    assert math.isfinite(LossConfig().margin)
+        TripletLossConfig(rank=-1.0)
+    assert math.isfinite(TripletLossConfig().margin)

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from reward_model.network.model import RewardModel
-from reward_model.train import TrainConfig, open_accelerator
+from reward_model.train import TrainConfig, accelerator_of
 from shared.app.errors import UserError
 from shared.runs.run_folder import RunFolder
 from shared.runs.tracking import read_metrics
@@ -100,4 +100,4 @@ def test_half_precision_without_a_gpu_is_refused(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match="fp16 needs a GPU"):
-        open_accelerator(TrainConfig(out=str(tmp_path), device="cpu", precision="fp16"))
+        accelerator_of(TrainConfig(out=str(tmp_path), device="cpu", precision="fp16"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reward_model.learning.batches import TripletBatch
-from reward_model.learning.losses import LossConfig
+from reward_model.learning.losses import TripletLossConfig
 from reward_model.learning.stage_loss import stage_loss
 from reward_model.network.model import RewardOutput
 from tests.helpers.reward_models import build
@@ -42,17 +42,17 @@ def test_stage_0_learns_how_far_each_picture_is_from_its_truth():
     # Half way between sr and gt lies half the damage: depth .5·sqrt(.08) = .1414. Scores 1 − .5·mean are .9, .8, 1, .9
     # for syn, sr, gt and the picture half way: only the last is off, by .0414 against each of three, in six pairs.
     model = Brightness(-0.5)
-    _, terms = stage_loss(model, batch(), LossConfig(), None)
+    _, terms = stage_loss(model, batch(), TripletLossConfig(), None)
     assert terms["distance"].item() == pytest.approx(3 * (0.5 * 0.08**0.5 - 0.1) / 6, abs=1e-5)
     assert terms["rank"].item() == pytest.approx(0.0, abs=1e-6)
     assert terms["level"].item() == pytest.approx(0.0, abs=1e-6)
     assert torch.equal(model.seen[12:], torch.full((4, 3, 48, 48), 0.2))
-    assert stage_loss(Brightness(0.5), batch(), LossConfig(), None)[1]["distance"] > 0.1
+    assert stage_loss(Brightness(0.5), batch(), TripletLossConfig(), None)[1]["distance"] > 0.1
 
 
 def test_later_stages_learn_maps_of_the_same_pictures_without_the_one_half_way():
     model, seen = build(stage=1), []
     model.register_forward_pre_hook(lambda _module, given: seen.append(len(given[0])))
-    _, terms = stage_loss(model, batch(), LossConfig(), lambda gt: torch.ones(len(gt)))
+    _, terms = stage_loss(model, batch(), TripletLossConfig(), lambda gt: torch.ones(len(gt)))
     assert set(terms) == {"rank", "map", "align"}
     assert seen == [12]

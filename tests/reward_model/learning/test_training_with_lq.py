@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from reward_model.learning.losses import LossConfig
+from reward_model.learning.losses import TripletLossConfig
 from reward_model.learning.stage_loss import stage_loss
 from reward_model.network.model import RewardModel
 from reward_model.train import TrainConfig
@@ -39,7 +39,7 @@ def test_only_the_samples_that_show_their_lq_teach_the_branch(tmp_path):
 
     def loss(given: list[bool], lq: torch.Tensor | None = None) -> torch.Tensor:
         shown = [s if lq is None else dataclasses.replace(s, lq=lq[i]) for i, s in enumerate(samples)]
-        return stage_loss(model, TripletBatch.collate(shown, given), LossConfig(), None)[0]
+        return stage_loss(model, TripletBatch.collate(shown, given), TripletLossConfig(), None)[0]
 
     other = torch.rand(4, 3, 48, 48)
     other[0] = samples[0].lq

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reward_model.measuring.bootstrap import Figure, Interval, bootstrap
-from reward_model.measuring.metrics import BINS, PixelCounts
+from reward_model.measuring.detection import BINS, PixelCounts
 from reward_model.measuring.predict import Predictions
 from reward_model.measuring.tables import figures
 

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 import reward_model.learning.stages
 import reward_model.network.model
 from reward_model.learning.averaged_weights import AveragedWeights
-from reward_model.learning.losses import LossConfig
+from reward_model.learning.losses import TripletLossConfig
 from reward_model.learning.optimizer import OptimConfig
 from reward_model.network.checkpoint import read_config, verify_checkpoint
 from reward_model.network.model import RewardModel, RewardModelConfig
@@ -168,7 +168,7 @@ def test_accumulated_batches_are_one_step_along_their_mean(monkeypatch):
         model,
         torch.optim.SGD(model.parameters(), lr=1.0),
         iter([Batch(1.0), Batch(3.0)]),
-        loss=LossConfig(),
+        loss=TripletLossConfig(),
         optim=OptimConfig(accumulate=2, gradient_clip=100.0),
         accelerator=Accelerator(cpu=True),
         anchor=None,

@@ -64,7 +64,7 @@ def test_without_a_recogniser_the_run_and_its_report_say_so(tiny_run, tmp_path, 
     summary = rl.compare_with_base(session)
     assert IDENTITY not in {row["name"] for row in summary["rows"]}
     (tmp_path / "rl_face" / "summary.json").write_text(json.dumps(summary))
-    html = report.page(tmp_path, report.stages_of_run(tmp_path, dataset=None))
+    html = report.report_page(tmp_path, report.stages_of_run(tmp_path, dataset=None))
     assert "<code>identity_check</code> was not measured: identity_weights names no face recogniser." in html
 
 

@@ -17,7 +17,7 @@ def refused(*rewards: str, identity_weights: str = "", **settings: str) -> set[s
 @pytest.mark.parametrize(
     ("reward", "expected"),
     [
-        ("fgr_map", set()),
+        ("fgr_worst_spot", set()),
         ("dwt", set()),
         ("psnr", {"psnr"}),
         ("absolute_error", {"psnr"}),

@@ -120,11 +120,11 @@ def test_maps_are_blended_and_a_stage_without_one_gives_way():
 
 
 def test_stage_zero_has_no_map_to_reward():
-    weights = {"fgr_score": 0.5, "fgr_map": 0.5}
-    assert stage_rewards(weights, 0, need_map=["fgr_map"]) == {"fgr_score": 0.5}
-    assert stage_rewards(weights, 1, need_map=["fgr_map"]) == weights
+    weights = {"fgr_score": 0.5, "fgr_worst_spot": 0.5}
+    assert stage_rewards(weights, 0, need_map=["fgr_worst_spot"]) == {"fgr_score": 0.5}
+    assert stage_rewards(weights, 1, need_map=["fgr_worst_spot"]) == weights
     with pytest.raises(UserError, match="stage 0 of the curriculum has no degradation map"):
-        stage_rewards({"fgr_map": 1.0}, 0, need_map=["fgr_map"])
+        stage_rewards({"fgr_worst_spot": 1.0}, 0, need_map=["fgr_worst_spot"])
 
 
 def test_config_is_checked():

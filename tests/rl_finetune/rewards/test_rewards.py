@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from rl_finetune.rewards.composite import LRPO_FACE, Composite, resolve
+from rl_finetune.rewards.config import RewardConfig, RewardPart
 from rl_finetune.rewards.fidelity import low_band
 from rl_finetune.rewards.learned import JudgedOnce
 from rl_finetune.rewards.registry import Toolbox, ToolSettings, bind, find_map, find_reward, reward_names
@@ -45,7 +46,7 @@ def build(weights: dict[str, float], **options) -> Composite:
 
 
 def test_names_that_must_be_known():
-    expected = {"fgr_score", "fgr_map", "psnr", "ssim", "dwt", "lpips", "clipiqa", "face_preference", "identity"}
+    expected = {"fgr_score", "fgr_worst_spot", "psnr", "ssim", "dwt", "lpips", "clipiqa", "face_preference", "identity"}
     assert expected <= set(reward_names())
     for name in reward_names():
         low, high = find_reward(name).value_range
@@ -111,10 +112,18 @@ def test_reward_model_rewards_and_map():
     toolbox = Toolbox(given={"reward_model": Judgement})
     torch.testing.assert_close(bind(find_reward("fgr_score"), toolbox)(SR, GT, LQ), -SR.mean((1, 2, 3)))
     expected = 1 - SR[:, :1].flatten(1).sort(1, descending=True).values[:, :23].mean(1)  # 1 % of 2304: 23
-    torch.testing.assert_close(bind(find_reward("fgr_map"), toolbox)(SR, GT, LQ), expected)
+    torch.testing.assert_close(bind(find_reward("fgr_worst_spot"), toolbox)(SR, GT, LQ), expected)
     assert torch.equal(bind(find_map("fgr_map"), toolbox)(SR, GT, LQ), SR[:, :1])
     with pytest.raises(UserError, match="needs reward_model, and none was given"):
         bind(find_reward("fgr_score"), Toolbox())
+
+
+def test_the_old_name_of_a_reward_is_still_read():
+    config = RewardConfig(parts=[RewardPart("fgr_map", 0.4), RewardPart("dwt", 0.6)])
+    assert config.parts == [RewardPart("fgr_worst_spot", 0.4), RewardPart("dwt", 0.6)]
+    assert config.maps == [RewardPart("fgr_map", 1.0)]
+    with pytest.raises(ValueError, match="names a reward twice: fgr_worst_spot, fgr_worst_spot"):
+        RewardConfig(parts=[RewardPart("fgr_map", 1.0), RewardPart("fgr_worst_spot", 1.0)])
 
 
 def test_maps_of_the_truth():
@@ -135,7 +144,7 @@ def test_maps_of_the_truth():
 def test_score_and_map_cost_one_pass_a_batch():
     model = CountingModel()
     toolbox = Toolbox(given={"reward_model": model})
-    composite = Composite.build({"fgr_score": 0.5, "fgr_map": 0.5}, toolbox, maps=["fgr_map"], images_per_call=2)
+    composite = Composite.build({"fgr_score": 0.5, "fgr_worst_spot": 0.5}, toolbox, maps=["fgr_map"], images_per_call=2)
     values = composite(SR, GT, LQ)
     assert model.calls == 2
     assert torch.equal(values.degradation_maps["fgr_map"], SR[:, :1])
@@ -155,7 +164,7 @@ def test_a_reward_model_that_takes_lq_is_always_given_it():
     model = BesideLq()
     toolbox = Toolbox(given={"reward_model": model})
     expected = -(SR * LQ.mean((2, 3), keepdim=True)).mean((1, 2, 3))
-    composite = Composite.build({"fgr_score": 1.0, "fgr_map": 1.0}, toolbox, maps=["fgr_map"], images_per_call=2)
+    composite = Composite.build({"fgr_score": 1.0, "fgr_worst_spot": 1.0}, toolbox, maps=["fgr_map"], images_per_call=2)
     values = composite(SR, GT, LQ)
     torch.testing.assert_close(values.values["fgr_score"], expected)
     assert torch.equal(values.degradation_maps["fgr_map"], (SR * LQ.mean((2, 3), keepdim=True))[:, :1])
@@ -202,9 +211,9 @@ def test_a_value_that_is_not_finite_stops_with_reward_and_sample():
 def test_lrpo_composite_and_its_embedded_substitutes():
     assert LRPO_FACE == {"face_preference": 0.3, "lpips": 0.3, "clipiqa": 0.1, "dwt": 0.3}
     composite = build(LRPO_FACE)
-    assert composite.weights == {"fgr_map": 0.3, "gradient_similarity": 0.3, "fgr_score": 0.1, "dwt": 0.3}
+    assert composite.weights == {"fgr_worst_spot": 0.3, "gradient_similarity": 0.3, "fgr_score": 0.1, "dwt": 0.3}
     assert composite.replacements == {
-        "face_preference": "fgr_map",
+        "face_preference": "fgr_worst_spot",
         "lpips": "gradient_similarity",
         "clipiqa": "fgr_score",
     }

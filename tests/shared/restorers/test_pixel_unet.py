@@ -19,6 +19,7 @@ from shared.restorers.load import load_policy, load_restorer, save_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig, PixelUNetRestorer
 from shared.runs.run_folder import RunFolder
 from shared.runs.tracking import read_metrics
+from shared.vision.images import read_image, save_image, to_tensor
 from tests.helpers.tiny import save_pictures, save_tiny_policy, tiny_policy
 
 
@@ -200,3 +201,18 @@ def test_tiles_cover_the_picture_and_agree_where_nothing_is_random(tmp_path):
 def test_restore_says_what_is_wrong(words, message):
     with pytest.raises(UserError, match=message):
         restore.main(words)
+
+
+def test_a_built_in_name_is_a_policy_like_any_other(tmp_path):
+    save_image(tmp_path / "picture.png", pictures(3, 20, 12))
+    restore.main([f"in={tmp_path / 'picture.png'}", f"out={tmp_path}/out", "policy=bicubic"])
+    lq = to_tensor(read_image(tmp_path / "picture.png"))[None]
+    expected = torch.nn.functional.interpolate(lq, scale_factor=4, mode="bicubic").clamp(0, 1)
+    sr = to_tensor(read_image(tmp_path / "out" / "picture.png"))
+    torch.testing.assert_close(sr, expected[0], atol=0.5 / 255 + 1e-6, rtol=0)
+    assert torch.equal(load_restorer("bicubic", scale=1).restore(lq, sample_seeds=[0]), lq)
+    assert load_restorer("lanczos+unsharp", scale=2).scale == 2
+    with pytest.raises(
+        UserError, match=r"expected bicubic or lanczos.unsharp, a restorer's folder .* bicubik is missing"
+    ):
+        load_restorer("bicubik")

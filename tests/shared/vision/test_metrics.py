@@ -56,7 +56,7 @@ def test_every_family_has_a_metric_that_needs_no_weights_but_identity():
 
 
 def test_a_metric_does_not_judge_what_it_shares_a_network_or_a_formula_with():
-    rewards = {"lpips": frozenset({"vgg16"}), "ssim": frozenset({"ssim"}), "fgr_map": frozenset()}
+    rewards = {"lpips": frozenset({"vgg16"}), "ssim": frozenset({"ssim"}), "fgr_worst_spot": frozenset()}
     judges, refused = judging([*METRICS, "objective"], rewards)
     assert {"psnr", "lpips_alex", "gradient_distance", "detail_energy", "shared_tile", "identity_check"} <= set(judges)
     assert refused["dists"] == refused["lpips_vgg"] == "the reward lpips is made of vgg16 too"

@@ -15,7 +15,7 @@ from shared.files import write_bytes
 _VALIDATION = ("pixel_auroc", "sr_below_syn", "syn_below_gt", "triplet")
 
 
-def write_card(folder: Path, *, licence: str = "") -> None:
+def write_model_card(folder: Path, *, licence: str = "") -> None:
     """Writes README.md from config.json, the training config and metrics.json of a checkpoint folder.
 
     An empty licence keeps the one that the folder's card states already, if any.
@@ -75,7 +75,7 @@ def add_tables(folder: Path, tables: dict[str, str], figures: dict[str, Any]) ->
     metrics["tables"] = {**metrics.get("tables", {}), **tables}
     metrics["evaluation"] = {**metrics.get("evaluation", {}), **figures}
     write_bytes(path, (json.dumps(metrics, indent=2) + "\n").encode())
-    write_card(folder)
+    write_model_card(folder)
 
 
 def _validation_table(figures: dict[str, dict[str, float]]) -> str:

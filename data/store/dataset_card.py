@@ -129,7 +129,7 @@ Each picture keeps its source's licence.
 """
 
 
-def write_card(
+def write_dataset_card(
     folder: Path,
     config: BuildConfig,
     sources: list[ImageSource],
