@@ -28,7 +28,7 @@ from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.feed_forward import FeedForwardRestorer
 from shared.restorers.load import load_restorer, open_stage, save_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig
-from shared.restorers.pre_restorer import OWN, STAGES, require_scale
+from shared.restorers.pre_restorer import OWN, STAGES, fitted
 from shared.restorers.protocol import Restorer
 from shared.runs.run_folder import RunFolder
 from shared.runs.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
@@ -195,7 +195,9 @@ def open_taught(
     if config.detail.teacher is None:
         return None
     teacher = load_restorer(config.detail.teacher, scale=config.policy.scale)
-    require_scale(teacher, config.policy.scale, name=f"detail.teacher {config.detail.teacher}")
+    teacher = fitted(
+        teacher, config.policy.scale, shrink=config.policy.shrink, name=f"detail.teacher {config.detail.teacher}"
+    )
     count = min(config.detail.teacher_pairs, len(pairs))
     first = PairDataset(
         pairs.source, pairs.image_ids, replace(config.pairs, pairs=count), task=config.task, seed=config.seed

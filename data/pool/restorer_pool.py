@@ -12,13 +12,13 @@ import torch
 from data.degradation.pairs import SCALES
 from data.degradation.records import Task
 from data.pool.shared_weights import WeightStore
-from data.pool.shrunk import ShrunkRestorer
 from shared.app.config import require_range
 from shared.app.devices import open_device
 from shared.app.errors import UserError
 from shared.restorers.interpolation import BUILT_IN
 from shared.restorers.protocol import HUB_PREFIX, Restorer, names_pipeline, on_device
 from shared.restorers.published import find_published, names_published, wheel_is_missing
+from shared.restorers.wrapped import ShrunkRestorer
 
 BATCH_PIXELS = 2**22  # of sr that go through a network together
 

@@ -17,8 +17,9 @@ from shared.app.config import require_range
 from shared.diffusion.sampler import SamplerSpec, sample
 from shared.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from shared.restorers.pixel_ends import PixelHead, PixelStem
-from shared.restorers.pre_restorer import NONE, bicubic_sr, require_scale
+from shared.restorers.pre_restorer import NONE, OWN, bicubic_sr, fitted
 from shared.restorers.protocol import Condition, Restorer, on_device
+from shared.restorers.wrapped import RememberedRestorer
 from shared.vision.images import pad_to_multiple
 
 
@@ -30,6 +31,9 @@ class PixelUNetConfig:
     # The first stage: none (bicubic), own (a network trained for this policy, in its folder), a restorer's folder or file.
     pre_restorer: str = NONE
     guide: str = NONE  # likewise: a sharper picture that the network sees as well, and may draw its detail from
+    # An upscaler among the two that enlarges more than the policy sees lq shrunk by this much, and what it enlarges too
+    # far is averaged; 0: such a one is refused.
+    shrink: int = 0
     unshuffle: int = 4  # an n×n block of pixels becomes one latent cell of 3·n² channels
     pixel_channels: int = 0  # of the full-resolution stem and head around the U-Net; 0: it sees and writes cells alone
     channels: tuple[int, ...] = (64, 96, 128)  # per resolution level; each level halves the latent side
@@ -42,7 +46,7 @@ class PixelUNetConfig:
 
     def __post_init__(self) -> None:
         require_range(scale=(self.scale, 1, 8), unshuffle=(self.unshuffle, 1, 16))
-        require_range(pixel_channels=(self.pixel_channels, 0, 1024))
+        require_range(pixel_channels=(self.pixel_channels, 0, 1024), shrink=(self.shrink, 0, 16))
         if self.pixel_channels and self.unshuffle & (self.unshuffle - 1):
             raise ValueError(f"a stem and head (pixel_channels) need unshuffle 1, 2, 4 or 8, got {self.unshuffle}")
         if self.residual_std <= 0:
@@ -93,10 +97,10 @@ class PixelUNet(nn.Module):
             nn.init.zeros_(self.unet.conv_out.weight)
             nn.init.zeros_(self.unet.conv_out.bias)
         # In a dictionary, so that they are no part of what is trained, averaged or saved with this network's weights.
-        self._restorers = {"pre_restorer": pre_restorer, "guide": guide}
-        for name, restorer in self._restorers.items():
-            if restorer is not None:
-                require_scale(restorer, config.scale, name=f"{name} {getattr(config, name)}")
+        self._restorers = {
+            name: restorer and self._stage(name, restorer)
+            for name, restorer in {"pre_restorer": pre_restorer, "guide": guide}.items()
+        }
 
     @property
     def pre_restorer(self) -> Restorer | None:
@@ -158,6 +162,12 @@ class PixelUNet(nn.Module):
     def decode(self, x0: torch.Tensor, condition: Condition) -> torch.Tensor:
         """Returns sr [B, 3, H, W], not clamped, differentiable in x_0."""
         return condition["start"] + F.pixel_shuffle(x0, self.config.unshuffle) * self.config.residual_std
+
+    def _stage(self, name: str, restorer: Restorer) -> Restorer:
+        where = getattr(self.config, name)
+        fit = fitted(restorer, self.config.scale, shrink=self.config.shrink, name=f"{name} {where}")
+        # A network of the policy's own is cheap; a published one takes a hundred times a step's time.
+        return fit if where == OWN else RememberedRestorer(fit)
 
     def _restored(self, name: str, lq: torch.Tensor) -> torch.Tensor:
         restorer = self._restorers[name]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from shared.app.errors import UserError
 from shared.restorers.protocol import Restorer
+from shared.restorers.wrapped import ShrunkRestorer
 
 NONE, OWN = "none", "own"
 STAGES = ("pre_restorer", "guide")  # the keys of a policy's config, and its own networks' folders within its own
@@ -22,6 +23,16 @@ def bicubic_sr(lq: torch.Tensor, scale: int) -> torch.Tensor:
     if scale == 1:
         return lq
     return F.interpolate(lq, scale_factor=scale, mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+def fitted(restorer: Restorer, scale: int, *, shrink: int, name: str) -> Restorer:
+    """Returns the restorer at `scale`: one that enlarges more sees pictures shrunk by `shrink`, a divisor of the excess.
+
+    Raises UserError where it does not fit, and where it enlarges more but `shrink` is 0.
+    """
+    if restorer.scale == scale or not shrink or restorer.scale % (scale * shrink):
+        return require_scale(restorer, scale, name=name)
+    return ShrunkRestorer(restorer, scale, shrink)
 
 
 def require_scale(restorer: Restorer, scale: int, *, name: str) -> Restorer:

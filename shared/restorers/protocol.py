@@ -77,4 +77,6 @@ def on_device(restorer: Restorer, device: torch.device) -> Restorer:
     for part in [restorer] if hasattr(restorer, "to") else vars(restorer).values():
         if hasattr(part, "to"):
             part.to(device)
+        elif hasattr(part, "restore"):
+            on_device(part, device)
     return restorer
