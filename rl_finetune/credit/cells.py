@@ -1,6 +1,6 @@
 """Credit where the defect is: advantages per latent cell, and per cell and step.
 
-Every map here is a degradation on the latent grid (`rl_finetune.rewards.latent_grid`), 0 clean. Derivations, assumptions
+Every map here is a degradation on the latent grid (`shared.diffusion.latent_grid`), 0 clean. Derivations, assumptions
 and measured bias and variance: docs/equations.md, sections 3 and 4.
 """
 

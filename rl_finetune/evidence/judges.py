@@ -13,6 +13,8 @@ _MADE_OF: Mapping[str, frozenset[str]] = {
     "ssim": frozenset({"ssim"}),
     "gradient_similarity": frozenset({"gradient_distance"}),
     "gradient_distance": frozenset({"gradient_distance"}),
+    "detail": frozenset({"high band"}),
+    "detail_error": frozenset({"high band"}),
 }
 _BACKBONES = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet"}
 _OF_PYIQA = {

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from rl_finetune.rewards import faces, fidelity  # noqa: F401  importing them registers their rewards
+from rl_finetune.rewards import faces, fidelity, local_detail  # noqa: F401  importing them registers their rewards
 from rl_finetune.rewards.learned import JudgedOnce
 from rl_finetune.rewards.registry import Reward, Toolbox, bind, find_map, find_reward
 from shared.app.errors import UserError

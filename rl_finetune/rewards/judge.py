@@ -17,9 +17,9 @@ from reward_model.network.model import RewardModel
 from rl_finetune.rewards.composite import Composite, RewardValues, resolve
 from rl_finetune.rewards.config import Order, RewardConfig
 from rl_finetune.rewards.curriculum import CurriculumConfig, CurriculumState, blend_maps, stage_rewards, stage_weights
-from rl_finetune.rewards.latent_grid import to_latent_grid
 from rl_finetune.rewards.objective import StageScales
 from rl_finetune.rewards.registry import Toolbox, find_map, find_reward
+from shared.diffusion.latent_grid import to_latent_grid
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from rl_finetune.credit.cells import CELL_CLIP, smooth_cells, spacetime_advantages, spatial_advantages
 from rl_finetune.credit.pictures import group_advantages
 from rl_finetune.credit.steps import credited_gains, temporal_advantages
-from rl_finetune.rewards.latent_grid import to_latent_grid
 from shared.app.errors import UserError
+from shared.diffusion.latent_grid import to_latent_grid
 
 
 def test_maps_are_averaged_over_cells():

@@ -24,6 +24,8 @@ def refused(*rewards: str, identity_weights: str = "", **settings: str) -> set[s
         ("ssim", {"ssim", "ms_ssim"}),
         ("gradient_similarity", {"gradient_distance"}),
         ("gradient_distance", {"gradient_distance"}),
+        ("detail", {"detail_energy", "detail_correlation", "true_detail"}),
+        ("detail_error", {"detail_energy", "detail_correlation", "true_detail"}),
         ("lpips", {"lpips_vgg", "dists"}),
         ("pyiqa:dists", {"lpips_vgg", "dists"}),
         ("pyiqa:lpips", {"lpips_alex"}),

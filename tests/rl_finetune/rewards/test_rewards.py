@@ -60,11 +60,11 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         find_reward("fgr_socre")
     with pytest.raises(UserError, match="no degradation map called 'fgr_mp'; did you mean 'fgr_map'"):
         find_map("fgr_mp")
-    with pytest.raises(UserError, match=r"no reward called 'zzz'; known are .*clipiqa, dwt"):
+    with pytest.raises(UserError, match=r"no reward called 'zzz'; known are .*clipiqa, detail, dwt"):
         find_reward("zzz")
 
 
-@pytest.mark.parametrize("name", ["psnr", "ssim", "dwt", "gradient_similarity"])
+@pytest.mark.parametrize("name", ["psnr", "ssim", "dwt", "gradient_similarity", "detail"])
 def test_fidelity_rewards_are_highest_at_the_truth_and_within_their_range(name):
     entry = find_reward(name)
     reward = bind(entry, Toolbox())
@@ -134,7 +134,7 @@ def test_maps_of_the_truth():
     assert error.shape == (4, 1, 48, 48)
     assert error[0, 0, 4, 7].item() == pytest.approx(0.1, abs=1e-6)
     assert error.sum().item() == pytest.approx(0.4, abs=1e-4)
-    for name in ("gradient_distance", "low_band_error"):
+    for name in ("gradient_distance", "low_band_error", "detail_error"):
         where = bind(find_map(name), toolbox)(SR, GT, LQ)
         assert where.shape == (4, 1, 48, 48)
         assert ((where >= 0) & (where <= 1)).all()
