@@ -20,7 +20,7 @@ quoted = '$(subst ','\'',$(value $(1)))'
 given = $(if $(value $(1)),$(call quoted,$(1)),$(2))
 # make would expand a variable to hand it on to the recipes' environment.
 unexport RUN DATASET IMAGES FACES HELD_OUT TASK BENCH PROCESSES PYTHON CONFIG ARGS BASE_ARGS POOL_ARGS DATASET_ARGS RM_ARGS
-unexport IN OUT POLICY TRIPLES RESTORERS REPO REVISION
+unexport IN OUT LQ GT POLICY TRIPLES RESTORERS REPO REVISION
 # The words in a variable such as ARGS: restore-rl takes them apart, with a shell's quotes but without a shell.
 spread = $(if $(value $(1)),--words $(call quoted,$(1)))
 
@@ -108,8 +108,8 @@ test: env ## run every test
 lint: env ## check style
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
-restore: env ## restore a picture or a folder: IN= OUT=, with POLICY= (an RL run's folder)
-	@$(RESTORE_RL) restore in=$(call quoted,IN) out=$(call given,OUT,restored) policy=$(call given,POLICY,$(IN_RUN)/rl_$(FIRST_TASK)) $(call spread,ARGS)
+restore: env ## restore a picture or a folder: IN= OUT=, with POLICY=, else RUN's tuned policy, else the shipped one; TASK=face
+	@$(RESTORE_RL) restore in=$(call quoted,IN) out=$(call given,OUT,restored) policy=$(call quoted,POLICY) run=$(IN_RUN) task=$(FIRST_TASK) $(call spread,ARGS)
 
 eval-rm: env ## measure the reward model: TRIPLES=folder of real triples, RESTORERS='[a.pth,b.pth]' it never met
 	@$(RESTORE_RL) eval-rm configs/eval_rm.yaml checkpoint=$(IN_RUN)/reward_model/checkpoint dataset=$(IN_DATASET) $(if $(value TRIPLES),triples=$(call quoted,TRIPLES)) $(if $(value RESTORERS),restorers=$(call quoted,RESTORERS)) $(call spread,ARGS)
@@ -117,5 +117,5 @@ eval-rm: env ## measure the reward model: TRIPLES=folder of real triples, RESTOR
 download-rm: env ## fetch a reward model from the Hugging Face Hub, for train-rl to use: REPO=user/name, REVISION=
 	@$(RESTORE_RL) download-rm repo=$(call quoted,REPO) revision=$(call quoted,REVISION) out=$(call given,OUT,$(IN_RUN)/reward_model/checkpoint)
 
-score: env ## score pictures and paint where they are broken: IN= OUT=, LQ= what they were restored from, GT= their truth
-	@$(RESTORE_RL) score in=$(call quoted,IN) out=$(call given,OUT,scored) $(if $(value LQ),lq=$(call quoted,LQ)) $(if $(value GT),gt=$(call quoted,GT)) checkpoint=$(IN_RUN)/reward_model/checkpoint $(call spread,ARGS)
+score: env ## score pictures and paint where they are broken: IN= OUT=, LQ= what they were restored from, GT= their truth; with RUN's reward model, else the shipped one
+	@$(RESTORE_RL) score in=$(call quoted,IN) out=$(call given,OUT,scored) $(if $(value LQ),lq=$(call quoted,LQ)) $(if $(value GT),gt=$(call quoted,GT)) run=$(IN_RUN) $(call spread,ARGS)

@@ -36,10 +36,10 @@ SPLITS = ("test", "test_restorer", "test_source")
 class EvaluateRmConfig:
     """Which checkpoint is measured on which sets."""
 
-    checkpoint: str = "runs/default/reward_model/checkpoint"  # a checkpoint folder, or a Hub repository
+    checkpoint: str = "runs/default/reward_model/checkpoint"  # a folder, shipped:reward_model, or a Hub repository
     # A finished dataset folder: its test splits, its val for thresholds, its map scale.
     dataset: str = "datasets/default"
-    out: str = ""  # empty: <checkpoint's parent>/evaluation
+    out: str = ""  # empty: <checkpoint's parent>/evaluation; runs/evaluation of one that is shipped or on the Hub
     stages: tuple[int, ...] = ()  # empty: all of them
     splits: tuple[str, ...] = SPLITS  # of the dataset
     # A folder of <scene>_gt, <scene>_<restorer> and, where known, <scene>_lq, and <scene>_mask with <scene>_syn.
@@ -161,7 +161,8 @@ def write_report(
     config: EvaluateRmConfig, folder: Path, results: dict[str, dict[str, tables.MethodRow]], notes: list[str]
 ) -> Path:
     """Writes evaluation.md and evaluation.json, prints the tables, updates the card, returns the folder."""
-    out = Path(config.out) if config.out else folder.parent / "evaluation"
+    own = Path(config.checkpoint).is_dir()  # neither shipped nor in the Hub's cache
+    out = Path(config.out) if config.out else (folder.parent if own else Path("runs")) / "evaluation"
     texts = {title: tables.markdown(rows) for title, rows in results.items()}
     by_area = {f"{title}, by defect area": tables.markdown_by_area(rows) for title, rows in results.items()}
     sections = [f"## {title}\n\n{text}" for title, text in {**texts, **by_area}.items()]
@@ -171,7 +172,7 @@ def write_report(
     write_bytes(out / "evaluation.md", page.encode())
     write_bytes(out / "evaluation.json", (json.dumps(figures, indent=2) + "\n").encode())
     print("\n\n".join(f"{title}\n{text}" for title, text in texts.items()))
-    if config.update_card and Path(config.checkpoint).is_dir():
+    if config.update_card and own:
         add_tables(folder, texts, figures)
     return out
 

@@ -1,6 +1,6 @@
 """Scores pictures, says how to read the scores, and paints where they are broken.
 
-python -m reward_model.score in=picture.png out=folder checkpoint=runs/default/reward_model/checkpoint
+python -m reward_model.score in=picture.png out=folder
 python -m reward_model.score in=folder lq=folder gt=folder json=true checkpoint=user/name revision=v1
 """
 
@@ -24,6 +24,7 @@ from reward_model.network.tiling import HALO_PX, TILE_PX, score_picture
 from shared.app.devices import open_device
 from shared.app.entry import run_command
 from shared.app.errors import UserError
+from shared.app.shipped import DEFAULT_RUN, choose_checkpoint
 from shared.app.words import read_words
 from shared.files import write_bytes
 from shared.vision.images import UnreadableImage, read_image_8bit, write_png
@@ -40,7 +41,8 @@ class ScoreConfig:
     inputs: str  # `in`: a picture, a folder, or several of them with commas between
     lq: str = ""  # what they were restored from: a picture for all of them, or a folder with one of the same name each
     gt: str = ""  # their truth, likewise: a full-reference map is made beside the model's
-    checkpoint: str = "runs/default/reward_model/checkpoint"  # a folder, or a Hub repository
+    checkpoint: str = ""  # a folder, shipped:reward_model, or a Hub repository; empty: the run's own
+    run: str = DEFAULT_RUN  # whose reward model is used; where the default one has none, the shipped one is
     revision: str | None = None  # of a Hub repository
     stage: int | None = None  # the last one by default
     out: str = ""  # folder for maps, overlays and the page of the worst; empty writes none
@@ -64,7 +66,7 @@ class Found:
 def main(argv: Sequence[str]) -> None:
     config = read_words(ScoreConfig, argv, expected="in=<picture or folder>")
     paths = input_pictures(config.inputs)
-    folder = locate_checkpoint(config.checkpoint, revision=config.revision)
+    folder = locate_checkpoint(config.checkpoint or reward_model_of_run(config.run), revision=config.revision)
     model = RewardModel.from_pretrained(folder, stage=config.stage).to(open_device(config.device))
     if config.out and model.stage == 0:
         raise UserError("stage 0 has no degradation map to write into out=; name stage=1 or later, or leave it out")
@@ -84,6 +86,14 @@ def main(argv: Sequence[str]) -> None:
         print(compare_pair(*rows, reading))
     if config.out:
         write_bytes(Path(config.out) / PAGE, page.html(f"{config.inputs}, scored").encode())
+
+
+def reward_model_of_run(run: str) -> str:
+    """Returns the run's reward model, or the shipped one where the default run has none, and says which."""
+    advice = "train one with make train-rm, fetch one with make download-rm, or name one with checkpoint="
+    choice = choose_checkpoint(run, "reward_model/checkpoint", "reward_model", advice=advice)
+    print(f"reward model: {choice.says}", file=sys.stderr)
+    return choice.where
 
 
 def score_all(

@@ -1,6 +1,7 @@
-"""Restores a picture or a folder of them with a trained policy, at any size.
+"""Restores a picture or a folder of them with a trained or shipped policy, at any size.
 
-python -m rl_finetune.restore in=picture.png out=restored policy=runs/default/rl_sr
+python -m rl_finetune.restore in=picture.png out=restored
+python -m rl_finetune.restore in=folder out=restored task=face policy=runs/mine/rl_face
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import torch
 
+from data.degradation.records import Task
 from shared.app.config import require_range
 from shared.app.devices import open_device
 from shared.app.entry import run_command
 from shared.app.errors import UserError
+from shared.app.shipped import DEFAULT_RUN, choose_checkpoint
 from shared.app.words import read_words
 from shared.restorers.load import load_restorer
 from shared.restorers.protocol import Restorer, on_device
@@ -33,7 +36,10 @@ class RestoreConfig:
 
     inputs: str  # `in`: a picture, a folder, or several of them with commas between
     out: str = "restored"  # folder of the restored pictures
-    policy: str = "runs/default/rl_sr"  # an RL run, a base policy, or a published feed-forward checkpoint
+    # An RL run, a base policy, a published feed-forward checkpoint, or shipped:rl_sr; empty: the run's own.
+    policy: str = ""
+    run: str = DEFAULT_RUN  # whose tuned policy is used; where the default one has none, a shipped one is
+    task: Task = "sr"  # of that policy: sr (×4) | face (same size)
     steps: int | None = None  # the policy's own sampler by default
     eta: float | None = None  # likewise; DDIM stochasticity, 0 to 1
     tile_px: int = 512  # side of lq tiles; larger needs more memory
@@ -48,7 +54,8 @@ def main(argv: Sequence[str]) -> None:
     config = read_words(RestoreConfig, argv, expected="in=<picture or folder>")
     paths = input_pictures(config.inputs)
     device = open_device(config.device)
-    restorer = on_device(load_restorer(config.policy, steps=config.steps, eta=config.eta), device)
+    policy = config.policy or policy_of_run(config.run, config.task)
+    restorer = on_device(load_restorer(policy, steps=config.steps, eta=config.eta), device)
     names, skipped, done = output_names(paths), [], 0
     for path in paths:
         try:
@@ -67,6 +74,14 @@ def main(argv: Sequence[str]) -> None:
         print(f"skipped {line}")
     if not done:
         raise UserError(f"none of {len(paths)} pictures could be read: {skipped[0]}")
+
+
+def policy_of_run(run: str, task: Task) -> str:
+    """Returns the run's tuned policy, or a shipped one where the default run has none, and says which."""
+    advice = f"train one with make train-rl TASK={task}, or name one with policy= (POLICY= of make)"
+    choice = choose_checkpoint(run, f"rl_{task}", f"rl_{task}", f"base_{task}", advice=advice)
+    print(f"policy: {choice.says}")
+    return choice.where
 
 
 def restore_tiled(restorer: Restorer, lq: torch.Tensor, *, tile_px: int, seed: int) -> torch.Tensor:

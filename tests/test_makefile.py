@@ -30,8 +30,8 @@ NASTY = [
 ALL = " ".join(NASTY)
 # target, and the words that its variables must become
 TARGETS = {
-    "restore": ["in={IN}", "out={OUT}", "policy={POLICY}"],
-    "score": ["in={IN}", "checkpoint={RUN}/reward_model/checkpoint"],
+    "restore": ["in={IN}", "out={OUT}", "policy={POLICY}", "run={RUN}", "task=sr"],
+    "score": ["in={IN}", "run={RUN}", "lq={LQ}", "gt={GT}"],
     "base-policies": ["out={RUN}/base_sr", "out={RUN}/base_face", "source.images={IMAGES}", "source.faces={FACES}"],
     "rl-sr": ["launch", "{PROCESSES}", "{CONFIG}", "--words", "{ARGS}", "out={RUN}/rl_sr", "base={RUN}/base_sr"],
     "dataset": ["out={DATASET}", "runs={RUN}", "{BASE_ARGS}", "{POOL_ARGS}", "{DATASET_ARGS}", "{ARGS}", "{CONFIG}"],
@@ -65,7 +65,7 @@ def make(tmp_path):
 
 @pytest.mark.parametrize("text", NASTY)
 def test_a_value_arrives_as_it_was_typed(make, tmp_path, text):
-    assert {f"in={text}", f"policy={text}/rl_sr"} <= set(make("restore", f"IN={text}", f"RUN={text}"))
+    assert {f"in={text}", f"run={text}"} <= set(make("restore", f"IN={text}", f"RUN={text}"))
     assert not (tmp_path / "pwned").exists()
 
 

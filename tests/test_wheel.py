@@ -1,4 +1,4 @@
-"""What `pip install .` leaves on a machine without the checkout: every module, every config, and one console script."""
+"""What `pip install .` leaves without the checkout: every module, config and checkpoint, and one console script."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.tiny import save_pictures, save_tiny_policy
+
 ROOT = Path(__file__).parent.parent
 ROOMS = ("shared", "data", "reward_model", "rl_finetune")
 
@@ -21,8 +23,9 @@ def wheel(tmp_path_factory) -> Path:
     # A copy of what the wheel is made from: building leaves files beside its sources.
     source = folder / "source"
     source.mkdir()
-    for name in (*ROOMS, "configs", "pyproject.toml", "README.md", "LICENSE"):
+    for name in (*ROOMS, "configs", "checkpoints", "pyproject.toml", "README.md", "LICENSE"):
         subprocess.run(["cp", "-r", str(ROOT / name), str(source)], check=True)
+    save_tiny_policy(source / "checkpoints" / "rl_sr", "sr")  # whatever ships today
     pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source))
     (path,) = folder.glob("*.whl")
     return path
@@ -53,11 +56,15 @@ def pip(*words: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_wheel_holds_every_module_and_every_config(wheel):
+def test_the_wheel_holds_every_module_config_and_checkpoint(wheel):
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*.py")}
     configs = {f"shared/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
-    assert held == modules | configs
+    shipped = {
+        f"shared/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "checkpoints").rglob("*") if path.is_file()
+    }
+    tiny = {f"shared/checkpoints/rl_sr/{name}" for name in ("config.json", "model.safetensors")}
+    assert held == modules | configs | shipped | tiny
 
 
 def test_help_works_without_the_checkout(installed):
@@ -83,6 +90,14 @@ def test_a_stage_runs_on_its_shipped_config(installed):
     summary = json.loads((installed.folder / "base" / "summary.json").read_text())
     assert summary["iterations"] == 2
     assert installed("base-policies", *words).stdout == f"finished: {summary['says']}\n"
+
+
+def test_a_picture_is_restored_with_the_shipped_policy(installed):
+    save_pictures(installed.folder / "pictures", 1, side_px=16)
+    done = installed("restore", "in=pictures")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("policy: shipped:rl_sr (runs/default/rl_sr is not trained)\n")
+    assert "16×16 → 64×64" in done.stdout
 
 
 def test_what_runs_is_what_was_installed(installed):

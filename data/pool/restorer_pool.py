@@ -15,6 +15,7 @@ from data.pool.shared_weights import WeightStore
 from shared.app.config import require_range
 from shared.app.devices import open_device
 from shared.app.errors import UserError
+from shared.app.shipped import find_checkpoint
 from shared.restorers.interpolation import BUILT_IN
 from shared.restorers.protocol import HUB_PREFIX, Restorer, names_pipeline, on_device
 from shared.restorers.published import find_published, names_published, wheel_is_missing
@@ -27,8 +28,8 @@ BATCH_PIXELS = 2**22  # of sr that go through a network together
 class RestorerEntry:
     """One member of the pool."""
 
-    # A built-in, a network of the wheel, a restorer's folder, a checkpoint file, hf:owner/name/file.safetensors, or a
-    # diffusers upscaler hf:owner/name; {task} and {runs} are filled in.
+    # A built-in, a network of the wheel, a restorer's folder, shipped:rl_sr, a checkpoint file,
+    # hf:owner/name/file.safetensors, or a diffusers upscaler hf:owner/name; {task} and {runs} are filled in.
     path: str = ""
     task: str = "both"  # sr | face | both
     weight: float = 1.0  # its share of the rows of its tasks, against the others' weights
@@ -137,7 +138,7 @@ class RestorerPool:
             folder = upscaler_folder(where, revision=entry.revision, variant=entry.variant)
             commit = folder.name if where.startswith(HUB_PREFIX) else None
             return folder, sorted(folder.rglob("*.safetensors")), commit
-        path = Path(where)
+        path = Path(find_checkpoint(where))
         if not path.exists():
             raise UserError(f"expected a restorer's folder or checkpoint file, but {path} is missing")
         return path, sorted(path.glob("*.safetensors")), None

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from shared.app.errors import UserError
+from shared.app.shipped import find_checkpoint
 from shared.files import write_bytes
 from shared.hub import fetch_snapshot, upload_folder
 
@@ -100,8 +101,10 @@ def verify_file(path: Path, expected: Mapping[str, Any]) -> None:
 
 
 def locate_checkpoint(folder_or_repo: str | Path, *, revision: str | None = None) -> Path:
-    """Returns a local folder as it is, or the Hub repository of that name, downloaded whole or taken from the cache."""
-    folder = Path(folder_or_repo)
+    """Returns a local folder as it is, the shipped checkpoint shipped:<name>, or the Hub repository of that name,
+    downloaded whole or taken from the cache.
+    """
+    folder = Path(find_checkpoint(str(folder_or_repo)))
     if folder.is_dir():
         if revision is not None:
             raise UserError(f"revision={revision} belongs to a Hub repository, but {folder} is a folder; leave it out")

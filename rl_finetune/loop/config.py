@@ -31,8 +31,8 @@ class TrainRlConfig:
 
     out: str = "runs/default/rl_sr"  # the run's folder, which holds the tuned policy at the end
     task: Task = "sr"  # sr: ×4 super-resolution; face: restoration at the same size
-    base: str = "runs/default/base_sr"  # the policy to start from
-    reward_model: str = "runs/default/reward_model/checkpoint"  # folder or Hub repository
+    base: str = "runs/default/base_sr"  # the policy to start from: a folder, or shipped:base_sr
+    reward_model: str = "runs/default/reward_model/checkpoint"  # a folder, shipped:reward_model, or a Hub repository
     reward_revision: str | None = None  # of a Hub repository: a branch, tag or commit
     source: SourceConfig = field(default_factory=SourceConfig)
     pairs: PairConfig = field(default_factory=PairConfig)

