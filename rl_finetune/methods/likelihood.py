@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from shared.app.config import require_range
+from shared.restorers.protocol import DiffusionPolicy
 
 LikelihoodForm = Literal["marginal", "posterior", "none"]
+Band = Literal["whole", "low"]  # of the distance to the truth that a supervised term counts
 _TEMPERATURE = 40.0  # LRPO divides the mean log-prob by it, which keeps the exponential near 1
 
 
@@ -18,6 +21,9 @@ class LikelihoodConfig:
     """The ground-truth-guided term."""
 
     form: LikelihoodForm = "posterior"  # marginal as published; posterior: exact
+    # whole: of all of the latent; low: of what is below an eighth of a cycle per pixel, so that detail is not pulled
+    # towards the mean of all that could have been there.
+    band: Band = "whole"
     weight: float = 0.001  # in the loss
     last_steps: int = 5  # of the trained steps
     # By difficulty: near the GT the term alone, far from it the policy's loss alone, between the two in proportion.
@@ -31,6 +37,11 @@ class LikelihoodConfig:
             raise ValueError(f"likelihood.hard_db must lie below easy_db, got {self.hard_db:g} and {self.easy_db:g}")
         if self.difficulty and self.form == "none":
             raise ValueError("likelihood.difficulty shares the loss with a likelihood term: form must not be none")
+
+
+def in_band(policy: DiffusionPolicy, band: Band) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Returns what a latent is put through before it is compared with the truth's."""
+    return policy.low_band if band == "low" else lambda latent: latent
 
 
 def marginal_likelihood_loss(gt_prev: torch.Tensor, mean: torch.Tensor, std: torch.Tensor | float) -> torch.Tensor:

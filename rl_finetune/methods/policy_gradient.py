@@ -13,6 +13,7 @@ from rl_finetune.methods.learner import Learner, optimizer_step
 from rl_finetune.methods.likelihood import (
     LikelihoodConfig,
     difficulty_weights,
+    in_band,
     likelihood_steps,
     marginal_likelihood_loss,
     noised_gt,
@@ -185,14 +186,16 @@ def _likelihood_loss(
 ) -> torch.Tensor:
     rollout, plan, schedule = batch.rollout, batch.plan, batch.learner.policy.schedule
     gt_latent = rollout.each_sample(batch.gt_latent[groups])
+    banded = in_band(batch.learner.policy, plan.likelihood.band)
     if plan.likelihood.form == "posterior":
         towards_gt = transition_towards(schedule, gt_latent, x_t, step.times)
-        return posterior_likelihood_loss(towards_gt.mean, now.mean, now.std)
+        return posterior_likelihood_loss(banded(towards_gt.mean), banded(now.mean), now.std)
     # One noising per group and step, keyed like every other draw.
     seeds = [derive_seed(plan.seed, "marginal", i, step.j) for i in rollout.group_ids[groups]]
     noise = rollout.each_sample(gaussian(seeds, gt_latent.shape[1:], device=gt_latent.device))
     alpha, sigma = (float(table[step.times.prev_t]) for table in (schedule.alphas, schedule.sigmas))
-    return marginal_likelihood_loss(noised_gt(gt_latent, noise, alpha, sigma), now.mean, now.std)
+    gt_prev = noised_gt(gt_latent, noise, alpha, sigma)
+    return marginal_likelihood_loss(banded(gt_prev), banded(now.mean), now.std)
 
 
 def _passes(groups: range, plan: UpdatePlan, steps: int) -> Iterator[tuple[range, range]]:

@@ -14,6 +14,7 @@ import torch
 
 from data.degradation.records import PairBatch
 from rl_finetune.methods.learner import Learner, average_gradients, optimizer_step
+from rl_finetune.methods.likelihood import in_band
 from rl_finetune.methods.reward_gradient_loss import RewardGradientConfig, RewardGradientLoss, draft_loss, refl_loss
 from shared.diffusion.sampler import SamplerSpec, draw_step, pure_noise
 from shared.diffusion.transition import StepTimes, transition
@@ -124,6 +125,7 @@ def _loss(part: _Part, plan: RewardGradientPlan, reward: PictureReward, *, numbe
         "reward": lambda sr: reward(sr, part.gt, part.lq, part.ids),
         "supervised_weight": config.supervised_weight,
         "reward_ceiling": config.reward_ceiling,
+        "banded": in_band(part.learner.policy, config.supervised_band),
     }
     if plan.method == "refl":
         # One step for all pictures of an update, on every process.

@@ -13,12 +13,18 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from rl_finetune.credit.advantages import require_finite
+from rl_finetune.methods.likelihood import Band
 from shared.app.config import require_range
 
 CleanPredictor = Callable[[torch.Tensor], torch.Tensor]  # x_t → x0_pred at x_t's own noise level, with gradient
 TakeStep = Callable[[torch.Tensor, int], torch.Tensor]  # (x, j) → x after step j of the plan, with gradient
 Decode = Callable[[torch.Tensor], torch.Tensor]  # latent → picture [B, 3, H, W], not clamped
 RewardOf = Callable[[torch.Tensor], torch.Tensor]  # picture → [B], differentiable
+Banded = Callable[[torch.Tensor], torch.Tensor]  # latent → what of it the squared error counts
+
+
+def _whole(latent: torch.Tensor) -> torch.Tensor:
+    return latent
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class RewardGradientConfig:
 
     last_steps: int = 2  # draft: K, the steps the gradient runs through; refl: its one step is drawn from the last K
     supervised_weight: float = 100.0  # of ‖x̂_0 − GT‖² per latent element
+    supervised_band: Band = "whole"  # of x̂_0 − GT; low: only what is below an eighth of a cycle per pixel
     reward_ceiling: float | None = None  # pictures rewarded this much, in the reward's units, are pulled no further
     recompute: bool = False  # draft: each step is run again in the backward pass, memory for one step instead of K
 
@@ -52,6 +59,7 @@ def refl_loss(
     reward: RewardOf,
     supervised_weight: float,
     reward_ceiling: float | None = None,
+    banded: Banded = _whole,
 ) -> RewardGradientLoss:
     """Returns −reward(decode(x̂_0)) + w·‖x̂_0 − GT‖² from one late step with gradient.
 
@@ -67,6 +75,7 @@ def refl_loss(
         reward=reward,
         supervised_weight=supervised_weight,
         reward_ceiling=reward_ceiling,
+        banded=banded,
     )
 
 
@@ -81,6 +90,7 @@ def draft_loss(
     supervised_weight: float = 0.0,
     reward_ceiling: float | None = None,
     recompute: bool = False,
+    banded: Banded = _whole,
 ) -> RewardGradientLoss:
     """Returns −reward(decode(x_0)), the gradient running back through the K last steps of the plan, `steps`.
 
@@ -97,6 +107,7 @@ def draft_loss(
         reward=reward,
         supervised_weight=supervised_weight,
         reward_ceiling=reward_ceiling,
+        banded=banded,
     )
 
 
@@ -108,10 +119,11 @@ def _loss(
     reward: RewardOf,
     supervised_weight: float,
     reward_ceiling: float | None,
+    banded: Banded,
 ) -> RewardGradientLoss:
     values = reward(decode(x0))
     require_finite(values, name="reward")
-    supervised = F.mse_loss(x0.float(), gt_latent.float(), reduction="none").mean((1, 2, 3))
+    supervised = F.mse_loss(banded(x0.float()), banded(gt_latent.float()), reduction="none").mean((1, 2, 3))
     # Above the ceiling the value stays and the gradient goes.
     pulled = values if reward_ceiling is None else values.clamp(max=reward_ceiling)
     return RewardGradientLoss(-pulled + supervised_weight * supervised, values.detach(), supervised.detach())

@@ -20,6 +20,7 @@ from shared.restorers.pixel_ends import PixelHead, PixelStem
 from shared.restorers.pre_restorer import NONE, OWN, bicubic_sr, fitted
 from shared.restorers.protocol import Condition, Restorer, on_device
 from shared.restorers.wrapped import RememberedRestorer
+from shared.vision.detail import below_detail
 from shared.vision.images import pad_to_multiple
 
 
@@ -162,6 +163,11 @@ class PixelUNet(nn.Module):
     def decode(self, x0: torch.Tensor, condition: Condition) -> torch.Tensor:
         """Returns sr [B, 3, H, W], not clamped, differentiable in x_0."""
         return condition["start"] + F.pixel_shuffle(x0, self.config.unshuffle) * self.config.residual_std
+
+    def low_band(self, latent: torch.Tensor) -> torch.Tensor:
+        """Returns the latent [B, C, h, w] of the residual's picture without what is above an eighth of a cycle per pixel."""
+        n = self.config.unshuffle
+        return F.pixel_unshuffle(below_detail(F.pixel_shuffle(latent, n)), n)
 
     def _stage(self, name: str, restorer: Restorer) -> Restorer:
         where = getattr(self.config, name)

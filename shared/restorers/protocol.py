@@ -61,6 +61,14 @@ class DiffusionPolicy(Protocol):
         """Returns sr [B, 3, H, W], not clamped, differentiable in x_0."""
         ...
 
+    def low_band(self, latent: torch.Tensor) -> torch.Tensor:
+        """Returns what is left of a latent [B, C, h, w] without fine detail: fixed, linear, a constant stays the same.
+
+        Where latents are cells of pixels, it is what lies below an eighth of a cycle per pixel of the picture
+        (`shared.vision.detail.below_detail`); where they are not, a Gaussian over cells that is as wide in pixels.
+        """
+        ...
+
 
 def take(condition: Condition, window: slice) -> Condition:
     """Returns the condition of the samples in `window` alone."""

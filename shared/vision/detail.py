@@ -67,7 +67,12 @@ def octave_bands(image: torch.Tensor, octaves: int = OCTAVES) -> list[torch.Tens
 
 def high_band(image: torch.Tensor) -> torch.Tensor:
     """Returns what is above an eighth of a cycle per pixel, [B, 3, H, W]: the sum of the two highest octaves."""
-    return image - low_pass(image, _sigma_below(OCTAVES - 1))
+    return image - below_detail(image)
+
+
+def below_detail(image: torch.Tensor) -> torch.Tensor:
+    """Returns what is below an eighth of a cycle per pixel, [B, C, H, W]: all but `high_band`."""
+    return low_pass(image, _sigma_below(OCTAVES - 1))
 
 
 def low_pass(image: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -6,17 +6,20 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from rl_finetune.credit.config import AdvantageConfig
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.loop.iteration import draw, iterate
 from rl_finetune.loop.session import Session
-from rl_finetune.methods.likelihood import LikelihoodConfig
+from rl_finetune.methods.likelihood import LikelihoodConfig, in_band, posterior_likelihood_loss
 from rl_finetune.methods.policy_gradient import UpdatePlan, supervised_share, update
 from rl_finetune.methods.policy_loss import LossConfig
 from rl_finetune.methods.trajectory import Rollout
 from rl_finetune.rewards.config import RewardConfig, RewardPart
 from shared.app.errors import UserError
+from shared.diffusion.transition import transition_towards
+from shared.vision.detail import high_band
 from shared.vision.similarity import psnr
 from tests.helpers.tiny_rl import credit as credit_in
 from tests.helpers.tiny_rl import flat_gradient, judge, open_session, tiny_rl_config
@@ -183,3 +186,35 @@ def test_a_reward_that_breaks_on_one_member_stops_with_its_name_and_the_sample(t
     with pytest.raises(UserError, match=r"reward 'fgr_score' is nan for sample 7 \(picture \d+, member 1\)"):
         iterate(session, 0)
     assert seen == [12]
+
+
+@pytest.mark.parametrize("band", ["whole", "low"])
+def test_the_likelihood_is_of_the_distance_in_its_band(tiny_run, tmp_path, band):
+    session = open_session(tiny_run, tmp_path)
+    drawn, policy = draw(session, 0), session.learner.policy
+    likelihood = LikelihoodConfig(form="posterior", band=band, weight=1.0, last_steps=1)
+    plan = UpdatePlan(1, 0, 1e9, tiny_run.loss, likelihood, 0)
+    step = drawn.steps[-1]
+    towards = transition_towards(
+        policy.schedule, drawn.each_sample(policy.encode(drawn.gt, drawn.condition)), step.x_t, step.times
+    )
+    distance = F.pixel_shuffle(towards.mean - step.mean, 4)
+    if band == "low":
+        distance = distance - high_band(distance)
+    by_hand = 0.5 * (distance / step.std).square().mean()
+    figures = update(session.learner, drawn, torch.zeros(4, 3, 3, 1, 1), torch.ones(4), plan)
+    # The mean over three trained steps, of which the last has the term.
+    assert figures["loss"] == pytest.approx(by_hand.item() / 3, rel=1e-4)
+
+
+def test_fine_detail_has_no_gradient_in_the_low_band(tiny_run, tmp_path):
+    policy = open_session(tiny_run, tmp_path).learner.policy
+    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    fine = 0.3 * ((-1.0) ** (x + y)).expand(2, 3, 32, 32)  # of 1/2 a cycle per pixel
+    mean = F.pixel_unshuffle(fine, 4).requires_grad_()
+    banded = in_band(policy, "low")
+    loss = posterior_likelihood_loss(banded(torch.zeros_like(mean)), banded(mean), 0.3).sum()
+    gradient = F.pixel_shuffle(torch.autograd.grad(loss, mean)[0], 4)[..., 6:-6, 6:-6]
+    whole = posterior_likelihood_loss(torch.zeros_like(mean), mean, 0.3).sum()
+    reference = F.pixel_shuffle(torch.autograd.grad(whole, mean)[0], 4)[..., 6:-6, 6:-6]
+    assert gradient.abs().max() < 1e-4 * reference.abs().max()

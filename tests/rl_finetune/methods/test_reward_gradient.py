@@ -106,6 +106,15 @@ def test_refl_is_autograd_of_one_late_prediction(feedback_run, tmp_path):
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
 
 
+def test_the_supervised_band_reaches_the_loss(feedback_run, tmp_path):
+    session = open_session(feedback_run, tmp_path)
+    whole, low = (
+        feedback_gradient(session, "draft", RewardGradientConfig(supervised_weight=1e6, supervised_band=band))
+        for band in ("whole", "low")
+    )
+    assert 0 < low.norm() < whole.norm()
+
+
 def test_refl_draws_its_step_from_the_last_ones(feedback_run, tmp_path):
     session = open_session(feedback_run, tmp_path)
     gradients = {}

@@ -98,3 +98,11 @@ def test_a_reward_that_is_not_finite_is_refused():
 
     with pytest.raises(UserError, match="reward is nan for sample 1"):
         refl_loss(X, GT, predict=identity, decode=identity, reward=broken, supervised_weight=0.0)
+
+
+def test_the_supervised_term_counts_its_band_alone():
+    def banded(latent: torch.Tensor) -> torch.Tensor:
+        return latent.mean((2, 3), keepdim=True)
+
+    loss = refl_loss(X, GT, predict=identity, decode=identity, reward=mean_reward, supervised_weight=2.0, banded=banded)
+    torch.testing.assert_close(loss.supervised, (X - GT).mean((2, 3)).square().mean(1))

@@ -19,6 +19,7 @@ from shared.restorers.load import load_policy, load_restorer, save_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig, PixelUNetRestorer
 from shared.runs.run_folder import RunFolder
 from shared.runs.tracking import read_metrics
+from shared.vision.detail import below_detail, high_band
 from shared.vision.images import read_image, save_image, to_tensor
 from tests.helpers.tiny import save_pictures, save_tiny_policy, tiny_policy
 
@@ -35,6 +36,17 @@ def test_decoding_inverts_encoding(task, scale):
     x0 = policy.encode(gt, condition)
     assert tuple(x0.shape[1:]) == policy.latent_shape(lq) == (48, 8, 8)
     torch.testing.assert_close(policy.decode(x0, condition), gt, atol=1e-5, rtol=1e-5)
+
+
+def test_the_low_band_of_a_latent_is_that_of_its_picture():
+    policy, lq = tiny_policy(), pictures(2, 3, 32, 32)
+    condition = policy.condition(lq)
+    latent = policy.encode(pictures(2, 3, 32, 32, seed=1), condition)
+    left = policy.decode(policy.low_band(latent), condition) - lq
+    torch.testing.assert_close(left, below_detail(policy.decode(latent, condition) - lq), atol=1e-5, rtol=0)
+    assert high_band(left).square().mean() < 0.3 * high_band(pictures(2, 3, 32, 32, seed=1) - lq).square().mean()
+    constant = torch.full_like(latent, 0.7)
+    torch.testing.assert_close(policy.low_band(constant), constant)
 
 
 def test_a_saved_policy_comes_back_with_its_sampler(tmp_path):
