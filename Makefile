@@ -19,8 +19,8 @@ READY := $(VENV)/.ready
 quoted = '$(subst ','\'',$(value $(1)))'
 given = $(if $(value $(1)),$(call quoted,$(1)),$(2))
 # make would expand a variable to hand it on to the recipes' environment.
-unexport RUN DATASET IMAGES FACES HELD_OUT TASK BENCH PROCESSES PYTHON CONFIG ARGS BASE_ARGS POOL_ARGS DATASET_ARGS RM_ARGS
-unexport IN OUT LQ GT POLICY TRIPLES RESTORERS REPO REVISION
+unexport AGAINST RUN DATASET IMAGES FACES HELD_OUT TASK BENCH PROCESSES PYTHON CONFIG ARGS BASE_ARGS POOL_ARGS DATASET_ARGS
+unexport RM_ARGS IN OUT LQ GT POLICY TRIPLES RESTORERS REPO REVISION
 # The words in a variable such as ARGS: restore-rl takes them apart, with a shell's quotes but without a shell.
 spread = $(if $(value $(1)),--words $(call quoted,$(1)))
 
@@ -40,12 +40,16 @@ only = $(if $(filter-out $(2),$(value $(1))),$(error $(1) takes $(2), not $(filt
 TASKS := $(call only,TASK,sr face)
 FIRST_TASK := $(firstword $(TASKS))
 BENCHES := $(call only,BENCH,dataset rm rl)
+# Every other stage needs the base policies of both tasks.
+BASES := $(if $(call asked,base-policies),$(TASKS),sr face)
+$(if $(and $(value CONFIG),$(call asked,base-policies train-rl),$(word 2,$(TASKS))),$(error CONFIG is for one task: add TASK=sr or TASK=face))
+bench_config = $(call config,bench-$(1) $(if $(word 2,$(BENCHES)),,bench),$(2))
 
 # A reward model that was downloaded, not trained here: it has a checkpoint, and no config of a training.
 DOWNLOADED := $(shell cd $(IN_RUN)/reward_model 2>/dev/null && test -f checkpoint/config.json && test ! -f config.yaml && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help env base-policies pool dataset browse bench bench-dataset bench-rm bench-rl train-rm train-rl report eval restore score eval-rm download-rm test lint
+.PHONY: help env base-policies base-sr base-face pool dataset browse bench bench-dataset bench-rm bench-rl train-rm train-rl report eval restore score eval-rm download-rm test lint
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -61,13 +65,14 @@ $(READY): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-base-policies: env ## train the supervised restorers that RL starts from
-	@$(LAUNCH) base-policies configs/base_sr.yaml out=$(IN_RUN)/base_sr $(SOURCE) $(call spread,BASE_ARGS) $(call args,base-policies)
-	@$(LAUNCH) base-policies configs/base_face.yaml out=$(IN_RUN)/base_face $(SOURCE) $(call spread,BASE_ARGS) $(call args,base-policies)
+base-policies: $(addprefix base-,$(BASES)) ## train the supervised restorers that RL starts from
+
+base-sr base-face: base-%: env
+	@$(LAUNCH) base-policies $(call config,base-policies,configs/base_$*.yaml) out=$(IN_RUN)/base_$* $(SOURCE) $(call spread,BASE_ARGS) $(call args,base-policies)
 
 pool: env ## train the small feed-forward restorers whose artifacts the dataset also plants
-	@$(LAUNCH) train-pool configs/pool.yaml task=sr out=$(IN_RUN)/pool/sr $(SOURCE) $(call spread,POOL_ARGS) $(call args,pool)
-	@$(LAUNCH) train-pool configs/pool.yaml task=face out=$(IN_RUN)/pool/face $(SOURCE) $(call spread,POOL_ARGS) $(call args,pool)
+	@$(LAUNCH) train-pool $(call config,pool,configs/pool.yaml) task=sr out=$(IN_RUN)/pool/sr $(SOURCE) $(call spread,POOL_ARGS) $(call args,pool)
+	@$(LAUNCH) train-pool $(call config,pool,configs/pool.yaml) task=face out=$(IN_RUN)/pool/face $(SOURCE) $(call spread,POOL_ARGS) $(call args,pool)
 
 dataset: base-policies pool ## plant restorers' artifacts into clean pictures
 	@$(RESTORE_RL) dataset $(call config,dataset,configs/dataset.yaml) out=$(IN_DATASET) runs=$(IN_RUN) $(SOURCE) $(call spread,DATASET_ARGS) $(call args,dataset)
@@ -78,13 +83,13 @@ browse: env ## one HTML page of random samples of the dataset
 bench: $(addprefix bench-,$(BENCHES)) ## time and memory by part, as tables and JSON: BENCH='dataset rm rl', any of them
 
 bench-dataset: env
-	@$(RESTORE_RL) bench-dataset configs/dataset.yaml runs=$(IN_RUN) $(SOURCE) $(call spread,ARGS)
+	@$(RESTORE_RL) bench-dataset $(call bench_config,dataset,configs/dataset.yaml) runs=$(IN_RUN) $(SOURCE) $(call spread,ARGS)
 
 bench-rm: env
-	@$(RESTORE_RL) bench-rm configs/train_rm.yaml dataset=$(IN_DATASET) $(call spread,ARGS)
+	@$(RESTORE_RL) bench-rm $(call bench_config,rm,configs/train_rm.yaml) dataset=$(IN_DATASET) $(call spread,ARGS)
 
 bench-rl: env
-	@$(RESTORE_RL) bench-rl configs/train_rl_$(FIRST_TASK).yaml base=$(IN_RUN)/base_$(FIRST_TASK) reward_model=$(IN_RUN)/reward_model/checkpoint $(SOURCE) $(call spread,ARGS)
+	@$(RESTORE_RL) bench-rl $(call bench_config,rl,configs/train_rl_$(FIRST_TASK).yaml) base=$(IN_RUN)/base_$(FIRST_TASK) reward_model=$(IN_RUN)/reward_model/checkpoint $(SOURCE) $(call spread,ARGS)
 
 train-rm: dataset ## train the reward model: a score, and a map of where the picture is broken
 	@$(LAUNCH) train-rm $(call config,train-rm,configs/train_rm.yaml) out=$(IN_RUN)/reward_model dataset=$(IN_DATASET) $(call spread,RM_ARGS) $(call args,train-rm)
@@ -95,12 +100,12 @@ rl-sr rl-face: rl-%: env
 	@$(LAUNCH) train-rl $(call config,train-rl $@,configs/train_rl_$*.yaml) out=$(IN_RUN)/rl_$* base=$(IN_RUN)/base_$* reward_model=$(IN_RUN)/reward_model/checkpoint $(SOURCE) $(call args,train-rl $@)
 
 report: env ## one page with curves, before/after tables and pictures of a run
-	@$(RESTORE_RL) report run=$(IN_RUN) dataset=$(IN_DATASET)
+	@$(RESTORE_RL) report run=$(IN_RUN) dataset=$(IN_DATASET) $(call args,report)
 
-eval: $(addprefix eval-,$(TASKS)) ## measure tuned policies again on held-out pictures: ARGS='images=100 seed=1 steps=20'
+eval: $(addprefix eval-,$(TASKS)) ## measure tuned policies again on held-out pictures: AGAINST=bicubic (or any restorer), ARGS='images=100 steps=20'
 
 eval-sr eval-face: eval-%: env
-	@$(RESTORE_RL) evaluate run=$(IN_RUN)/rl_$* $(call args,eval $@)
+	@$(RESTORE_RL) evaluate run=$(IN_RUN)/rl_$* $(if $(value AGAINST),against=$(call quoted,AGAINST)) $(call args,eval $@)
 
 test: env ## run every test
 	@ARGS=$(call quoted,ARGS) $(PY) -c 'import os, pytest, shlex, sys; sys.exit(pytest.main(shlex.split(os.environ["ARGS"])))'
@@ -112,7 +117,7 @@ restore: env ## restore a picture or a folder: IN= OUT=, with POLICY=, else RUN'
 	@$(RESTORE_RL) restore in=$(call quoted,IN) out=$(call given,OUT,restored) policy=$(call quoted,POLICY) run=$(IN_RUN) task=$(FIRST_TASK) $(call spread,ARGS)
 
 eval-rm: env ## measure the reward model: TRIPLES=folder of real triples, RESTORERS='[a.pth,b.pth]' it never met
-	@$(RESTORE_RL) eval-rm configs/eval_rm.yaml checkpoint=$(IN_RUN)/reward_model/checkpoint dataset=$(IN_DATASET) $(if $(value TRIPLES),triples=$(call quoted,TRIPLES)) $(if $(value RESTORERS),restorers=$(call quoted,RESTORERS)) $(call spread,ARGS)
+	@$(RESTORE_RL) eval-rm $(call config,eval-rm,configs/eval_rm.yaml) checkpoint=$(IN_RUN)/reward_model/checkpoint dataset=$(IN_DATASET) $(if $(value TRIPLES),triples=$(call quoted,TRIPLES)) $(if $(value RESTORERS),restorers=$(call quoted,RESTORERS)) $(call spread,ARGS)
 
 download-rm: env ## fetch a reward model from the Hugging Face Hub, for train-rl to use: REPO=user/name, REVISION=
 	@$(RESTORE_RL) download-rm repo=$(call quoted,REPO) revision=$(call quoted,REVISION) out=$(call given,OUT,$(IN_RUN)/reward_model/checkpoint)

@@ -36,12 +36,16 @@ TARGETS = {
     "rl-sr": ["launch", "{PROCESSES}", "{CONFIG}", "--words", "{ARGS}", "out={RUN}/rl_sr", "base={RUN}/base_sr"],
     "dataset": ["out={DATASET}", "runs={RUN}", "{BASE_ARGS}", "{POOL_ARGS}", "{DATASET_ARGS}", "{ARGS}", "{CONFIG}"],
     "train-rm": ["out={RUN}/reward_model", "dataset={DATASET}", "{RM_ARGS}", "{CONFIG}"],
-    "report": ["run={RUN}", "dataset={DATASET}"],
+    "pool": ["out={RUN}/pool/sr", "out={RUN}/pool/face", "{CONFIG}", "{POOL_ARGS}", "{ARGS}"],
+    "report": ["run={RUN}", "dataset={DATASET}", "{ARGS}"],
     "browse": ["folder={DATASET}"],
-    "eval": ["run={RUN}/rl_sr", "run={RUN}/rl_face", "{ARGS}"],
-    "eval-rm": ["triples={TRIPLES}", "restorers={RESTORERS}", "dataset={DATASET}", "{ARGS}"],
+    "eval": ["run={RUN}/rl_sr", "run={RUN}/rl_face", "against={AGAINST}", "{ARGS}"],
+    "eval-rm": ["triples={TRIPLES}", "restorers={RESTORERS}", "dataset={DATASET}", "{ARGS}", "{CONFIG}"],
     "download-rm": ["repo={REPO}", "revision={REVISION}", "out={OUT}"],
     "bench": ["runs={RUN}", "dataset={DATASET}", "base={RUN}/base_sr", "source.images={IMAGES}", "{ARGS}"],
+    "bench-dataset": ["runs={RUN}", "{CONFIG}"],
+    "bench-rm": ["dataset={DATASET}", "{CONFIG}"],
+    "bench-rl": ["base={RUN}/base_sr", "{CONFIG}"],
 }
 
 
@@ -95,6 +99,24 @@ def test_words_for_pytest_are_taken_apart_without_a_shell(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert "test_one.py::test_first" in done.stdout
     assert "test_second" not in done.stdout
+
+
+def test_a_config_is_for_the_stage_and_the_task_that_were_asked_for(make):
+    words = make("base-policies", "TASK=face", "CONFIG=mine.yaml", "ARGS=seed=1")
+    assert words[2:4] == ["base-policies", "mine.yaml"]
+    assert {"out=runs/default/base_face", "seed=1"} <= set(words)
+    assert not {"configs/base_face.yaml", "out=runs/default/base_sr"} & set(words)
+    words = make("bench", "BENCH=rm", "CONFIG=mine.yaml")
+    assert words[words.index("bench-rm") + 1] == "mine.yaml"
+    # The stages before it keep their own, and with two tasks nobody can tell whose it is.
+    words = make("dataset", "CONFIG=mine.yaml")
+    configs = {"configs/base_sr.yaml", "configs/base_face.yaml", "configs/pool.yaml", "mine.yaml"}
+    assert {word for word in words if word.endswith(".yaml")} >= configs
+    for target in ("base-policies", "train-rl"):
+        done = subprocess.run(
+            ["make", "-f", str(ROOT / "Makefile"), target, "CONFIG=x.yaml"], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, "CONFIG is for one task: add TASK=sr or TASK=face" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(("variable", "text"), [("TASK", "sr;touch pwned"), ("TASK", "faces"), ("BENCH", "rm $(x)")])
