@@ -34,6 +34,11 @@ def colour(red: float, green: float, blue: float) -> np.ndarray:
     return np.array([red, green, blue], dtype=np.float32)
 
 
+def hue_ramp(hue: np.ndarray | float) -> np.ndarray:
+    """Returns the pure colour of a hue, [..., 3] in [0, 1] for hues [..., 1] of which 1 is a whole turn."""
+    return np.clip(np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
+
+
 def smoothstep(low: float, high: float, value: np.ndarray) -> np.ndarray:
     """Returns 0 below `low`, 1 above `high`, and a smooth cubic between; `low` may be the larger of the two."""
     t = np.clip((value - low) * (1.0 / (high - low)), 0.0, 1.0)

@@ -8,11 +8,11 @@ from data.procedural.drawing import bounds, bump, colour, coverage, mix, smooths
 from data.procedural.head import BROW_Y, EYE_Y, Head, mouth_height
 from data.procedural.traits import Traits
 
+Painted = tuple[np.ndarray, np.ndarray]  # albedo [H, W, 3] and gloss [H, W]
 
-def paint_face(
-    albedo: np.ndarray, gloss: np.ndarray, traits: Traits, head: Head, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the albedo [H, W, 3] and gloss [H, W] with every part painted on, each in its own small window."""
+
+def paint_face(albedo: np.ndarray, gloss: np.ndarray, traits: Traits, head: Head, rng: np.random.Generator) -> Painted:
+    """Returns albedo and gloss with every part painted on, each in its own small window."""
     if traits.beard != "none":
         albedo, gloss = _paint_beard(albedo, gloss, traits, head, rng)
     eye, mouth = traits.eye_gap, mouth_height(traits)
@@ -43,13 +43,11 @@ def paint_glasses(picture: np.ndarray, traits: Traits, head: Head) -> np.ndarray
     temple = smoothstep(0.016, 0.008, np.abs(y + 0.03)) * (ax > traits.eye_gap + 0.15)
     frame = np.maximum(np.maximum(rim, bridge), temple) * head.alpha
     sheen = 0.10 * smoothstep(1.02, 0.98, radius) * smoothstep(-0.03, 0.05, 0.5 * (head.x - y) % 0.19 - 0.08)
-    metal = colour(*traits.cloth_accent) ** 2 * 0.25
+    metal = traits.cloth_accent**2 * 0.25
     return mix(mix(picture, 1.0, sheen * head.alpha), metal, frame)
 
 
-def _paint_eye(
-    albedo: np.ndarray, gloss: np.ndarray, traits: Traits, head: Head, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _paint_eye(albedo: np.ndarray, gloss: np.ndarray, traits: Traits, head: Head, rng: np.random.Generator) -> Painted:
     side = 1 if float(head.x.mean()) > 0 else -1
     width, opening = traits.eye_width, traits.eye_open
     out = (head.x * side - traits.eye_gap) / width  # −1 at the inner corner, 1 at the outer
@@ -64,7 +62,7 @@ def _paint_eye(
     white = mix(white, colour(0.74, 0.42, 0.40), smoothstep(-0.72, -0.98, out))
     ix, iy = head.x - side * traits.eye_gap - traits.gaze[0], y - traits.gaze[1] + 0.10 * opening
     r = np.hypot(ix, iy) / 0.050
-    iris = colour(*traits.iris)
+    iris = traits.iris
     fibres = 0.25 * np.sin(23 * np.arctan2(iy, ix) + rng.uniform(0, 6)) * (r < 1)
     eyeball = mix(white, iris * 0.45, smoothstep(1.06, 0.94, r))
     glow = iris * (1.0 + 0.5 * smoothstep(-0.02, 0.04, iy))[..., None] * (1.05 + fibres)[..., None]
@@ -80,18 +78,18 @@ def _paint_eye(
     lash = (0.007 + 0.007 * traits.feminine + 0.006 * traits.makeup) * (1.15 + 0.35 * out)
     reach = smoothstep(1.12, 0.96, np.abs(out))
     upper_line = smoothstep(1.0, 0.55, np.abs(y - upper + 0.003) / lash) * reach
-    dark = colour(*traits.skin) * 0.12
+    dark = traits.skin * 0.12
     albedo = mix(albedo, dark, 0.92 * upper_line)
     lower_line = smoothstep(1.0, 0.4, np.abs(y - lower) / 0.007) * reach
-    albedo = mix(albedo, colour(*traits.skin) * colour(0.55, 0.38, 0.38), (0.55 + 0.3 * traits.makeup) * lower_line)
+    albedo = mix(albedo, traits.skin * colour(0.55, 0.38, 0.38), (0.55 + 0.3 * traits.makeup) * lower_line)
     crease_y = upper - 0.020 - 0.012 * traits.feminine - 0.004 * out
     crease = smoothstep(1.0, 0.2, np.abs(y - crease_y) / 0.009) * smoothstep(1.08, 0.75, np.abs(out))
-    return mix(albedo, colour(*traits.skin) * colour(0.55, 0.42, 0.40), 0.60 * crease), gloss
+    return mix(albedo, traits.skin * colour(0.55, 0.42, 0.40), 0.60 * crease), gloss
 
 
 def _paint_brows(
     albedo: np.ndarray, gloss: np.ndarray, traits: Traits, head: Head, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Painted:
     ax = np.abs(head.x)
     along = (ax - 0.085) / 0.255  # 0 at the nose, 1 at the temple
     rise = traits.brow_arch * np.sin(np.clip(along, 0, 1.1) * 2.6) + 0.020 * along
@@ -100,14 +98,14 @@ def _paint_brows(
     hairs = streak_noise(rng, along * 0.35 + 0.8 * (head.y - middle), head.y - middle, strands=70, length=0.5)
     field = 1 - np.abs(head.y - middle) / np.maximum(thick, 1e-3) + 0.28 * hairs
     alpha = smoothstep(-0.05, 0.55, field) * smoothstep(-0.06, 0.10, along) * smoothstep(1.06, 0.86, along)
-    hair = colour(*traits.hair_colour) * 0.62
+    hair = traits.hair_colour * 0.62
     pale = 0.15 if traits.age > 0.75 else 0.0
     return mix(albedo, hair + pale * (0.7 - hair), 0.86 * alpha), gloss
 
 
 def _paint_nostrils(
     albedo: np.ndarray, gloss: np.ndarray, traits: Traits, head: Head, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Painted:
     ax = np.abs(head.x)
     bottom = traits.nose_length - 0.010
     tilt = bottom + 0.25 * (ax - 0.04)
@@ -117,14 +115,14 @@ def _paint_nostrils(
         -0.5 * ((np.hypot((ax - traits.nose_width + 0.03) / 0.9, head.y - bottom + 0.028) - 0.042) / 0.006) ** 2
     )
     wing = wing * smoothstep(traits.nose_width - 0.02, traits.nose_width + 0.004, ax)
-    skin = colour(*traits.skin)
+    skin = traits.skin
     albedo = mix(albedo, skin * colour(0.66, 0.50, 0.47), 0.35 * np.maximum(below, wing))
     return mix(albedo, skin * colour(0.22, 0.12, 0.10), 0.9 * hole), gloss
 
 
 def _paint_mouth(
     albedo: np.ndarray, gloss: np.ndarray, traits: Traits, head: Head, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Painted:
     wide = traits.mouth_width * (1 + 0.22 * max(traits.smile, 0) + 0.04 * traits.mouth_open)
     u = head.x / wide
     arch = np.clip(1 - u**2, 0, None)
@@ -139,7 +137,7 @@ def _paint_mouth(
     lower_out = (0.052 * full + 0.95 * gap) * arch**0.62
     lips = coverage(np.minimum(y - upper_out, lower_out - y))
     rows = streak_noise(rng, head.x, y, strands=40, length=0.4)
-    lip = colour(*traits.lip) * (0.86 + 0.14 * smoothstep(-0.02, 0.03, y) + 0.05 * rows)[..., None]
+    lip = traits.lip * (0.86 + 0.14 * smoothstep(-0.02, 0.03, y) + 0.05 * rows)[..., None]
     soft = 0.82 if traits.makeup < 0.3 else 0.95
     albedo = mix(albedo, np.clip(lip, 0, 1), soft * lips)
     gloss = gloss + lips * (0.25 + 0.5 * traits.makeup) * smoothstep(-0.01, 0.03, y)
@@ -156,14 +154,14 @@ def _paint_mouth(
         gloss = gloss * (1 - 0.7 * hollow)
     else:
         line = smoothstep(1.0, 0.25, np.abs(y - upper_in) / 0.010) * smoothstep(1.06, 0.9, np.abs(u))
-        albedo = mix(albedo, colour(*traits.lip) * colour(0.36, 0.25, 0.25), 0.85 * line)
+        albedo = mix(albedo, traits.lip * colour(0.36, 0.25, 0.25), 0.85 * line)
     corner = bump(np.abs(u), y, (1.0, 0.0), (0.07, 0.012))
-    return mix(albedo, colour(*traits.skin) * colour(0.5, 0.36, 0.34), 0.6 * corner), gloss
+    return mix(albedo, traits.skin * colour(0.5, 0.36, 0.34), 0.6 * corner), gloss
 
 
 def _paint_beard(
     albedo: np.ndarray, gloss: np.ndarray, traits: Traits, head: Head, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Painted:
     ax, mouth_y = np.abs(head.x), mouth_height(traits)
     edge = mouth_y - 0.11 - 1.6 * np.clip(ax - 0.26, 0, None) + 0.16 * smoothstep(0.30, 0.14, ax)
     jaw = smoothstep(-0.03, 0.06, head.y - edge)
@@ -178,10 +176,10 @@ def _paint_beard(
     }[traits.beard]
     hairs = streak_noise(rng, head.x + 0.25 * head.y, head.y, strands=55, length=0.25)
     specks = value_noise(rng, albedo.shape[0], cells=albedo.shape[0] / 3, octaves=1)
-    hair = colour(*traits.hair_colour) * 0.75
+    hair = traits.hair_colour * 0.75
     if traits.beard == "stubble":
         alpha = zone * np.clip(0.36 + 0.07 * specks + 0.04 * hairs, 0, 0.6)
-        return mix(albedo, 0.7 * hair + 0.3 * colour(*traits.skin) * 0.5, alpha), gloss * (1 - 0.4 * zone)
+        return mix(albedo, 0.7 * hair + 0.3 * traits.skin * 0.5, alpha), gloss * (1 - 0.4 * zone)
     alpha = smoothstep(0.25, 0.8, zone + 0.10 * specks + 0.06 * hairs) * 0.95
     textured = np.clip(hair * (1 + 0.30 * hairs + 0.15 * specks)[..., None], 0, 1)
     return mix(albedo, textured, alpha), gloss * (1 - 0.8 * alpha)

@@ -84,7 +84,7 @@ def skin_albedo(traits: Traits, head: Head, rng: np.random.Generator) -> np.ndar
     """Returns the colour of bare skin, [H, W, 3] sRGB: ruddier cheeks and nose, darker lids, mottling, freckles."""
     side_px = head.x.shape[0]
     ax = np.abs(head.x)
-    skin = colour(*traits.skin)
+    skin = traits.skin
     blush = 0.8 * bump(ax, head.y, (0.30, 0.17), (0.11, 0.09)) + bump(head.x, head.y, (0, 0.19), (0.07, 0.06))
     blush = blush * traits.ruddiness + 0.5 * traits.makeup * bump(ax, head.y, (0.34, 0.12), (0.10, 0.06))
     albedo = mix(np.broadcast_to(skin, (*ax.shape, 3)), skin * colour(1.0, 0.72, 0.70), 0.42 * blush)

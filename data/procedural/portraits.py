@@ -1,7 +1,7 @@
 """Procedural portraits: people who do not exist, lit and posed at random, so that faces need no download.
 
-A person is a set of numbers (traits), a turned head with relief (head), painted eyes and lips (face_parts), hair (hair),
-and neck, clothes and room (body). Here the layers are lit, shadowed and composited.
+A person is a set of numbers (traits), a turned head with relief (head), painted eyes and lips (face_parts), and what
+is around the face: hair, ears, neck, clothes and room (around). Here the layers are lit, shadowed and composited.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import math
 import cv2
 import numpy as np
 
-from data.procedural.body import backdrop, build_body, build_ears
+from data.procedural.around import OVER_EARS, backdrop, build_body, build_ears, build_hair
 from data.procedural.drawing import Layer, bounds, bump, colour, mix, pixel_grid, smoothstep
 from data.procedural.face_parts import paint_face, paint_glasses
-from data.procedural.hair import OVER_EARS, build_hair
 from data.procedural.head import build_head, skin_albedo
-from data.procedural.traits import Traits, draw_traits
+from data.procedural.traits import Traits
 from shared.seeds import numpy_rng
 
 SUPERSAMPLING = 1.5
@@ -29,7 +28,7 @@ def portrait(seed: int, index: int, *, side_px: int = 128) -> np.ndarray:
 
     Framed as aligned faces are: eyes level, a little above the middle, the face about half as wide as the picture.
     """
-    traits = draw_traits(numpy_rng(seed, "portrait", index))
+    traits = Traits(numpy_rng(seed, "portrait", index))
     linear = render(traits, round(side_px * SUPERSAMPLING), numpy_rng(seed, "portrait texture", index))
     small = cv2.resize(linear.astype(np.float32), (side_px, side_px), interpolation=cv2.INTER_AREA)
     # A soft shoulder instead of burnt highlights, then sRGB's gamma.
@@ -82,12 +81,12 @@ def _shade(layer: Layer, traits: Traits, light: np.ndarray, *, pixel: float) -> 
     lx, ly, lz = traits.light
     facing = (lz - slope_x * lx - slope_y * ly) * steep
     wrap = SKIN_WRAP if layer.is_skin else CLOTH_WRAP
-    key = colour(*traits.light_colour)
+    key = traits.light_colour
     diffuse = np.clip((facing[..., None] + wrap) / (1 + wrap), 0, 1) * light[..., None]
     broad = cv2.GaussianBlur(layer.depth, (0, 0), 0.07 / pixel)
     hollow = np.clip(1.0 - 2.6 * np.clip(broad - layer.depth, 0, 0.2), 0.4, 1.0) * (0.5 + 0.5 * light)
     ambient = traits.ambient * (0.80 - 0.20 * slope_y * steep) * hollow
-    tint = 0.6 + 0.4 * colour(*traits.backdrop_colours[0])
+    tint = 0.6 + 0.4 * traits.backdrop_colours[0]
     length = math.sqrt(lx**2 + ly**2 + (lz + 1.0) ** 2)
     shine = np.clip((lz + 1.0 - slope_x * lx - slope_y * ly) * steep / length, 0, 1)
     tight = shine * shine * shine * shine

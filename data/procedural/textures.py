@@ -8,7 +8,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from data.procedural.drawing import mix, smoothstep, streak_noise, value_noise
+from data.procedural.drawing import hue_ramp, mix, smoothstep, streak_noise, value_noise
 
 Pattern = Callable[[np.random.Generator, int], np.ndarray]
 FINEST_PX, COARSEST_PX = 2.6, 24.0  # periods of repeated patterns
@@ -21,8 +21,7 @@ def draw_palette(rng: np.random.Generator) -> np.ndarray:
     home = rng.choice([0.07, 0.10, 0.25, 0.58, rng.random()], p=[0.25, 0.2, 0.15, 0.15, 0.25])
     hue = home + rng.choice([0.0, 0.5, 0.33], 6, p=[0.7, 0.2, 0.1]) + rng.normal(0, 0.04, 6)
     saturation, value = rng.beta(1.3, 3.4, 6), rng.permutation(np.linspace(0.08, 0.95, 6)) + rng.normal(0, 0.05, 6)
-    ramp = np.clip(np.abs((hue[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
-    colours = value[:, None] * (1 - saturation[:, None] * (1 - ramp))
+    colours = value[:, None] * (1 - saturation[:, None] * (1 - hue_ramp(hue[:, None])))
     return np.square(np.clip(colours, 0.0, 1.0)).astype(np.float32)
 
 

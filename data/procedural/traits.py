@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import copy
+from typing import Any, Literal
 
 import numpy as np
 
+from data.procedural.drawing import colour, hue_ramp
+
 HairStyle = Literal["bald", "buzz", "short", "quiff", "bob", "straight", "wavy", "curly", "tied", "beanie", "scarf"]
 BeardStyle = Literal["none", "stubble", "goatee", "full", "moustache"]
-Colour = tuple[float, float, float]
 
 # sRGB, from the palest to the darkest skin.
 SKINS = np.array(
@@ -24,136 +25,85 @@ HAIRS = {
     "grey": (138, 136, 134), "white": (214, 212, 208),
 }  # fmt: skip
 DYED = ((70, 90, 170), (190, 80, 130), (60, 140, 130), (120, 70, 150))
+LIPSTICKS = np.array([(0.72, 0.14, 0.18), (0.78, 0.34, 0.38), (0.5, 0.12, 0.2), (0.8, 0.4, 0.34)])
 IRISES = ((58, 36, 22), (84, 54, 30), (110, 80, 44), (92, 104, 66), (88, 124, 150), (112, 134, 148), (46, 28, 20))
 
 
-@dataclass(frozen=True)
 class Traits:
     """One person, one pose, one light. Lengths in half picture widths, angles in radians, colours sRGB in [0, 1]."""
 
-    feminine: float  # 0 … 1, and between
-    age: float  # 0 twenty … 1 eighty
-    yaw: float
-    pitch: float
-    roll: float
-    centre: tuple[float, float]
-    scale: float
-    face_width: float
-    jaw_width: float
-    jaw_length: float
-    cheek: float
-    skin: Colour
-    ruddiness: float
-    freckles: float
-    eye_gap: float
-    eye_width: float
-    eye_open: float
-    eye_tilt: float
-    gaze: tuple[float, float]
-    iris: Colour
-    brow_thickness: float
-    brow_arch: float
-    brow_lift: float
-    nose_width: float
-    nose_length: float
-    nose_height: float
-    mouth_width: float
-    lip_thickness: float
-    smile: float
-    mouth_open: float
-    lip: Colour
-    makeup: float
-    hair: HairStyle
-    hair_colour: Colour
-    hair_volume: float
-    hair_length: float
-    hairline: float
-    parting: float
-    fringe: bool
-    beard: BeardStyle
-    glasses: float  # 0 none, else the roundness of their rims
-    earrings: bool
-    cloth: Colour
-    cloth_accent: Colour
-    collar: Literal["round", "v", "shirt"]
-    light: tuple[float, float, float]  # unit vector towards the key light, x right, y down, z to the viewer
-    light_colour: Colour
-    ambient: float
-    exposure: float
-    backdrop: Literal["plain", "gradient", "bokeh", "foliage", "rooms"]
-    backdrop_colours: tuple[Colour, Colour, Colour]
+    def __init__(self, rng: np.random.Generator) -> None:
+        """Draws a random person."""
+        self.feminine = feminine = float(np.clip(rng.beta(0.5, 0.5), 0, 1))  # 0 … 1, and between
+        self.age = age = float(rng.beta(1.2, 2.0))  # 0 twenty … 1 eighty
+        tone = float(rng.uniform(0, len(SKINS) - 1))
+        skin = _between(SKINS, tone) * (1 + rng.normal(0, 0.015, 3))
+        self.hair, self.beard = _hair_style(rng, feminine, age), _beard(rng, feminine)
+        self.hair_colour = _hair_colour(rng, tone, age)
+        lip = np.clip(skin * (0.86, 0.62, 0.62) + (0.04, 0, 0.01), 0, 1)
+        self.makeup = makeup = float(feminine > 0.55) * float(rng.beta(1, 1.3))
+        lipstick = LIPSTICKS[rng.integers(4)]
+        lip = lip + (lipstick - lip) * 0.7 * makeup
+        azimuth, height = rng.normal(0, 0.8), rng.uniform(0.1, 0.95)
+        light = np.array([np.sin(azimuth) * np.cos(height), -np.sin(height), np.cos(azimuth) * np.cos(height)])
+        light[2] = max(light[2], 0.25)
+        self.smile = smile = float(np.clip(rng.normal(0.35, 0.4), -0.2, 1))
+        self.backdrop_colours = tuple(_colour(0.75 * _hsv(rng) + 0.25 * rng.uniform(0.1, 0.9)) for _ in range(3))
+        self.yaw = float(np.clip(rng.normal(0, 0.26), -0.6, 0.6))
+        self.pitch = float(np.clip(rng.normal(0, 0.1), -0.25, 0.25))
+        self.roll = float(np.clip(rng.normal(0, 0.1), -0.3, 0.3))
+        self.centre = (float(rng.normal(0, 0.03)), float(rng.normal(0.11, 0.03)))
+        self.scale = float(rng.uniform(1.05, 1.25))
+        self.face_width = float(rng.normal(0.535, 0.02))
+        self.jaw_width = float(rng.normal(0.435, 0.022) - 0.035 * feminine)
+        self.jaw_length = float(rng.normal(0.60, 0.025) - 0.02 * feminine)
+        self.cheek = float(rng.uniform(0.3, 1.2))
+        self.skin = _colour(skin)
+        self.ruddiness = float(rng.uniform(0.2, 1.0))
+        self.freckles = float(max(0.0, rng.normal(-0.5, 0.6)) * (tone < 3))
+        self.eye_gap = float(rng.normal(0.212, 0.008))
+        self.eye_width = float(rng.normal(0.105, 0.006))
+        self.eye_open = float(
+            np.clip(rng.normal(0.038, 0.006) + 0.005 * feminine - 0.012 * max(smile, 0), 0.018, 0.055)
+        )
+        self.eye_tilt = float(rng.normal(0.06, 0.07))
+        self.gaze = (float(rng.normal(0, 0.012)), float(rng.normal(0, 0.006)))
+        self.iris = _colour(np.array(IRISES[rng.choice(len(IRISES), p=_iris_weights(tone))]) / 255)
+        self.brow_thickness = float(rng.normal(0.033, 0.005) - 0.012 * feminine)
+        self.brow_arch = float(rng.normal(0.028, 0.015) + 0.015 * feminine)
+        self.brow_lift = float(rng.normal(0.0, 0.015) + 0.012 * feminine)
+        self.nose_width = float(rng.normal(0.092, 0.01) + 0.003 * tone - 0.008 * feminine)
+        self.nose_length = float(rng.normal(0.285, 0.018))
+        self.nose_height = float(rng.normal(0.9, 0.13))
+        self.mouth_width = float(rng.normal(0.185, 0.014))
+        self.lip_thickness = float(np.clip(rng.normal(0.9, 0.18) + 0.2 * feminine + 0.03 * tone - 0.35 * age, 0.4, 1.5))
+        self.mouth_open = _mouth_open(rng, smile)
+        self.lip = _colour(lip)
+        self.hair_volume = float(rng.uniform(0.0, 1.0))
+        self.hair_length = float(rng.uniform(0.0, 1.0))
+        self.hairline = float(rng.normal(0.0, 0.03) - 0.12 * age * (1 - feminine) * rng.random())
+        self.parting = float(rng.normal(0, 0.16))
+        self.fringe = bool(rng.random() < 0.3 * feminine + 0.08)
+        # 0: none, else the roundness of their rims.
+        self.glasses = float(rng.uniform(0.2, 1.0)) if rng.random() < 0.14 + 0.15 * age else 0.0
+        self.earrings = bool(rng.random() < 0.4 * feminine)
+        self.cloth = _colour(_hsv(rng))
+        self.cloth_accent = _colour(_hsv(rng))
+        self.collar = ("round", "v", "shirt")[rng.integers(3)]
+        # A unit vector towards the key light: x to the right, y down, z to the viewer.
+        self.light = tuple(float(v) for v in light / np.linalg.norm(light))
+        self.light_colour = _colour(np.array([1.0, 0.96, 0.9]) + rng.normal(0, 1) * np.array([0.06, 0.01, -0.09]))
+        self.ambient = float(rng.uniform(0.22, 0.55))
+        self.exposure = float(rng.uniform(0.8, 1.08) + 0.05 * tone)
+        self.backdrop = ("plain", "gradient", "bokeh", "foliage", "rooms")[rng.integers(5)]
 
-
-def draw_traits(rng: np.random.Generator) -> Traits:
-    """Returns one random person."""
-    feminine = float(np.clip(rng.beta(0.5, 0.5), 0, 1))
-    age = float(rng.beta(1.2, 2.0))
-    tone = float(rng.uniform(0, len(SKINS) - 1))
-    skin = _between(SKINS, tone) * (1 + rng.normal(0, 0.015, 3))
-    hair, beard = _hair_style(rng, feminine, age), _beard(rng, feminine)
-    hair_colour = _hair_colour(rng, tone, age)
-    lip = np.clip(skin * (0.86, 0.62, 0.62) + (0.04, 0, 0.01), 0, 1)
-    makeup = float(feminine > 0.55) * float(rng.beta(1, 1.3))
-    lipstick = np.array([(0.72, 0.14, 0.18), (0.78, 0.34, 0.38), (0.5, 0.12, 0.2), (0.8, 0.4, 0.34)][rng.integers(4)])
-    lip = lip + (lipstick - lip) * 0.7 * makeup
-    azimuth, height = rng.normal(0, 0.8), rng.uniform(0.1, 0.95)
-    light = np.array([np.sin(azimuth) * np.cos(height), -np.sin(height), np.cos(azimuth) * np.cos(height)])
-    light[2] = max(light[2], 0.25)
-    smile = float(np.clip(rng.normal(0.35, 0.4), -0.2, 1))
-    colours = tuple(_colour(0.75 * _hsv(rng) + 0.25 * rng.uniform(0.1, 0.9)) for _ in range(3))
-    return Traits(
-        feminine=feminine,
-        age=age,
-        yaw=float(np.clip(rng.normal(0, 0.26), -0.6, 0.6)),
-        pitch=float(np.clip(rng.normal(0, 0.1), -0.25, 0.25)),
-        roll=float(np.clip(rng.normal(0, 0.1), -0.3, 0.3)),
-        centre=(float(rng.normal(0, 0.03)), float(rng.normal(0.11, 0.03))),
-        scale=float(rng.uniform(1.05, 1.25)),
-        face_width=float(rng.normal(0.535, 0.02)),
-        jaw_width=float(rng.normal(0.435, 0.022) - 0.035 * feminine),
-        jaw_length=float(rng.normal(0.60, 0.025) - 0.02 * feminine),
-        cheek=float(rng.uniform(0.3, 1.2)),
-        skin=_colour(skin),
-        ruddiness=float(rng.uniform(0.2, 1.0)),
-        freckles=float(max(0.0, rng.normal(-0.5, 0.6)) * (tone < 3)),
-        eye_gap=float(rng.normal(0.212, 0.008)),
-        eye_width=float(rng.normal(0.105, 0.006)),
-        eye_open=float(np.clip(rng.normal(0.038, 0.006) + 0.005 * feminine - 0.012 * max(smile, 0), 0.018, 0.055)),
-        eye_tilt=float(rng.normal(0.06, 0.07)),
-        gaze=(float(rng.normal(0, 0.012)), float(rng.normal(0, 0.006))),
-        iris=_colour(np.array(IRISES[rng.choice(len(IRISES), p=_iris_weights(tone))]) / 255),
-        brow_thickness=float(rng.normal(0.033, 0.005) - 0.012 * feminine),
-        brow_arch=float(rng.normal(0.028, 0.015) + 0.015 * feminine),
-        brow_lift=float(rng.normal(0.0, 0.015) + 0.012 * feminine),
-        nose_width=float(rng.normal(0.092, 0.01) + 0.003 * tone - 0.008 * feminine),
-        nose_length=float(rng.normal(0.285, 0.018)),
-        nose_height=float(rng.normal(0.9, 0.13)),
-        mouth_width=float(rng.normal(0.185, 0.014)),
-        lip_thickness=float(np.clip(rng.normal(0.9, 0.18) + 0.2 * feminine + 0.03 * tone - 0.35 * age, 0.4, 1.5)),
-        smile=smile,
-        mouth_open=_mouth_open(rng, smile),
-        lip=_colour(lip),
-        makeup=makeup,
-        hair=hair,
-        hair_colour=hair_colour,
-        hair_volume=float(rng.uniform(0.0, 1.0)),
-        hair_length=float(rng.uniform(0.0, 1.0)),
-        hairline=float(rng.normal(0.0, 0.03) - 0.12 * age * (1 - feminine) * rng.random()),
-        parting=float(rng.normal(0, 0.16)),
-        fringe=bool(rng.random() < 0.3 * feminine + 0.08),
-        beard=beard,
-        glasses=float(rng.uniform(0.2, 1.0)) if rng.random() < 0.14 + 0.15 * age else 0.0,
-        earrings=bool(rng.random() < 0.4 * feminine),
-        cloth=_colour(_hsv(rng)),
-        cloth_accent=_colour(_hsv(rng)),
-        collar=("round", "v", "shirt")[rng.integers(3)],
-        light=tuple(float(v) for v in light / np.linalg.norm(light)),
-        light_colour=_colour(np.array([1.0, 0.96, 0.9]) + rng.normal(0, 1) * np.array([0.06, 0.01, -0.09])),
-        ambient=float(rng.uniform(0.22, 0.55)),
-        exposure=float(rng.uniform(0.8, 1.08) + 0.05 * tone),
-        backdrop=("plain", "gradient", "bokeh", "foliage", "rooms")[rng.integers(5)],
-        backdrop_colours=colours,
-    )
+    def but(self, **changes: Any) -> Traits:
+        """Returns the same person with other values of some traits."""
+        if unknown := changes.keys() - vars(self).keys():
+            raise AttributeError(f"a person has no {', '.join(sorted(unknown))}")
+        other = copy.copy(self)
+        vars(other).update(changes)
+        return other
 
 
 def _hair_style(rng: np.random.Generator, feminine: float, age: float) -> HairStyle:
@@ -181,7 +131,7 @@ def _beard(rng: np.random.Generator, feminine: float) -> BeardStyle:
     return ("stubble", "goatee", "full", "moustache")[rng.choice(4, p=(0.45, 0.15, 0.3, 0.1))]
 
 
-def _hair_colour(rng: np.random.Generator, tone: float, age: float) -> Colour:
+def _hair_colour(rng: np.random.Generator, tone: float, age: float) -> np.ndarray:
     if rng.random() < 0.03:
         return _colour(np.array(DYED[rng.integers(len(DYED))]) / 255)
     names = list(HAIRS)[:8]
@@ -213,10 +163,8 @@ def _between(table: np.ndarray, position: float) -> np.ndarray:
 def _hsv(rng: np.random.Generator) -> np.ndarray:
     """A clothing-like colour: any hue, mostly subdued, any brightness."""
     hue, saturation, value = rng.random(), rng.beta(1.2, 2.2), rng.uniform(0.08, 0.95)
-    ramp = np.clip(np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
-    return value * (1 - saturation + saturation * ramp)
+    return value * (1 - saturation + saturation * hue_ramp(hue))
 
 
-def _colour(values: np.ndarray) -> Colour:
-    red, green, blue = np.clip(values, 0, 1)
-    return float(red), float(green), float(blue)
+def _colour(values: np.ndarray) -> np.ndarray:
+    return colour(*np.clip(values, 0, 1))

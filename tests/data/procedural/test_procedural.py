@@ -6,29 +6,26 @@ import hashlib
 import itertools
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from data.procedural.body import build_body, build_ears
-from data.procedural.drawing import bounds, coverage, pixel_grid, smoothstep, value_noise
-from data.procedural.hair import build_hair
+from data.procedural.around import build_body, build_ears, build_hair
+from data.procedural.drawing import bounds, colour, coverage, pixel_grid, smoothstep, value_noise
 from data.procedural.head import EYE_Y, build_head, rotation
 from data.procedural.portraits import portrait, render
 from data.procedural.scenes import LARGEST, SMALLEST, dead_leaves, leaf_radii
 from data.procedural.textures import PATTERNS, draw_palette
-from data.procedural.traits import Traits, draw_traits
+from data.procedural.traits import Traits
 from shared.seeds import numpy_rng
 
 
 def frontal(index: int) -> Traits:
     """A bare-faced person who looks straight into a camera with the light behind it, in the middle of the picture."""
-    return replace(
-        draw_traits(numpy_rng(0, "portrait", index)),
+    return Traits(numpy_rng(0, "portrait", index)).but(
         **{"yaw": 0.0, "pitch": 0.0, "roll": 0.0, "centre": (0.0, 0.1), "scale": 1.0, "gaze": (0.0, 0.0)},
         **{"light": (0.0, -0.3, 0.954), "hair": "bald", "beard": "none", "glasses": 0.0, "eye_open": 0.045},
-        **{"skin": (0.84, 0.66, 0.53), "age": 0.2, "makeup": 0.0, "ambient": 0.4},
+        **{"skin": colour(0.84, 0.66, 0.53), "age": 0.2, "makeup": 0.0, "ambient": 0.4},
         **{"smile": 0.2, "mouth_open": 0.0},
     )
 
@@ -89,13 +86,13 @@ def test_the_tip_of_the_nose_is_nearest_to_the_viewer():
     assert abs(head.x[row, column]) < 0.02
     assert head.y[row, column] == pytest.approx(traits.nose_length - 0.065, abs=0.03)
     # Turned to the side, the nose moves that way and the eye on that side comes nearer to the rim.
-    turned = build_head(replace(traits, yaw=0.4), x, y)
+    turned = build_head(traits.but(yaw=0.4), x, y)
     nose = np.hypot(turned.x, turned.y - 0.2).argmin() % 128
     assert nose > 64 + 10
 
 
 def test_people_differ():
-    people = [draw_traits(numpy_rng(0, "portrait", index)) for index in range(300)]
+    people = [Traits(numpy_rng(0, "portrait", index)) for index in range(300)]
     assert {person.hair for person in people} == {
         *("bald", "buzz", "short", "quiff", "bob", "straight", "wavy", "curly", "tied", "beanie", "scarf")
     }
@@ -114,7 +111,7 @@ def test_every_kind_of_portrait_renders_in_single_precision():
     for number, hair in enumerate(styles):
         backdrop = ("plain", "gradient", "bokeh", "foliage", "rooms")[number % 5]
         collar = ("round", "v", "shirt")[number % 3]
-        traits = replace(draw_traits(rng), hair=hair, backdrop=backdrop, collar=collar, beard="full", age=0.9)
+        traits = Traits(rng).but(hair=hair, backdrop=backdrop, collar=collar, beard="full", age=0.9)
         head = build_head(traits, x, y)
         # One double among the arrays would halve the speed of all that follows.
         for layer in (*build_hair(traits, head, rng), *build_body(traits, x, y, rng), build_ears(traits, head)):
