@@ -171,13 +171,15 @@ def groups_of(session: Session, iteration: int) -> tuple[PairBatch, list[int]]:
     """Returns this process's B pairs of one iteration and a seed for each of their B·G restorations, group-major."""
     config, accelerator = session.config, session.learner.accelerator
     positions = local_positions(config, iteration, accelerator.process_index, accelerator.num_processes)
-    indices = [shuffled(config.seed, position, len(session.pairs)) for position in positions]
+    count, first = len(session.pairs), iteration * config.groups
+    indices = [shuffled(config.seed, position, count) for position in positions]
     batch = collate_pairs([session.pairs[index] for index in indices])
-    seeds = [
-        derive_seed(config.seed, "rollout", iteration, index, member)
-        for index in indices
-        for member in range(config.group_size)
-    ]
+    seeds = []
+    for position, index in zip(positions, indices, strict=True):
+        # A picture may come again within the iteration, where an epoch ends or is shorter: then with other noise.
+        before = sum(shuffled(config.seed, other, count) == index for other in range(first, position))
+        keys = (iteration, index) if not before else (iteration, index, "again", before)
+        seeds += [derive_seed(config.seed, "rollout", *keys, member) for member in range(config.group_size)]
     return replace(batch, gt=batch.gt.to(accelerator.device), lq=batch.lq.to(accelerator.device)), seeds
 
 

@@ -15,11 +15,16 @@ _CONTENT_SIGMA = 3.0  # what is coarser is shading and colour, no pattern
 def hatch(pictures: torch.Tensor, *, period_px: int = 8) -> float:
     """Returns how strong a pattern all of [N, 3, H, W] in [0, 1] share, in grey levels of 255; sides of a period or more.
 
-    The root mean square of the mean tile of `period_px` pixels, over every place and picture. Contents average out; what
-    a latent grid leaves at every cell, as policies do that cheat a reward model, stays, whichever divides the period.
+    The root mean square of the tile of `period_px` pixels that they share: what a latent grid leaves at every cell, as
+    policies do that cheat a reward model, whichever divides the period. Its square is the mean product of two different
+    pictures' mean tiles, which contents leave at 0 on average however few pictures there are; 0 where it falls below.
+    One picture alone shares with none: its own tile counts, contents and all.
     """
-    tile = mean_tiles(pictures.float().mean(dim=1, keepdim=True) * 255.0, period_px).mean(dim=0)
-    return float(tile.square().mean().sqrt())
+    tiles = mean_tiles(pictures.float().mean(dim=1, keepdim=True) * 255.0, period_px).flatten(1)  # [N, period²]
+    if len(tiles) == 1:
+        return float(tiles.square().mean().sqrt())
+    products = tiles.sum(dim=0).square() - tiles.square().sum(dim=0)  # over all ordered pairs
+    return float(products.mean().clamp(min=0.0) / (len(tiles) * (len(tiles) - 1))) ** 0.5
 
 
 def shared_tile(sr: torch.Tensor, gt: torch.Tensor, *, period_px: int = 32) -> torch.Tensor:

@@ -75,16 +75,33 @@ def gradient_distance_map(sr: torch.Tensor, gt: torch.Tensor, *, scales: int = 3
         contrast = a.square().sum(1, keepdim=True) + b.square().sum(1, keepdim=True)
         # The root's slope at 0 is infinite; 1e-6 below it keeps gradients finite and costs .001 of the range.
         local = (unlike / (contrast + 3 * _GRADIENT_FLOOR**2) + 1e-6).sqrt().sub(1e-3).clamp(min=0)
-        distance = distance + F.interpolate(local, (height, width), mode="bilinear", align_corners=False) / scales
+        distance = distance + _at_full_size(local, sr.shape[-2:], 2**level)[..., :height, :width] / scales
     return distance
 
 
 def colour_shift(sr: torch.Tensor, gt: torch.Tensor, *, block_px: int = 16) -> torch.Tensor:
-    """Returns the mean CIE76 colour difference ΔE between averages over blocks; about 2 is just noticeable."""
+    """Returns the mean CIE76 colour difference ΔE between averages over blocks; about 2 is just noticeable.
+
+    A block that the border cuts weighs as much as it has pixels.
+    """
     block = min(block_px, *sr.shape[-2:])
     lab = (_rgb_to_lab(F.avg_pool2d(x, block, ceil_mode=True)) for x in (sr, gt))
     # The square root has no slope at 0: equal pictures would give NaN gradients.
-    return (next(lab) - next(lab)).square().sum(1).clamp(min=1e-12).sqrt().mean((1, 2))
+    difference = (next(lab) - next(lab)).square().sum(1).clamp(min=1e-12).sqrt()
+    rows, columns = (torch.arange(0, side, block).sub(side).neg().clamp(max=block) for side in sr.shape[-2:])
+    pixels = (rows[:, None] * columns[None]).to(difference)
+    return (difference * pixels).sum((1, 2)) / pixels.sum()
+
+
+def _at_full_size(local: torch.Tensor, level_hw: tuple[int, int], factor: int) -> torch.Tensor:
+    """Returns [B, 1, H, W] of windows [B, 1, ⌈h/2⌉, ⌈w/2⌉] around every other pixel of a level that is `factor` times
+    smaller than the picture; a row or column too many where that does not divide it.
+    """
+    height, width = level_hw
+    rows, columns = (2 * side - 1 for side in local.shape[-2:])  # window i lies on pixel 2i, not between two
+    on_level = F.interpolate(local, (rows, columns), mode="bilinear", align_corners=True)
+    on_level = F.pad(on_level, (0, width - columns, 0, height - rows), mode="replicate")
+    return F.interpolate(on_level, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def _oriented_energies(image: torch.Tensor) -> torch.Tensor:

@@ -72,3 +72,17 @@ def test_the_hatch_is_what_all_pictures_share():
     assert hatch(pictures + stripes) == pytest.approx(2.0, abs=0.3)
     assert hatch(0.5 + 0 * pictures + stripes) == pytest.approx(2.0, abs=1e-3)
     assert hatch(pictures * 0 + torch.rand(24, 1, 1, 1, generator=generator)) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_the_hatch_does_not_depend_on_how_many_pictures_there_are():
+    def found(count: int) -> list[float]:
+        drawn = [torch.Generator().manual_seed(seed) for seed in range(20)]
+        pictures = [0.5 + 0.05 * torch.randn(count, 3, 32, 32, generator=generator) for generator in drawn]
+        return [hatch(each + stripes(2.0, 4, side=32)) ** 2 for each in pictures]
+
+    few, many = (torch.tensor(found(count)) for count in (3, 60))
+    # The mean tile's own square would be 4 + the noise's share, .61 for three pictures and .03 for sixty.
+    assert few.mean().item() == pytest.approx(4.0, abs=0.25)
+    assert many.mean().item() == pytest.approx(4.0, abs=0.08)
+    one = torch.rand(1, 3, 32, 32)
+    assert hatch(one) > 0

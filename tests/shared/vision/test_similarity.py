@@ -107,6 +107,37 @@ def test_gradient_distance_map_is_where_the_defect_is():
     torch.testing.assert_close(where.mean((1, 2, 3)), gradient_distance(broken, GT))
 
 
+@pytest.mark.parametrize("side", [64, 65])
+def test_gradient_distance_map_lies_over_the_defect(side):
+    plain = torch.full((1, 3, side, side), 0.5)
+    off = []
+    for top in range(28, 36):  # every place within the windows of the coarsest scale, 8 px apart
+        broken = plain.clone()
+        broken[..., top : top + 2, top - 4 : top - 2] = 0.9
+        where = gradient_distance_map(broken, plain)[0, 0].double()
+        row, column = ((where.sum(dim) * torch.arange(side)).sum() / where.sum() for dim in (1, 0))
+        off += [row.item() - top - 0.5, column.item() - (top - 4) - 0.5]
+    # One window of a scale lies up to half its distance beside the defect; on average they lie over it.
+    assert np.mean(off) == pytest.approx(0.0, abs=0.15)
+    assert max(map(abs, off)) < 1.0
+
+
+def test_gradient_distance_map_turns_with_the_picture():
+    # 65 px: rows that have a window on both ends, so that a picture turned upside down has its map turned, too.
+    gt = scene(2, 65)
+    sr = noisy(blurred(gt, 0.8), 0.02)
+    turned = gradient_distance_map(sr.flip(-1, -2), gt.flip(-1, -2), scales=1).flip(-1, -2)
+    torch.testing.assert_close(gradient_distance_map(sr, gt, scales=1), turned, atol=1e-5, rtol=0)
+
+
+def test_colour_shift_weighs_a_cut_block_by_its_pixels():
+    gt = torch.full((1, 3, 20, 16), 0.5)
+    sr = gt.clone()
+    sr[..., 16:, :] += 0.1  # the lower block, of 4 rows among 20
+    whole = colour_shift(gt + 0.1, gt)
+    torch.testing.assert_close(colour_shift(sr, gt), whole * 4 / 20, atol=1e-4, rtol=0)
+
+
 def test_colour_shift_is_the_mean_cie76_of_scikit_image():
     block = F.avg_pool2d(SR, 16), F.avg_pool2d(GT, 16)
     lab = [skimage.color.rgb2lab(x.permute(0, 2, 3, 1).double().numpy()) for x in block]
