@@ -119,6 +119,9 @@ def _notes(stage: Stage) -> str:
     ]
     if "curve" in stage.summary:
         lines.append(f"<p><strong>{html.escape(stage.summary['curve']['line'])}</strong></p>")
+    if distances := stage.summary.get("kernel_distance"):
+        said = ", ".join(f"{name} {d['value']:.4f} ± {d['standard_error']:.4f}" for name, d in distances.items())
+        lines.append(f"<p>Kernel distance from the truth's pictures, lower is better: {html.escape(said)}.</p>")
     return "".join(lines)
 
 
@@ -139,7 +142,8 @@ def _rows(stage: Stage) -> str:
     )
     seconds = stage.summary.get("seconds_per_picture", (0.0, 0.0))
     return (
-        f"<p>{stage.summary.get('pictures', '')} held-out pictures, the same noise before and after; "
+        f"<p>{stage.summary.get('pictures', '')} held-out pictures, the same noise before and after; better "
+        "and worse by a two-sided paired t-test, p < .05 in the row by itself; "
         f"{seconds[0]:.3f} s per picture before, {seconds[1]:.3f} s after.</p><table>{head}{cells}</table>"
     )
 

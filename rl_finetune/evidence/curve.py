@@ -8,7 +8,7 @@ of perception.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class Plane:
 
     fidelity: str
     perception: str
-    higher_is_better: Mapping[str, bool]
+    higher_is_better: Mapping[str, bool] = field(hash=False)
 
     @property
     def metrics(self) -> tuple[str, str]:
@@ -129,7 +129,6 @@ def beyond(
     setting: SamplerSpec,
     plane: Plane,
     level: float = 0.05,
-    planes: int = 1,
 ) -> Standing:
     """Returns whether the tuned policy with `setting`, which was chosen in advance, lies beyond the base's curve.
 
@@ -140,22 +139,18 @@ def beyond(
     `WEIGHTS` are some of them, none near an end: the test errs towards “not beyond”.
 
     For one λ the p is the largest of the one-sided paired t-tests against each sampler: all must be beaten, so their
-    number costs nothing (intersection–union test). That one λ of several is enough costs their number (Bonferroni);
-    likewise `planes`, if as many are read together.
+    number costs nothing (intersection–union test). That one λ of several is enough costs their number (Bonferroni).
+    A claim that several planes must all bear out costs nothing more, and its p is their largest.
     """
     spreads = {name: _spread(base, name) for name in plane.metrics}
     candidates = [_against_all(base, tuned, setting.canonical(), plane, spreads, weight) for weight in WEIGHTS]
     best = min(candidates, key=lambda standing: standing.p)
-    return replace(best, p=min(1.0, best.p * len(WEIGHTS) * planes), level=level)
+    return replace(best, p=min(1.0, best.p * len(WEIGHTS)), level=level)
 
 
-def sweep(
-    base: Curve, tuned: Curve, *, plane: Plane, level: float = 0.05, planes: int = 1
-) -> dict[SamplerSpec, Standing]:
+def sweep(base: Curve, tuned: Curve, *, plane: Plane, level: float = 0.05) -> dict[SamplerSpec, Standing]:
     """Returns where the tuned policy stands with each of its samplers, corrected for reading all of them (Holm)."""
-    standings = [
-        beyond(base, tuned, setting=setting, plane=plane, level=level, planes=planes) for setting in tuned.values
-    ]
+    standings = [beyond(base, tuned, setting=setting, plane=plane, level=level) for setting in tuned.values]
     corrected = holm([standing.p for standing in standings])
     return {each.setting: replace(each, p=p) for each, p in zip(standings, corrected, strict=True)}
 

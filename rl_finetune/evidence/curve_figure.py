@@ -1,4 +1,4 @@
-"""The base policy's curve and the tuned policy's, as a table and as a picture of one plane."""
+"""The base policy's curve and the tuned policy's, as a table and as a picture, a panel for each plane."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shared.files import write_bytes
 from shared.vision.metrics import paired_difference
 
 BASE, TUNED, INK, GRID, REACH = "#1b6ca8", "#b3261e", "#222222", "#dddddd", "#e8f0f7"
-TITLE_LETTERS = 84  # that fit a line above the axes
+TITLE_LETTERS = 80  # that fit a line above one plane
 MARKERS = ("o", "^", "s", "D", "v", "P")  # one a number of steps, from the fewest
 
 
@@ -31,7 +31,7 @@ def curve_table(base: Curve, tuned: Curve, planes: Sequence[Plane], *, deployed:
     deployed = deployed.canonical()
     metrics = list(dict.fromkeys(metric for plane in planes for metric in plane.metrics))
     arrows = {metric: "↑" if plane.sign(metric) > 0 else "↓" for plane in planes for metric in plane.metrics}
-    standings = [_standings(base, tuned, plane, deployed=deployed, planes=len(planes)) for plane in planes]
+    standings = [_standings(base, tuned, plane, deployed=deployed) for plane in planes]
     titles = [
         "sampler",
         *(f"{metric} {arrows[metric]} {which}" for metric in metrics for which in ("base", "tuned")),
@@ -47,25 +47,21 @@ def curve_table(base: Curve, tuned: Curve, planes: Sequence[Plane], *, deployed:
 
 
 def draw_curve(
-    path: Path, base: Curve, tuned: Curve, *, plane: Plane, deployed: SamplerSpec, title: str, subtitle: str = ""
+    path: Path, base: Curve, tuned: Curve, *, panels: Mapping[Plane, str], deployed: SamplerSpec, title: str
 ) -> None:
-    """Draws one plane as .svg or .png, better to the right and upwards; shaded is what the base reaches by itself.
+    """Draws planes beside each other as .svg or .png, better to the right and upwards, each with what is said above it.
 
-    Reached are the base's samplers, the mixtures of two, and whatever is worse. The cross is the deployed sampler's, as
-    wide as two standard errors of its difference from the base's to either side.
+    Shaded is what the base reaches by itself: its samplers, the mixtures of two, and whatever is worse. The cross is the
+    deployed sampler's, its arms the 95 % interval of the paired change since the base.
     """
     settings = {"svg.hashsalt": "restore-rl", "svg.fonttype": "none", "font.size": 9, "text.color": INK}
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(7.2, 4.6), facecolor="white", layout="constrained")
-        axes = figure.subplots()
-        of_base, of_tuned = _points(base, plane), _points(tuned, plane)
-        _frame(axes, plane, title="\n".join([title, *textwrap.wrap(subtitle, TITLE_LETTERS)]))
-        _fit(axes, np.array([*of_base.values(), *of_tuned.values()]), plane)
-        _shade(axes, np.array(list(of_base.values())), plane)
-        for points, colour in ((of_base, BASE), (of_tuned, TUNED)):
-            _draw_policy(axes, points, colour)
-        _draw_deployed(axes, base, tuned, plane, deployed.canonical())
-        axes.legend(handles=_legend(base), loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        figure = Figure(figsize=(1.7 + 5.5 * len(panels), 4.6), facecolor="white", layout="constrained")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
+        row = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, (plane, said) in zip(row, panels.items(), strict=True):
+            _draw_plane(axes, base, tuned, plane, deployed=deployed.canonical(), said=said)
+        row[-1].legend(handles=_legend(base), loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         drawn = io.BytesIO()
         kind = path.suffix.removeprefix(".")
         # Without the date the same figures make the same bytes.
@@ -73,13 +69,11 @@ def draw_curve(
     write_bytes(path, drawn.getvalue())
 
 
-def _standings(
-    base: Curve, tuned: Curve, plane: Plane, *, deployed: SamplerSpec, planes: int
-) -> dict[SamplerSpec, Standing]:
+def _standings(base: Curve, tuned: Curve, plane: Plane, *, deployed: SamplerSpec) -> dict[SamplerSpec, Standing]:
     others = Curve({setting: values for setting, values in tuned.values.items() if setting != deployed})
     return {
-        deployed: beyond(base, tuned, setting=deployed, plane=plane, planes=planes),
-        **sweep(base, others, plane=plane, planes=planes),
+        deployed: beyond(base, tuned, setting=deployed, plane=plane),
+        **sweep(base, others, plane=plane),
     }
 
 
@@ -101,6 +95,16 @@ def frontier(points: np.ndarray) -> np.ndarray:
 
 def _turns_left(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> bool:
     return bool((b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]) >= 0)
+
+
+def _draw_plane(axes: Axes, base: Curve, tuned: Curve, plane: Plane, *, deployed: SamplerSpec, said: str) -> None:
+    of_base, of_tuned = _points(base, plane), _points(tuned, plane)
+    _frame(axes, plane, title=textwrap.fill(said, TITLE_LETTERS))
+    _fit(axes, np.array([*of_base.values(), *of_tuned.values()]), plane)
+    _shade(axes, np.array(list(of_base.values())), plane)
+    for points, colour in ((of_base, BASE), (of_tuned, TUNED)):
+        _draw_policy(axes, points, colour)
+    _draw_deployed(axes, base, tuned, plane, deployed)
 
 
 def _points(curve: Curve, plane: Plane) -> dict[SamplerSpec, tuple[float, float]]:
@@ -150,14 +154,12 @@ def _draw_policy(axes: Axes, points: Mapping[SamplerSpec, tuple[float, float]], 
 
 
 def _draw_deployed(axes: Axes, base: Curve, tuned: Curve, plane: Plane, deployed: SamplerSpec) -> None:
-    def two_errors(metric: str) -> float:
-        return 2 * paired_difference(base.of(deployed, metric), tuned.of(deployed, metric)).standard_error
+    def arm(metric: str) -> float:
+        return paired_difference(base.of(deployed, metric), tuned.of(deployed, metric)).half_width
 
     x, y = (float(tuned.of(deployed, metric).mean()) for metric in (plane.perception, plane.fidelity))
     start = [float(base.of(deployed, metric).mean()) for metric in (plane.perception, plane.fidelity)]
-    axes.errorbar(
-        x, y, xerr=two_errors(plane.perception), yerr=two_errors(plane.fidelity), color=INK, linewidth=1, zorder=4
-    )
+    axes.errorbar(x, y, xerr=arm(plane.perception), yerr=arm(plane.fidelity), color=INK, linewidth=1, zorder=4)
     axes.annotate("", (x, y), start, arrowprops={"arrowstyle": "->", "color": INK, "linewidth": 1}, zorder=4)
 
 

@@ -17,26 +17,40 @@ from shared.restorers.pixel_unet import PixelUNet, PixelUNetRestorer
 from shared.vision.metrics import METRICS
 
 TABLE_FILE, FIGURE_FILE = "curve.md", "curve.png"
-# The first of each that is measured and that no reward contains.
+# In each order the first that is measured and that no reward contains.
 FIDELITY = ("psnr", "ssim", "ms_ssim")
-PERCEPTION = ("lpips_alex", "dists", "lpips_vgg", "gradient_distance", "detail_correlation")
+# A gain in perception must show in both; without either, the first of the substitutes stands in, and that is said.
+PERCEPTION = ("lpips_alex", "dists")
+SUBSTITUTES = ("lpips_vgg", "gradient_distance", "detail_correlation")
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Where the tuned policy stands beside the base policy's curve."""
+    """Where the tuned policy stands beside the base policy's curve, in each plane."""
 
     base: Curve
     tuned: Curve
-    plane: Plane
-    standing: Standing  # of the deployed sampler
+    standings: tuple[Standing, ...]  # of the deployed sampler, one a plane
     pictures: int
+
+    @property
+    def standing(self) -> Standing:
+        """The plane in which it is least clear: a gain must show in all of them, so its p is the claim's."""
+        return max(self.standings, key=lambda standing: standing.p)
 
     @property
     def line(self) -> str:
         """Returns what may be said of the run, in one line."""
         said = "A gain" if self.standing.beyond else "No gain"
-        return f"{said}: {self.standing.line()}, {self.pictures} pictures"
+        return f"{said}: {'; '.join(s.line() for s in self.standings)}, {self.pictures} pictures{self._stand_in()}"
+
+    def _stand_in(self) -> str:
+        judged = {standing.plane.perception for standing in self.standings}
+        missing = [name for name in PERCEPTION if name not in judged]
+        if not missing:
+            return ""
+        also = "" if judged & set(PERCEPTION) else f": {', '.join(judged)} stands in, and sees less"
+        return f"; {' and '.join(missing)} not measured, or rewarded{also}"
 
     def as_json(self) -> dict[str, Any]:
         """Returns the verdict and every sampler's means."""
@@ -48,7 +62,7 @@ class Gain:
             "beyond": self.standing.beyond,
             "p": self.standing.p,
             "line": self.line,
-            "plane": list(self.plane.metrics),
+            "planes": [{"metrics": list(s.plane.metrics), "beyond": s.beyond, "p": s.p} for s in self.standings],
             "pictures": self.pictures,
             "means": means,
         }
@@ -60,16 +74,13 @@ def measure_gain(
     pairs: PairBatch,
     measures: Sequence[Measure],
     *,
+    planes: Sequence[Plane],
     deployed: SamplerSpec,
-    rewarded: Collection[str],
     batch: int,
     seed: int,
     device: str,
 ) -> Gain:
-    """Returns both policies' curves on `pairs` and whether the tuned one, as deployed, lies beyond the base's.
-
-    `rewarded` names the panel's metrics that a reward contains: they do not judge.
-    """
+    """Returns both policies' curves on `pairs` and whether the tuned one, as deployed, lies beyond the base's."""
     curves = [
         measure_curve(
             lambda spec, policy=policy: PixelUNetRestorer(policy, spec),
@@ -82,30 +93,27 @@ def measure_gain(
         )
         for policy in (base, tuned)
     ]
-    plane = plane_of(next(iter(curves[0].values.values())), rewarded)
-    standing = beyond(*curves, setting=deployed, plane=plane)
-    return Gain(*curves, plane, standing, len(pairs.indices))
+    return Gain(*curves, tuple(beyond(*curves, setting=deployed, plane=plane) for plane in planes), len(pairs.indices))
 
 
-def plane_of(measured: Collection[str], rewarded: Collection[str]) -> Plane:
-    """Returns the plane of fidelity and perception that a run is judged in."""
-    fidelity, perception = (
-        next((name for name in names if name in measured and name not in rewarded), names[0])
-        for names in (FIDELITY, PERCEPTION)
+def planes_of(measured: Collection[str], rewarded: Collection[str]) -> tuple[Plane, ...]:
+    """Returns the planes of fidelity and perception that a run is judged in; none where every metric of one is missing
+    or `rewarded`: no reward is judged by itself.
+    """
+
+    def free(names: Sequence[str]) -> list[str]:
+        return [name for name in names if name in measured and name not in rewarded]
+
+    return tuple(
+        Plane(fidelity, perception, {name: METRICS[name].higher_is_better for name in (fidelity, perception)})
+        for fidelity in free(FIDELITY)[:1]
+        for perception in free(PERCEPTION) or free(SUBSTITUTES)[:1]
     )
-    return Plane(fidelity, perception, {name: METRICS[name].higher_is_better for name in (fidelity, perception)})
 
 
 def write_gain(folder: Path, gain: Gain, *, deployed: SamplerSpec, title: str) -> None:
     """Writes the table and the figure of a gain."""
-    table = curve_table(gain.base, gain.tuned, [gain.plane], deployed=deployed)
+    panels = {standing.plane: standing.line() for standing in gain.standings}
+    table = curve_table(gain.base, gain.tuned, list(panels), deployed=deployed)
     write_bytes(folder / TABLE_FILE, f"{gain.line}\n\n{table}".encode())
-    draw_curve(
-        folder / FIGURE_FILE,
-        gain.base,
-        gain.tuned,
-        plane=gain.plane,
-        deployed=deployed,
-        title=title,
-        subtitle=gain.standing.line(),
-    )
+    draw_curve(folder / FIGURE_FILE, gain.base, gain.tuned, panels=panels, deployed=deployed, title=title)

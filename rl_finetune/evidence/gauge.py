@@ -34,8 +34,8 @@ class GaugeConfig:
     action: Action = "report"  # what is done after `patience` readings
     alpha: float = 0.05  # how often a run in which nothing happens may be called worse, over all of its readings
     patience: int = 2  # readings in a row that say hacking, before anything is done
-    gt_weight_factor: float = 2.0  # raise_gt_weight: what the GT-likelihood weight is multiplied by
-    max_gt_weight_factor: float = 16.0  # raise_gt_weight: never beyond this many times the weight
+    gt_weight_factor: float = 2.0  # what raise_gt_weight multiplies the GT-likelihood weight by
+    max_gt_weight_factor: float = 16.0  # raise_gt_weight stops at this many times the weight
 
     def __post_init__(self) -> None:
         if not 0.0 < self.alpha < 0.5:

@@ -26,6 +26,7 @@ from rl_finetune.evidence.measure import (
     measured,
 )
 from rl_finetune.evidence.references import TRUTH
+from rl_finetune.evidence.whole_set import KERNEL_DISTANCE, WholeSet
 from rl_finetune.rewards.faces import identity, load_identity
 from rl_finetune.rewards.judge import Judge
 from rl_finetune.rewards.learned import judge_pictures
@@ -41,6 +42,7 @@ from shared.vision.removal import REMOVALS
 
 GRID_ROWS = 12
 EVALUATION_FILE = "evaluation.json"
+REMOVED = "removed"  # its key: what is left of the proxy once the pictures have lost what nobody would miss
 SCALE_GROUPS, SCALE_MEMBERS = 8, 8  # of the same pictures and noise whatever the run's seed: one unit for all of them
 IDENTITY = "identity_check"  # by a recogniser of its own: a reward cannot check itself
 
@@ -88,6 +90,7 @@ class Panel:
     judges: tuple[str, ...]  # the metrics that the hacking gauge reads
     refused: Mapping[str, str]  # the others, and why: most share something with a reward
     absent: Mapping[str, str]  # name → why it is not measured
+    weights: MetricWeights
     device: torch.device
 
     def only(self, names: Sequence[str]) -> list[Measure]:
@@ -118,10 +121,14 @@ def compare_on_held_out(
         name: held_out.evaluate(restorer, pairs, panel, title=f"{name} RL, {held_out.task}", quiet=False)
         for name, restorer in (("before", before), ("after", after))
     }
-    beside = {
-        title: held_out.evaluate(restorer, pairs, panel, title=f"{title}, {held_out.task}", quiet=False).values
-        for title, restorer in references.items()
-    }
+    whole = WholeSet.open(panel.weights, images=images, batch=held_out.batch, device=panel.device)
+    for name, pictures in {TRUTH: pairs.gt, **{name: each.sr for name, each in found.items()}}.items():
+        whole.add(name, pictures)
+    beside = {}
+    for title, restorer in references.items():
+        reference = held_out.evaluate(restorer, pairs, panel, title=f"{title}, {held_out.task}", quiet=False)
+        whole.add(title, reference.sr)
+        beside[title] = reference.values
     beside[TRUTH] = measured(
         pairs.gt, pairs, panel.measures, batch=held_out.batch, of_all=panel.of_all, device=panel.device
     )
@@ -132,18 +139,22 @@ def compare_on_held_out(
     title = f"{held_out.task}: {images} held-out pictures, {sampler.words()}"
     figures = {
         "table": format_table(rows, title=title, seconds=seconds)
-        + f"\nhatch on every picture, grey levels: {line}; far above the truth's, it is a pattern of the latent grid",
+        + f"\nhatch on every picture, grey levels: {line}; far above the truth's, it is a pattern of the latent grid"
+        + whole.lines(),
         "hatch": shared_pattern,
+        KERNEL_DISTANCE: whole.as_json(),
         "rows": [{**dataclasses.asdict(row), "z": row.change.z, "verdict": row.verdict} for row in rows],
         "replacements": dict(judge.final.replacements),
-        "absent": dict(panel.absent),
+        "absent": {**panel.absent, **whole.absent},
         "pictures": images,
         "seconds_per_picture": seconds,
     }
     save_image(folder / "before_after.png", before_after_grid(pairs, found["before"], found["after"], judge))
     by_method = {name: each.values for name, each in found.items()} | beside
     values = {name: {k: v.tolist() for k, v in own.items()} for name, own in by_method.items()}
-    RunFolder(folder).write_json(EVALUATION_FILE, {**figures, "image_ids": pairs.image_ids, **values})
+    removed = {name: after_removals(each.sr, pairs, panel, batch=held_out.batch) for name, each in found.items()}
+    also = {REMOVED: {name: {k: v.tolist() for k, v in own.items()} for name, own in removed.items()}}
+    RunFolder(folder).write_json(EVALUATION_FILE, {**figures, "image_ids": pairs.image_ids, **also, **values})
     return figures
 
 
@@ -188,6 +199,7 @@ def open_panel(
         judges=judges,
         refused=refused,
         absent=absent,
+        weights=weights,
         device=device,
     )
 

@@ -18,6 +18,7 @@ from shared.runs.tracking import progress
 from shared.seeds import derive_seed
 from shared.vision.metrics import METRICS, PairedDifference, PairMetric, paired_difference
 
+LEVEL = 0.05  # of a row's test
 # measure(sr, gt, lq) → {name: [B]}: rewards and metrics alike
 Measure = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Mapping[str, torch.Tensor]]
 
@@ -45,8 +46,8 @@ class ChangeRow:
 
     @property
     def verdict(self) -> str:
-        """better, worse, or level: within two standard errors of no change."""
-        if abs(self.gain.z) < 2.0:
+        """better, worse, or level: by the two-sided paired t-test over the pictures, this row by itself."""
+        if self.gain.p >= LEVEL:
             return "level"
         return "better" if self.gain.mean > 0 else "worse"
 
@@ -151,7 +152,7 @@ def format_table(rows: Sequence[ChangeRow], *, title: str, seconds: tuple[float,
     columns = list(rows[0].references)
     head = "".join(f"{column:>14}" for column in columns)
     lines = [
-        f"{title}, n = {rows[0].change.n}",
+        f"{title}, n = {rows[0].change.n}; better, worse: paired t-test, two-sided p < {LEVEL:g} in the row by itself",
         f"{'':22}{'before':>9}{'after':>9}{'change ± s.e.':>20}   {'':7}{head}",
     ]
     for row in rows:

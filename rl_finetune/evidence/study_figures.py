@@ -126,21 +126,26 @@ def study_tables(
 ) -> str:
     """Returns one markdown table per comparison; its first arm is what the others are compared with.
 
-    Changes are from the base policy on the held-out pictures, mean and standard error over seeds.
+    Changes are from the base policy on the held-out pictures, mean and standard error over the S seeds of RL: the base
+    policy and the reward model are the same in all of them. p is the two-sided paired t-test's over those seeds.
     """
     blocks = []
     for title, members in comparisons.items():
         reference = figures[members[0]]
         goal = float(reference.mean_curve()[-1])
         head = [f"{name} {_arrow(name)}" for name in measures]
-        head += [f"{measures[0]} against {members[0]}", "iterations to its gain"]
-        lines = [f"**{title}**", "", f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
+        head += [f"{measures[0]} against {members[0]} (p)", "iterations to its gain"]
+        seeds = len(reference.curves)
+        says = (
+            f"mean ± standard error over {seeds} seeds of RL; p: paired t-test over them, two-sided, each arm by itself"
+        )
+        lines = [f"**{title}** ({says})", "", f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
         for name in members:
             cells = [_mean(figures[name].gains[measure]) for measure in measures]
             against = difference(figures[name], reference, measures[0])
             reached = iterations_to_reach(figures[name], goal)
             cells += [
-                "" if name == members[0] else f"{against.mean:+.4f} ± {against.standard_error:.4f}",
+                "" if name == members[0] else f"{against.mean:+.4f} ± {against.standard_error:.4f} ({against.p:.3f})",
                 ("–" if goal <= 0.0 else "never") if np.isnan(reached) else f"{reached:.0f}",
             ]
             lines.append(f"| {name} | {' | '.join(cells)} |")

@@ -33,7 +33,7 @@ class TrainRlConfig:
     task: Task = "sr"  # sr: ×4 super-resolution; face: restoration at the same size
     base: str = "runs/default/base_sr"  # the policy to start from: a folder, or shipped:base_sr
     reward_model: str = "runs/default/reward_model/checkpoint"  # a folder, shipped:reward_model, or a Hub repository
-    reward_revision: str | None = None  # of a Hub repository: a branch, tag or commit
+    reward_revision: str | None = None  # branch, tag or commit of the reward model's Hub repository
     source: SourceConfig = field(default_factory=SourceConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
     sampler: SamplerSpec = field(default_factory=SamplerSpec)
@@ -50,38 +50,46 @@ class TrainRlConfig:
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     gauge: GaugeConfig = field(default_factory=GaugeConfig)
     metrics: MetricWeights = field(default_factory=MetricWeights)
-    iterations: int = 60  # rollouts
+    iterations: int = 60  # iterations, each with one rollout
     groups: int = 6  # degraded pictures per iteration, over all processes
-    group_size: int = 8  # restorations of each
+    group_size: int = 8  # restorations of each degraded picture
     updates_per_rollout: int = 2  # optimizer steps an iteration makes, each on its own share of the groups
     microbatch_groups: int = 0  # groups per forward pass; 0: all of an update's
     steps_per_pass: int = 1  # trained steps re-scored in one forward pass
-    learning_rate: float = 1e-4  # peak
-    # Adam's first steps are as long as its rate whatever the gradient's noise: at the full rate they break the policy.
+    learning_rate: float = 1e-4  # peak learning rate
+    # Iterations over which the learning rate rises: Adam's first steps are as long as its rate, whatever the gradient's
+    # noise, and at the full rate they break the policy.
     warmup_iterations: int = 5
-    decay_share: float = 0.3  # of the iterations, at the end: the rate falls to 0 along a line
-    weight_decay: float = 0.0  # of AdamW
+    # Share of the iterations, at the end, over which the learning rate falls to 0 along a line.
+    decay_share: float = 0.3
+    weight_decay: float = 0.0  # weight decay of AdamW
     gradient_clip: float = 1.0  # largest norm of the gradient
-    ema_decay: float = 0.9  # of the weights' moving average, which is what is saved
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"  # of the policy's forward pass; log-probs are always float32
-    deploy: Deployment = (
-        "sde"  # how the policy is saved, evaluated and used: sampler as it is, or ode: without its noise
-    )
+    ema_decay: float = 0.9  # decay of the weights' moving average, which is what is saved
+    # Precision of the policy's forward pass; log-probs are always float32.
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    # How the policy is saved, evaluated and used: with the sampler as it is, or ode: without noise.
+    deploy: Deployment = "sde"
     eval_images: int = 32  # distinct held-out pictures of the final table
-    curve_images: int = 16  # of them, at most, on which both policies are measured over steps and eta; 0: no curve
-    eval_crop_px: int = 64  # side of their gt
-    eval_batch: int = 16  # pictures restored at once
+    # Held-out pictures, at most, on which both policies are measured over steps and eta; 0: no curve.
+    curve_images: int = 16
+    eval_crop_px: int = 64  # side of the held-out pictures' gt
+    eval_batch: int = 16  # held-out pictures restored at once
     identity_weights: str = ""  # a face recogniser's weights: reports whether faces stay who they are
     check_every: int = 0  # iterations between checks on validation pictures, read by the hacking gauge; 0: never
     check_images: int = 16  # validation pictures of a check
     checkpoint_every: int = 10  # iterations between resumable states; a kill loses at most this much work
-    cpu_threads: int = 2  # of PyTorch
-    seed: int = 0  # of pairs, noise and windows
+    cpu_threads: int = 2  # PyTorch's threads
+    seed: int = 0  # seed of pairs, noise and windows
 
     @property
     def deployed(self) -> SamplerSpec:
         """Returns the sampler that the policy is saved, evaluated and used with."""
         return self.sampler.deployed(self.deploy)
+
+    @property
+    def readings(self) -> int:
+        """Returns how often the hacking gauge is read, the baseline not counted: at every check, and at the end."""
+        return 1 + (self.iterations // self.check_every if self.check_every else 0)
 
     def held_out(self) -> HeldOut:
         """Returns which pictures the run is measured on."""

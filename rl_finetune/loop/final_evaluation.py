@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from data.sources.open_source import Split
-from rl_finetune.evidence.gain import measure_gain, plane_of, write_gain
+from rl_finetune.evidence.gain import measure_gain, planes_of, write_gain
 from rl_finetune.evidence.gauge import GaugeReading, HackingGauge
-from rl_finetune.evidence.held_out import EVALUATION_FILE, Panel, compare_on_held_out
+from rl_finetune.evidence.held_out import EVALUATION_FILE, REMOVED, Panel, compare_on_held_out
 from rl_finetune.evidence.references import otherwise_deployed, reference_restorers
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.rewards.judge import Judge
@@ -49,14 +49,17 @@ def evaluate_restorers(
     )
     if len(policies) < 2 or not config.curve_images:
         return figures
-    plane = plane_of(panel.of_each, panel.refused)
+    planes = planes_of(panel.of_each, panel.refused)
+    if not planes:
+        why = "No gain can be told: every metric of fidelity or of perception is missing or rewarded"
+        return {**figures, "table": f"{figures['table']}\n{why}"}
     gain = measure_gain(
         policies[0].policy,
         policies[1].policy,
         config.held_out().draw(split, min(config.curve_images, config.eval_images)),
-        panel.only(plane.metrics),
+        panel.only(list(dict.fromkeys(name for plane in planes for name in plane.metrics))),
+        planes=planes,
         deployed=base.spec,
-        rewarded=panel.refused,
         batch=config.eval_batch,
         seed=config.seed,
         device=panel.device,
@@ -68,8 +71,11 @@ def evaluate_restorers(
 
 
 def final_reading(config: TrainRlConfig, panel: Panel, folder: Path, *, beyond_curve: bool) -> GaugeReading:
-    """Returns the gauge's reading of the evaluation in `folder`; learning is only what lies beyond the base's curve."""
+    """Returns the gauge's reading of the evaluation in `folder`; learning is only what lies beyond the base's curve.
+
+    It is the last of the run's readings, though on pictures of its own: all of them together spend `gauge.alpha`.
+    """
     found = json.loads((folder / EVALUATION_FILE).read_text())
-    gauge = HackingGauge(config.gauge, panel.judges, 1)
-    gauge.read(found["before"], proxy=panel.proxy)
-    return gauge.read(found["after"], proxy=panel.proxy, beyond_curve=beyond_curve)
+    gauge = HackingGauge(config.gauge, panel.judges, config.readings)
+    gauge.read(found["before"], proxy=panel.proxy, removed=found[REMOVED]["before"])
+    return gauge.read(found["after"], proxy=panel.proxy, removed=found[REMOVED]["after"], beyond_curve=beyond_curve)

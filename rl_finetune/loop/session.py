@@ -68,7 +68,7 @@ class Session:
         base = base_restorer(config, config.sampler, accelerator.device)
         scales = scales_of(config, judge, base)
         panel = panel_of(config, judge, scales)
-        gauge = HackingGauge(config.gauge, panel.judges, _readings(config))
+        gauge = HackingGauge(config.gauge, panel.judges, config.readings)
         average = WeightAverage(learner.policy, config.ema_decay)
         base_rewards = BaseRewards(base, judge, scales, seed=config.seed)
         session = cls(config, run, learner, judge, pairs, average, panel, gauge, scales, base_rewards)
@@ -144,11 +144,6 @@ def panel_of(config: TrainRlConfig, judge: Judge, scales: dict[int, StageScales]
         identity_weights=config.identity_weights,
         weights=config.metrics,
     )
-
-
-def _readings(config: TrainRlConfig) -> int:
-    """Returns how often the hacking gauge will be read, the baseline not counted."""
-    return config.iterations // config.check_every if config.check_every else 1
 
 
 def _require_fitting_sizes(config: TrainRlConfig, policy: PixelUNet) -> None:

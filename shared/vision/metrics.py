@@ -110,9 +110,9 @@ PANEL: Mapping[str, Metric] = {
 
 
 def judging(measured: Sequence[str], rewards: Mapping[str, frozenset[str]]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Returns the metrics that may judge a run, in order, and for each of the others why not.
+    """Returns the metrics that may judge a run, in order, and for each of the others the reason why it may not.
 
-    `rewards`: each reward's networks and formulas. Names that are no metric's are left out of both.
+    `rewards`: each reward's networks and formulas. Names of no metric are left out of both.
     """
     refused = {}
     for name in measured:
@@ -142,8 +142,18 @@ class PairedDifference:
 
     @property
     def p_up(self) -> float:
-        """How likely a change at least so far up is where there is none: the one-sided paired t-test's p."""
+        """The one-sided paired t-test's p: how likely a rise at least this large is where nothing has changed."""
         return float(special.stdtr(self.n - 1, -self.z))
+
+    @property
+    def p(self) -> float:
+        """The two-sided paired t-test's p: how likely a change at least this large is where nothing has changed."""
+        return 2.0 * float(special.stdtr(self.n - 1, -abs(self.z)))
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the mean's 95 % interval, by Student's t with n − 1 degrees of freedom."""
+        return float(special.stdtrit(self.n - 1, 0.975)) * self.standard_error
 
     def __neg__(self) -> PairedDifference:
         return PairedDifference(-self.mean, self.standard_error, self.n)

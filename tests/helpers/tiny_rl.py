@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 
 from data.degradation.pairs import PairConfig
 from data.sources.open_source import SourceConfig
+from rl_finetune import train
 from rl_finetune.credit.assign import Credit, assign_credit
 from rl_finetune.credit.config import AdvantageConfig
 from rl_finetune.loop.config import TrainRlConfig
@@ -58,6 +61,34 @@ def open_session(config: TrainRlConfig, out: Path, *, mixed_precision: str = "no
     AcceleratorState._reset_state(reset_partial_state=True)
     config = dataclasses.replace(config, out=str(out), mixed_precision=mixed_precision)
     return Session.open(config, RunFolder.open(out, config), Accelerator(cpu=True, mixed_precision=mixed_precision))
+
+
+def killed_and_resumed(
+    config: TrainRlConfig, folder: Path, monkeypatch: pytest.MonkeyPatch, *, dies_at: int = 3
+) -> tuple[Session, Session, list[int]]:
+    """Trains twice, in `whole` and in `halved`, which is killed in one iteration and resumed; compares the policies.
+
+    Returns both sessions, and the iterations that the second began.
+    """
+    whole = open_session(config, folder / "whole")
+    train.train(whole)
+    real, calls = train.iterate, []
+
+    def dying_step(session: Session, iteration: int) -> dict[str, float]:
+        calls.append(iteration)
+        if len(calls) == dies_at + 1:
+            raise KeyboardInterrupt
+        return real(session, iteration)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "iterate", dying_step)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(open_session(config, folder / "halved"))
+        resumed = open_session(config, folder / "halved")
+        train.train(resumed)
+    ours, theirs = (load_file(folder / name / "model.safetensors") for name in ("whole", "halved"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    return whole, resumed, calls
 
 
 def judge(session: Session, drawn: Rollout) -> Judgement:

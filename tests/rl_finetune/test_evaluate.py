@@ -9,40 +9,26 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.degradation.pairs import PairConfig
-from data.sources.open_source import SourceConfig
 from rl_finetune import evaluate as compare
+from rl_finetune.evidence import whole_set
 from rl_finetune.evidence.references import MEAN_OF_SAMPLES, ONE_STEP, TRUTH, UP_SAMPLED
-from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.rewards.config import RewardConfig
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
 from shared.restorers.load import load_policy, save_policy
 from shared.runs.run_folder import RunFolder
-from tests.helpers.tiny import save_pictures, save_tiny_policy, save_tiny_reward_model, tiny_policy
+from shared.vision import distribution
+from tests.helpers.tiny import save_pictures, tiny_policy
+from tests.helpers.tiny_rl import tiny_rl_config
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """What RL leaves behind, its policy another than its base."""
     folder = tmp_path_factory.mktemp("compare")
-    config = TrainRlConfig(
-        out=str(folder / "rl"),
-        task="face",
-        base=str(save_tiny_policy(folder / "base")),
-        reward_model=str(save_tiny_reward_model(folder / "rm")),
-        source=SourceConfig(
-            faces=str(save_pictures(folder / "faces", 12)),
-            test_fraction=0.4,
-            val_fraction=0.2,
-            cache_folder=str(folder / "cache"),
-        ),
-        pairs=PairConfig(crop_px=32, pairs=16),
-        sampler=SamplerSpec(steps=3, eta=0.7),
-        eval_images=4,
-        eval_crop_px=32,
-        curve_images=0,
-        cpu_threads=1,
+    config = dataclasses.replace(
+        tiny_rl_config(folder), out=str(folder / "rl"), reward=RewardConfig(), sampler=SamplerSpec(steps=3, eta=0.7)
     )
     RunFolder.open(config.out, config)
     save_policy(folder / "rl", tiny_policy(seed=1), config.sampler, provenance={})
@@ -152,3 +138,15 @@ def test_other_pictures_than_the_runs_can_be_measured_on(run, tmp_path):
     found = measure(run, tmp_path / "out", f"pictures={tmp_path / 'mine'}", "images=6")
     assert len(set(found["image_ids"])) == 6
     assert found["before"]["psnr"] != measure(run, tmp_path / "usual")["before"]["psnr"][:6]
+
+
+def test_with_pictures_enough_whole_sets_are_compared_too(run, tmp_path, monkeypatch, capsys):
+    few = measure(run, tmp_path)
+    assert (few["kernel_distance"], few["absent"]["kernel_distance"][:15]) == ({}, "it needs 500 pi")
+    for module in (distribution, whole_set):
+        monkeypatch.setattr(module, "MIN_PICTURES", 4)
+    monkeypatch.setattr(whole_set, "load_describe", lambda **given: lambda pictures: pictures.mean((2, 3)))
+    found = measure(run, tmp_path)
+    assert {"before", "after", UP_SAMPLED, ONE_STEP, MEAN_OF_SAMPLES} <= set(found["kernel_distance"])
+    assert "kernel_distance" not in found["absent"]
+    assert f"after {found['kernel_distance']['after']['value']:.4f} ±" in capsys.readouterr().out

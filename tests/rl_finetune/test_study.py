@@ -86,10 +86,10 @@ def test_the_iteration_that_reaches_another_arms_gain():
 
 def test_tables_compare_with_the_first_arm():
     rows = study_tables({"slow": SLOW, "fast": FAST}, {"speed": ["slow", "fast"]}, ["reward"]).splitlines()
-    assert rows[0] == "**speed**"
-    assert rows[2] == "| | reward ↑ | reward against slow | iterations to its gain |"
+    assert rows[0].startswith("**speed** (mean ± standard error over 2 seeds of RL; p: paired t-test")
+    assert rows[2] == "| | reward ↑ | reward against slow (p) | iterations to its gain |"
     assert rows[4] == "| slow | +0.0400 ± 0.0200 |  | 10 |"
-    assert rows[5] == "| fast | +0.0600 ± 0.0100 | +0.0200 ± 0.0100 | 4 |"
+    assert rows[5] == "| fast | +0.0600 ± 0.0100 | +0.0200 ± 0.0100 (0.295) | 4 |"  # t = 2 on one degree of freedom
     assert (
         study_tables({"slow": SLOW, "fast": FAST}, {"x": ["fast", "slow"]}, ["reward"]).rstrip().endswith("| never |")
     )
@@ -147,7 +147,7 @@ def test_every_arm_runs_with_every_seed_once(small_study, tmp_path, monkeypatch,
         study.main([*words[:2], "also=[groups=4]"])
     with pytest.raises(UserError, match="report names lpips, but the runs have only reward"):
         study.main([*words, "report=[lpips]"])
-    assert "| mixed | +0.2250 ± 0.0250 | +0.0000 ± 0.0000 | 5 |" in capsys.readouterr().out  # (.2 + .25)/2
+    assert "| mixed | +0.2250 ± 0.0250 | +0.0000 ± 0.0000 (1.000) | 5 |" in capsys.readouterr().out  # (.2 + .25)/2
     assert {p.name for p in (tmp_path / "study").glob("study.*")} == {"study.json", "study.md", "study.svg"}
 
 

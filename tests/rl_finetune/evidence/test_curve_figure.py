@@ -54,7 +54,7 @@ def test_the_table_has_both_policies_and_says_where_the_tuned_one_is_beyond(curv
 def test_a_picture_is_white_and_the_same_each_time(tmp_path, curves):
     standing = beyond(*curves, setting=DEPLOYED, plane=PLANE)
     for name in ("one.svg", "two.svg", "one.png"):
-        draw_curve(tmp_path / name, *curves, plane=PLANE, deployed=DEPLOYED, title="sr", subtitle=standing.line())
+        draw_curve(tmp_path / name, *curves, panels={PLANE: standing.line()}, deployed=DEPLOYED, title="sr")
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
     text = (tmp_path / "one.svg").read_text()
     assert all(words in text for words in ("psnr", "lpips_distance", "SDE η 0.5", "8 steps", "deployed"))
@@ -67,7 +67,7 @@ def test_better_is_to_the_right_and_upwards(tmp_path, curves, monkeypatch):
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *a, **k: drawn.append(figure.axes[0]))
     flipped = Plane("lpips_distance", "psnr", PLANE.higher_is_better)
     for plane in (PLANE, flipped):
-        draw_curve(tmp_path / "x.svg", *curves, plane=plane, deployed=DEPLOYED, title="")
+        draw_curve(tmp_path / "x.svg", *curves, panels={plane: ""}, deployed=DEPLOYED, title="")
     for axes, plane in zip(drawn, (PLANE, flipped), strict=True):
         (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
         assert np.sign(right - left) == plane.sign(plane.perception)

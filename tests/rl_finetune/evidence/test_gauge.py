@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import torch
 
 from rl_finetune import train
 from rl_finetune.evidence.gauge import GaugeConfig, HackingGauge
+from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.loop.final_evaluation import final_reading
 from shared.restorers.load import load_policy, read_provenance
 from tests.helpers.tiny_rl import open_session, tiny_rl_config
 
@@ -192,7 +195,7 @@ def test_a_run_that_is_rolled_back_ends_with_its_last_good_policy(tmp_path, monk
         return reading and dataclasses.replace(reading, verdict="hacking" if action else "learning", action=action)
 
     monkeypatch.setattr(session.gauge, "read", read)
-    assert session.gauge.readings_expected == session.config.iterations
+    assert session.gauge.readings_expected == session.config.iterations + 1  # the evaluation at the end is one, too
     train.train(session)
     saved, good, average = (
         *(load_policy(folder)[0].state_dict() for folder in (tmp_path / "out", session.good)),
@@ -201,3 +204,31 @@ def test_a_run_that_is_rolled_back_ends_with_its_last_good_policy(tmp_path, monk
     assert all(torch.equal(saved[name], good[name]) for name in good)
     assert any(not torch.equal(saved[name], average[name]) for name in average)
     assert read_provenance(tmp_path / "out")["iterations"] == 1
+
+
+def last_reading(folder, after: dict, *, checks: int = 0, removed: float = 0.1):
+    """Returns the last reading of a run that was checked so many times, of what lies in its evaluation.json."""
+    what_is_left = {
+        "before": {"mean tile": values()["reward"]},
+        "after": {"mean tile": values(reward=removed)["reward"]},
+    }
+    (folder / "evaluation.json").write_text(json.dumps({"before": values(), "after": after, "removed": what_is_left}))
+    config = TrainRlConfig(iterations=10 * max(1, checks), check_every=10 if checks else 0)
+    assert config.readings == checks + 1
+    return final_reading(config, SimpleNamespace(judges=MEASURED, proxy="reward"), folder, beyond_curve=True)
+
+
+def test_the_last_reading_looks_at_what_is_left_too(tmp_path):
+    assert last_reading(tmp_path, values(**LEARNED)).verdict == "learning"
+    reading = last_reading(tmp_path, values(**LEARNED), removed=0.02)
+    assert (reading.verdict, reading.gone) == ("hacking", ("mean tile",))
+
+
+def test_the_last_reading_is_one_of_the_runs(tmp_path):
+    # A loss of three standard errors: p .0026, .0105 for four families. One of 20 readings may spend .0025 alone.
+    noise = np.random.default_rng(3).normal(size=32)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    after = values()
+    after["psnr"] = (np.array(after["psnr"]) - 0.5 + 0.5 / 3 * 32**0.5 * noise).tolist()
+    assert last_reading(tmp_path, after).verdict == "failing"
+    assert last_reading(tmp_path, after, checks=19).verdict == "level"

@@ -73,6 +73,10 @@ def test_paired_difference_is_scipys_paired_t():
     assert difference.z == pytest.approx(scipy.stats.ttest_rel(after, before).statistic, rel=1e-10)
     up, down = (scipy.stats.ttest_rel(after, before, alternative=way).pvalue for way in ("greater", "less"))
     assert (difference.p_up, (-difference).p_up) == (pytest.approx(up, rel=1e-10), pytest.approx(down, rel=1e-10))
+    both = scipy.stats.ttest_rel(after, before)
+    assert difference.p == pytest.approx(both.pvalue, rel=1e-10)
+    interval = both.confidence_interval(0.95)
+    assert difference.half_width == pytest.approx((interval.high - interval.low) / 2, rel=1e-10)
     # 1 2 3 → 2 2 5: differences 1 0 2, mean 1, standard deviation 1, standard error 1/√3.
     by_hand = paired_difference([1.0, 2.0, 3.0], [2.0, 2.0, 5.0])
     assert (by_hand.mean, by_hand.n) == (1.0, 3)
