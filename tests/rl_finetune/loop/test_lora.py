@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from rl_finetune import train as rl
 from rl_finetune.evidence.gauge import GaugeReading
@@ -20,7 +19,7 @@ from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.load import load_policy, load_restorer, save_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig, PixelUNetRestorer
 from shared.vision.metrics import PairedDifference
-from tests.helpers.tiny_rl import flat, open_session, tiny_rl_config
+from tests.helpers.tiny_rl import flat, killed_and_resumed, open_session, tiny_rl_config
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -204,20 +203,7 @@ def test_a_lora_run_that_is_stopped_goes_back_to_its_last_good_policy(lora_run, 
 
 
 def test_a_resumed_lora_run_ends_in_the_same_weights(lora_run, tmp_path, monkeypatch):
-    rl.train(open_session(lora_run, tmp_path / "whole"))
-
-    def dying_step(session, iteration):
-        if iteration == 3:
-            raise KeyboardInterrupt
-        return iterate(session, iteration)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rl, "iterate", dying_step)
-        with pytest.raises(KeyboardInterrupt):
-            rl.train(open_session(lora_run, tmp_path / "halved"))
-    rl.train(open_session(lora_run, tmp_path / "halved"))
-    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "halved"))
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    killed_and_resumed(lora_run, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("trainable", ["full", "lora"])

@@ -6,9 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from rl_finetune import train as rl
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.loop.iteration import groups_of, iterate
 from rl_finetune.loop.session import Session
@@ -23,7 +21,7 @@ from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec, sample
 from shared.restorers.load import load_policy
 from shared.vision.similarity import psnr
-from tests.helpers.tiny_rl import flat, flat_gradient, open_session, tiny_rl_config
+from tests.helpers.tiny_rl import flat, flat_gradient, killed_and_resumed, open_session, tiny_rl_config
 
 
 @pytest.fixture(scope="module")
@@ -153,20 +151,7 @@ def test_the_reward_rises(feedback_run, tmp_path, method, trainable):
 
 def test_a_whole_run_saves_a_policy_and_resumes_exactly(feedback_run, tmp_path, monkeypatch):
     config = dataclasses.replace(feedback_run, trainable="lora", check_every=2, check_images=2)
-    rl.train(open_session(config, tmp_path / "whole"))
-
-    def dying_step(session, iteration):
-        if iteration == 3:
-            raise KeyboardInterrupt
-        return iterate(session, iteration)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rl, "iterate", dying_step)
-        with pytest.raises(KeyboardInterrupt):
-            rl.train(open_session(config, tmp_path / "halved"))
-    rl.train(open_session(config, tmp_path / "halved"))
-    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "halved"))
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    killed_and_resumed(config, tmp_path, monkeypatch)
     assert not torch.equal(
         load_policy(tmp_path / "whole")[0].unet.conv_in.weight, load_policy(config.base)[0].unet.conv_in.weight
     )

@@ -7,10 +7,9 @@ import json
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from data.degradation.pairs import PairConfig, pairs_for_task
+from data.degradation.pairs import PairConfig
 from data.sources.open_source import SourceConfig
 from rl_finetune import pretrain
 from rl_finetune.supervised.first_stage import StageConfig
@@ -20,9 +19,9 @@ from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
 from shared.restorers.load import load_policy
 from shared.restorers.pixel_unet import PixelUNetConfig
-from shared.runs.run_folder import RunFolder
 from shared.runs.tracking import read_metrics
 from shared.seeds import numpy_rng
+from tests.helpers.pretraining import run_pretraining
 from tests.helpers.tiny import save_pictures, tiny_policy
 
 
@@ -75,12 +74,6 @@ def config(tmp_path_factory) -> pretrain.PretrainConfig:
         checkpoint_every=2,
         log_every=1,
     )
-
-
-def run_pretraining(config: pretrain.PretrainConfig, out) -> dict[str, float]:
-    pairs = pairs_for_task(config.source, config.pairs, task=config.task, split="train", seed=config.seed)
-    torch.manual_seed(0)
-    return pretrain.train(config, RunFolder.open(out, config), pairs, Accelerator(cpu=True))
 
 
 def test_every_stage_is_trained_logged_in_order_and_saved_with_the_policy(config, tmp_path):

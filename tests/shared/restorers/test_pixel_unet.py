@@ -6,21 +6,20 @@ import dataclasses
 
 import pytest
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
-from data.degradation.pairs import PairConfig, pairs_for_task
+from data.degradation.pairs import PairConfig
 from data.sources.open_source import SourceConfig
 from rl_finetune import pretrain, restore
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.load import load_policy, load_restorer, save_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig, PixelUNetRestorer
-from shared.runs.run_folder import RunFolder
 from shared.runs.tracking import read_metrics
 from shared.vision.detail import below_detail, high_band
 from shared.vision.images import read_image, save_image, to_tensor
+from tests.helpers.pretraining import run_pretraining
 from tests.helpers.tiny import save_pictures, save_tiny_policy, tiny_policy
 
 
@@ -131,12 +130,6 @@ def config(tmp_path_factory) -> pretrain.PretrainConfig:
         early_iteration=2,
         log_every=1,
     )
-
-
-def run_pretraining(config: pretrain.PretrainConfig, out) -> dict[str, float]:
-    pairs = pairs_for_task(config.source, config.pairs, task=config.task, split="train", seed=config.seed)
-    torch.manual_seed(0)
-    return pretrain.train(config, RunFolder.open(out, config), pairs, Accelerator(cpu=True))
 
 
 def test_supervised_training_lowers_the_loss_and_keeps_an_early_policy(config, tmp_path):
