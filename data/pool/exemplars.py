@@ -1,4 +1,4 @@
-"""Fills the exemplar restorer: blocks of the train split's pictures with the detail that their degraded versions lack."""
+"""Gathers the exemplar restorer's blocks: parts of training pictures, with the detail that their degraded versions lack."""
 
 from __future__ import annotations
 

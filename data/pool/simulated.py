@@ -1,7 +1,7 @@
 """Simulated restorers: blur, over-sharpening, repainting and invented texture, at no cost.
 
 A detector trained on the few restorers of the pool learns their signatures. All that these have in common is that they
-leave the statistics of natural images, by losing detail or by adding it, and that carries over to unknown restorers.
+depart from the statistics of natural images, by losing detail or by adding it, and that carries over to unknown ones.
 Pictures are [H, W, 3] float32 in [0, 1]; everything is drawn from the generator alone.
 """
 

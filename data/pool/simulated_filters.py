@@ -1,4 +1,4 @@
-"""Filters that break a picture as restorers do that lose detail, repaint it, or sharpen it too much.
+"""Filters that damage a picture as restorers do when they lose detail, repaint it, or sharpen it too much.
 
 Pictures are [H, W, 3] float32, in [0, 1] on the way in; every filter draws its settings from the generator alone.
 """

@@ -1,4 +1,4 @@
-"""A truth without its grain: what a restorer that took the grain away, and nothing else, would have made of it."""
+"""A truth without its grain: what a restorer would return that removed the grain and nothing else."""
 
 from __future__ import annotations
 

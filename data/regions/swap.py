@@ -17,7 +17,7 @@ CONTROL_NONE = ""
 def swap_region(gt: np.ndarray, other: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Returns syn = mask·other + (1 − mask)·gt, [H, W, 3] uint8, from uint8 pictures and an [H, W] uint8 mask.
 
-    Where the mask is 0, syn is gt to the bit; where it is 255, syn is `other` to the bit.
+    Where the mask is 0, syn equals gt bit for bit; where it is 255, it equals `other` bit for bit.
     """
     weight = mask[..., None].astype(np.int32)
     mixed = weight * other.astype(np.int32) + (255 - weight) * gt.astype(np.int32)

@@ -1,4 +1,4 @@
-"""A Hub dataset as a folder: its first pictures are streamed once, byte for byte, and read from disk ever after."""
+"""A Hub dataset as a folder: its first pictures are streamed once, byte for byte, and read from disk from then on."""
 
 from __future__ import annotations
 

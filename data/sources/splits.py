@@ -39,7 +39,7 @@ def split_image_ids(
 
 
 def held_out_ids(image_ids: Sequence[str], held_out: str) -> frozenset[str]:
-    """Returns the ids of the part that is held out: none, the one so called, or the smallest for `auto`."""
+    """Returns the ids of the part that is held out: none, the one of that name, or the smallest for `auto`."""
     if held_out == NONE:
         return frozenset()
     if held_out != AUTO:

@@ -1,7 +1,7 @@
-"""A restorer without a network: finds blocks of known pictures that look like lq, and lays their detail over it.
+"""A restorer without a network: finds blocks of known pictures (exemplars) that look like lq, and adds their detail.
 
-Its detail is as sharp and as natural as photographs are, and often of another thing than was there: the mistake that
-large generative restorers make, for the price of one matrix product. Example-based super-resolution after Freeman,
+The detail is as sharp and natural as a photograph's, but often belongs to something else: the mistake that large
+generative restorers make, at the cost of one matrix product. Example-based super-resolution after Freeman,
 Jones and Pasztor (2002).
 """
 

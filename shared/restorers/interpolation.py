@@ -16,7 +16,7 @@ from shared.vision.images import to_array, to_tensor
 
 
 class BicubicRestorer:
-    """Cubic resizing: soft edges, no texture. At scale 1 it hands lq back, with all its noise and blocks."""
+    """Cubic resizing: soft edges, no texture. At scale 1 it returns lq itself, with all its noise and blocks."""
 
     def __init__(self, scale: int) -> None:
         self.scale = scale

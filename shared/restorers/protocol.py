@@ -1,4 +1,4 @@
-"""What every restorer answers to, whatever is inside: a diffusion policy, a feed-forward network or an interpolation."""
+"""The interface of every restorer, whether it is a diffusion policy, a feed-forward network or an interpolation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published networks by name: one of the wheel's, a file on the Hub, or a file on disk; each one file of weights."""
+"""Published networks by name: one of the wheel's, a file on the Hub, or a file on disk; each is one file of weights."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Recognises a finished stage by the words of its command alone, before anything slow is imported.
 
-python -m shared.runs.finished configs/base_sr.yaml out=runs/mine/base_sr key=value …     exit code 0: it has, and says so
+python -m shared.runs.finished configs/base_sr.yaml out=runs/mine/base_sr key=value …   exit code 0 and a line if it has
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which metrics of the catalogue this machine can measure, and of the others why not."""
+"""Which metrics of the catalogue this machine can measure, and why it cannot measure the others."""
 
 from __future__ import annotations
 

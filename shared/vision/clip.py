@@ -1,7 +1,7 @@
 """CLIP by name: similarities of pictures to prompts, differentiable, and the quality score made of two of them.
 
-Not torchmetrics': its CLIP-IQA fails on transformers 5, cuts the gradient, and hands pictures in [0, 1] to a processor
-that divides them by 255 again.
+torchmetrics' CLIP-IQA is not used: it fails on transformers 5, cuts the gradient, and passes pictures in [0, 1] to a
+processor that divides them by 255 again.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def load_clip_similarity(
 
 
 def clip_iqa(similarity: torch.Tensor) -> torch.Tensor:
-    """Returns [B] in [0, 1]: how much rather the picture is the first prompt's, of [B, 2] similarities.
+    """Returns [B] in [0, 1]: the probability that the picture fits the first prompt and not the second, from
+    [B, 2] similarities.
 
     CLIP-IQA, arXiv 2207.12396, equation 2, with CLIP's own temperature of 1/100.
     """

@@ -1,7 +1,7 @@
 """Fine detail against the truth's: how much there is, and how much of it is right.
 
-The two are apart. A blurred picture has too little and what is left is right; grain has enough, and none of it is. The
-high band is what ×4 enlargement has to add: all above an eighth of a cycle per pixel, two octaves. Pictures are
+These are two measures: a blurred picture has too little detail, all of it right; grain is detail enough, none of it
+right. The high band is what ×4 enlargement has to add: all above an eighth of a cycle per pixel, two octaves. Pictures are
 [B, 3, H, W] in [0, 1]; everything is differentiable in sr.
 """
 

@@ -1,7 +1,7 @@
 """Do restorations, all together, look like true pictures? The kernel distance of two sets, for 500 pictures and more.
 
-KID's formula (Bińkowski et al. 2018, arXiv 1801.01401) on VGG16's features in Inception's place, which the folder of
-features-only weights has: figures compare with each other, not with published ones.
+KID's formula (Bińkowski et al. 2018, arXiv 1801.01401) with VGG16's features in place of Inception's,
+because the folder of features-only weights has them. Figures can be compared with each other, not with published ones.
 """
 
 from __future__ import annotations

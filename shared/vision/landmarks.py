@@ -56,7 +56,7 @@ def load_landmarks(path: str | Path) -> Detect:
 def landmark_distance(sr: torch.Tensor, gt: torch.Tensor, *, detect: Detect) -> torch.Tensor:
     """Returns the mean distance of the five landmarks in units of gt's distance between the eyes, [B].
 
-    NaN where sr or gt has no face that is found: count these, they are no zeros.
+    NaN where sr or gt has no face that is found: count these: they are not zeros.
     """
     of_sr, of_gt = detect(sr), detect(gt)
     eyes = (of_gt[:, 0] - of_gt[:, 1]).norm(dim=1)

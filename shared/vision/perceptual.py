@@ -1,8 +1,8 @@
-"""LPIPS and DISTS where their weights are: torchmetrics' networks on features that are looked for on disk before the net.
+"""LPIPS and DISTS by torchmetrics' networks, on features read from disk or, where they are missing, downloaded.
 
-A folder of features-only weights is a tenth of what torchvision fetches. It holds `alexnet_features.safetensors`,
-`vgg16_features.safetensors` (torchvision's `features.N.weight` and `.bias`), and, where they shall not be torchmetrics'
-own, LPIPS's heads (`lpips_alex.safetensors`, `lpips_vgg.safetensors`) and DISTS's weights (`dists.safetensors`).
+A folder of features-only weights is a tenth of what torchvision fetches. It holds `alexnet_features.safetensors` and
+`vgg16_features.safetensors` (torchvision's `features.N.weight` and `.bias`) and, to replace torchmetrics' own, LPIPS's
+heads (`lpips_alex.safetensors`, `lpips_vgg.safetensors`) and DISTS's weights (`dists.safetensors`).
 """
 
 from __future__ import annotations

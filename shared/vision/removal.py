@@ -1,6 +1,6 @@
-"""What can be taken out of restorations without harm to honest ones, each a pure function of a batch [N, 3, H, W].
+"""What can be removed from restorations without harming honest ones; each removal is a pure function of [N, 3, H, W].
 
-A reward's gain that goes with one of these was a gain in nothing anybody would miss.
+If a gain in reward disappears with one of them, nothing of value had been gained.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SHIFT_TAPS = 24
 
 
 def without_mean_tile(pictures: torch.Tensor, *, period_px: int = 8) -> torch.Tensor:
-    """Returns the pictures less the fine pattern of `period_px` that all of them share."""
+    """Returns the pictures without the fine pattern of `period_px` that all of them share."""
     height, width = pictures.shape[-2:]
     tile = mean_tiles(pictures - low_pass(pictures, period_px / 2), period_px).mean(dim=0)  # [3, period, period]
     repeats = (-(-height // period_px), -(-width // period_px))
