@@ -47,11 +47,11 @@ pre { font-size: 11px; white-space: pre-wrap; overflow-wrap: anywhere; margin: .
 class BrowseConfig:
     """What the page shows."""
 
-    folder: str  # of the dataset
-    out: str = ""  # the page; empty: browse.html in the dataset's folder
-    split: str = "test"  # train | val | test | test_restorer | test_source
-    rows: int = 32  # how many are shown
-    seed: int = 0  # of the choice of rows
+    folder: str  # the dataset's folder
+    out: str = ""  # the page's file; empty: browse.html in the dataset's folder
+    split: str = "test"  # which split: train | val | test | test_restorer | test_source
+    rows: int = 32  # how many rows are shown
+    seed: int = 0  # seed of the choice of rows
 
     def __post_init__(self) -> None:
         require_range(rows=(self.rows, 1, 1000))

@@ -1,4 +1,5 @@
-"""Makes the pool's small restorers for a task: a network on L1, one against a critic, and a book of exemplars.
+"""Makes the pool's small restorers for a task: one network trained on L1, one trained against a critic, and
+a store of example blocks.
 
 python -m data.train_pool configs/pool.yaml task=sr out=runs/mine/pool/sr
 """
@@ -43,25 +44,25 @@ class TrainPoolConfig:
     source: SourceConfig = field(default_factory=SourceConfig)
     sr_pairs: PairConfig = field(default_factory=lambda: PairConfig(degradation=DegradationConfig(preset="real_sr")))
     face_pairs: PairConfig = field(default_factory=lambda: PairConfig(degradation=DegradationConfig(preset="face")))
-    channels: int = 48  # of both networks
+    channels: int = 48  # channels of both networks
     blocks: int = 4  # residual blocks of both networks
-    critic_channels: int = 32  # of its first layer
+    critic_channels: int = 32  # channels of the critic's first layer
     exemplars: int = 8192  # blocks of the exemplar restorer
-    l1_iterations: int = 300  # the first network is saved after these
-    gan_iterations: int = 300  # the second goes on from it for these
-    cell_weight: float = 1.0  # the second network's loss: mean colour of each cell of 4×4 pixels,
-    energy_weight: float = 1.0  # contrast of each neighbourhood,
-    adversarial_weight: float = 0.03  # and what the critic believes
+    l1_iterations: int = 300  # iterations after which the first network, trained on L1, is saved
+    gan_iterations: int = 300  # iterations for which the second network goes on from the first, against a critic
+    cell_weight: float = 1.0  # weight in the second network's loss of the mean colour of each cell of 4×4 pixels
+    energy_weight: float = 1.0  # weight in the second network's loss of the contrast of each neighbourhood
+    adversarial_weight: float = 0.03  # weight in the second network's loss of what the critic believes
     batch_size: int = 16  # pairs per process and step
-    learning_rate: float = 1e-3  # of the L1 network
-    gan_learning_rate: float = 2e-4  # of the GAN network
-    critic_learning_rate: float = 4e-4  # of its critic
+    learning_rate: float = 1e-3  # learning rate of the first network, trained on L1
+    gan_learning_rate: float = 2e-4  # learning rate of the second network, trained against a critic
+    critic_learning_rate: float = 4e-4  # learning rate of the second network's critic
     mixed_precision: str = "no"  # no | bf16 | fp16
     checkpoint_every: int = 200  # iterations between resumable states; a kill loses at most this much work
     log_every: int = 20  # iterations between lines of metrics.jsonl
     workers: int = 0  # processes that prepare pairs; 0: the training process itself
-    cpu_threads: int = 2  # of PyTorch
-    seed: int = 0  # of weights, pairs and order
+    cpu_threads: int = 2  # PyTorch's threads
+    seed: int = 0  # seed of weights, pairs and order
 
     def __post_init__(self) -> None:
         require_range(
@@ -104,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 class Critic(nn.Module):
-    """Judges overlapping patches: high where a picture looks like a gt, low where like a restoration."""
+    """Judges overlapping patches: high where a picture looks like a gt, low where it looks like a restoration."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

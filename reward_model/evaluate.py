@@ -39,21 +39,23 @@ class EvaluateRmConfig:
     checkpoint: str = "runs/default/reward_model/checkpoint"  # a folder, shipped:reward_model, or a Hub repository
     # A finished dataset folder: its test splits, its val for thresholds, its map scale.
     dataset: str = "datasets/default"
-    out: str = ""  # empty: <checkpoint's parent>/evaluation; runs/evaluation of one that is shipped or on the Hub
-    stages: tuple[int, ...] = ()  # empty: all of them
-    splits: tuple[str, ...] = SPLITS  # of the dataset
+    # Folder of the tables; empty: <checkpoint's parent>/evaluation, or runs/evaluation of one that is shipped or on the Hub.
+    out: str = ""
+    stages: tuple[int, ...] = ()  # stages of the reward model; empty: all of them
+    splits: tuple[str, ...] = SPLITS  # splits of the dataset that are measured
     # A folder of <scene>_gt, <scene>_<restorer> and, where known, <scene>_lq, and <scene>_mask with <scene>_syn.
     triples: str = ""
     # Published restorers (.pth, .safetensors) or restorer folders that training never met.
     restorers: tuple[str, ...] = ()
-    samples_per_set: int = 400  # at most, spread evenly
+    samples_per_set: int = 400  # samples of a set, at most, spread evenly
     crop_px: int = 128  # side of the crops that triples are cut into
-    crops_per_picture: int = 4  # at most
+    crops_per_picture: int = 4  # crops of a picture, at most
     # 2 or more: scenes without <scene>_lq get gt shrunk so many times; 0: they are measured without lq.
     triples_lq_scale: int = 0
-    max_clean_area: float = MAX_CLEAN_AREA  # of clean validation pictures, which the thresholds may call broken
-    bootstrap_rounds: int = 1000  # of the confidence intervals
-    seed: int = 0  # of the regions drawn on triples, and of the bootstrap
+    # Share of clean validation pictures' pixels that the thresholds may call broken.
+    max_clean_area: float = MAX_CLEAN_AREA
+    bootstrap_rounds: int = 1000  # bootstrap rounds of the confidence intervals
+    seed: int = 0  # seed of the regions drawn on triples, and of the bootstrap
     update_card: bool = True  # put the tables into the checkpoint's model card
     device: str = "cpu"  # cpu | cuda
 

@@ -39,12 +39,14 @@ class ScoreConfig:
     """Which pictures are scored with which model."""
 
     inputs: str  # `in`: a picture, a folder, or several of them with commas between
-    lq: str = ""  # what they were restored from: a picture for all of them, or a folder with one of the same name each
-    gt: str = ""  # their truth, likewise: a full-reference map is made beside the model's
+    # What the pictures were restored from: a picture for all of them, or a folder with one of the same name each.
+    lq: str = ""
+    # The truth: a picture for all of them, or a folder with one of the same name each; adds a full-reference map.
+    gt: str = ""
     checkpoint: str = ""  # a folder, shipped:reward_model, or a Hub repository; empty: the run's own
     run: str = DEFAULT_RUN  # whose reward model is used; where the default one has none, the shipped one is
-    revision: str | None = None  # of a Hub repository
-    stage: int | None = None  # the last one by default
+    revision: str | None = None  # branch, tag or commit of the Hub repository
+    stage: int | None = None  # stage of the reward model; the last one by default
     out: str = ""  # folder for maps, overlays and the page of the worst; empty writes none
     json: bool = False  # one JSON object a line in place of the table
     device: str = "cpu"  # cpu | cuda

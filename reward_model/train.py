@@ -47,18 +47,19 @@ class TrainConfig:
 
     out: str = "runs/default/reward_model"  # the run's folder; the checkpoint ends up in its checkpoint/
     dataset: str = "datasets/default"  # a finished dataset folder
-    seed: int = 0  # of weights, order and augmentation
+    seed: int = 0  # seed of weights, order and augmentation
     # Optimizer steps of RM_0, RM_1, …; 0 passes the weights on as they are.
     stage_iterations: tuple[int, ...] = (60, 60, 80, 800)
-    anchor: str = EMBEDDED  # S_base: embedded (RM_0's own score) | clip_iqa:<CLIP on the Hub> (needs the extra `clip`)
+    # What S_base is: embedded (RM_0's own score) | clip_iqa:<CLIP on the Hub> (needs the extra `clip`).
+    anchor: str = EMBEDDED
     # α of the map target, mixed anew from the stored components; null: as the dataset was built.
     pixel_weight: float | None = None
-    lq_share: float = 0.0  # of the samples are shown with the lq they were restored from; 0 without model.takes_lq
-    licence: str = ""  # of the weights, for the model card; empty: the card states none
-    validation_samples: int = 96  # of the split val, on which the best weights are chosen
+    lq_share: float = 0.0  # share of the samples shown with the lq they were restored from; 0 without model.takes_lq
+    licence: str = ""  # licence of the weights, for the model card; empty: the card states none
+    validation_samples: int = 96  # samples of the split val on which the best weights are chosen
     workers: int = 1  # processes that decode and augment
     device: Literal["auto", "cpu"] = "auto"  # auto: a GPU where there is one
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # precision of the forward pass
     channels_last: bool = True  # memory layout; about 20 % faster on CPUs
     compile: bool = False  # torch.compile: pays after some hundred steps on a GPU
     model: RewardModelConfig = field(default_factory=RewardModelConfig)

@@ -35,17 +35,17 @@ class EvaluateRlConfig:
 
     run: str  # an RL run's folder: its pictures, degradation and reward
     policy: str | None = None  # what is measured: the run's own policy, or any other restorer
-    # And against what: the policy that RL started from, or any other restorer: bicubic, a folder, a checkpoint file, a
-    # diffusers pipeline hf:owner/name.
+    # What it is measured against: the policy that RL started from, or any other restorer: bicubic, a folder, a checkpoint
+    # file, a diffusers pipeline hf:owner/name.
     against: str | None = None
-    out: str | None = None  # run/eval by default
+    out: str | None = None  # folder of the tables and pictures; run/eval by default
     pictures: str | None = None  # other pictures than the run's: a folder | hf:owner/dataset; nine tenths are `test`
-    split: Split = "test"  # of the pictures
+    split: Split = "test"  # which split of the pictures is measured
     images: int | None = None  # how many pictures
-    crop_px: int | None = None  # side of their gt
-    steps: int | None = None  # with other steps or eta every step is stochastic, not only those that RL trained
+    crop_px: int | None = None  # side of the measured pictures' gt
+    steps: int | None = None  # network passes; if changed, every step is stochastic, not only those that RL trained
     eta: float | None = None  # DDIM stochasticity, 0 to 1
-    seed: int | None = None  # of crops, degradation and the sampler's noise; the split stays
+    seed: int | None = None  # seed of crops, degradation and the sampler's noise; the split stays
     device: str = "cpu"  # cpu | cuda
 
 

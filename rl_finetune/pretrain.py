@@ -55,19 +55,20 @@ class PretrainConfig:
     sampler: SamplerSpec = field(default_factory=SamplerSpec)
     iterations: int = 1000  # optimizer steps
     batch_size: int = 32  # pairs per process and step
-    learning_rate: float = 1e-3  # peak
-    warmup_iterations: int = 50  # over which the rate rises to its peak
-    weight_decay: float = 0.01  # of AdamW
+    learning_rate: float = 1e-3  # peak learning rate
+    warmup_iterations: int = 50  # iterations over which the learning rate rises to its peak
+    weight_decay: float = 0.01  # weight decay of AdamW
     gradient_clip: float = 1.0  # largest norm of the gradient
-    ema_decay: float = 0.995  # of the weights' moving average, which is what is saved
-    early_iteration: int = 0  # also save the policy as it was here, in out/early: an under-trained restorer (0: never)
+    ema_decay: float = 0.995  # decay of the weights' moving average, which is what is saved
+    # Also save the policy after this iteration, in out/early: an under-trained restorer; 0: never.
+    early_iteration: int = 0
     half: bool = False  # weights are saved as float16, half the bytes
     mixed_precision: str = "no"  # no | bf16 | fp16
     checkpoint_every: int = 200  # iterations between resumable states; a kill loses at most this much work
     log_every: int = 20  # iterations between lines of metrics.jsonl
     workers: int = 0  # processes that prepare pairs; 0: the training process itself
-    cpu_threads: int = 2  # of PyTorch
-    seed: int = 0  # of weights, pairs and noise
+    cpu_threads: int = 2  # PyTorch's threads
+    seed: int = 0  # seed of weights, pairs and noise
 
     def __post_init__(self) -> None:
         require_range(iterations=(self.iterations, 1, 1e9), batch_size=(self.batch_size, 1, 1e6))

@@ -32,17 +32,18 @@ class StudyConfig:
 
     out: str = "runs/study_face"  # folder of the runs and tables
     config: str = "configs/train_rl_face.yaml"  # every arm starts from these settings
-    settings: list[str] = field(default_factory=list)  # then these, one budget for all
-    # Then these: where this machine keeps its pictures, policies and reward model.
+    settings: list[str] = field(default_factory=list)  # settings changed for every arm: one budget for all
+    # Settings of this machine, for every arm: where it keeps its pictures, policies and reward model.
     also: list[str] = field(default_factory=list)
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # each arm is trained with each
-    arms: dict[str, list[str]] = field(default_factory=dict)  # then its own, by a name of your choice
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # seeds; each arm is trained with each
+    arms: dict[str, list[str]] = field(default_factory=dict)  # settings of each arm alone, by a name of your choice
     # One table and one panel each; the first arm is what the others are compared with.
     comparisons: dict[str, list[str]] = field(default_factory=dict)
     # What training maximises: the sum of weight · gain / spread.
     objective: dict[str, ObjectivePart] = field(default_factory=dict)
-    curve: str = "reward"  # of the checks during training: objective, or one measure
-    report: list[str] = field(default_factory=lambda: ["reward", "psnr", "ssim"])  # changes on the held-out pictures
+    curve: str = "reward"  # what the learning curves show of the checks: objective, or one measure
+    # Measures whose changes on the held-out pictures are reported.
+    report: list[str] = field(default_factory=lambda: ["reward", "psnr", "ssim"])
 
     def __post_init__(self) -> None:
         for name in ("arms", "comparisons", "report"):

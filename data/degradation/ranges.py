@@ -21,19 +21,20 @@ class DegradationConfig:
     preset: Preset = "real_sr"  # face: LRPO's single round; real_sr: Real-ESRGAN's two rounds
     # Kernels and sigmas are meant for pictures of this side and scale with it; 0: pixels of any picture (512 / 0).
     reference_px: int | None = None
-    blur_kernel_px: int | None = None  # largest side (41 / 21)
-    blur_sigma_min: float | None = None  # pixels (0.1 / 0.2)
-    blur_sigma_max: float | None = None  # pixels (12 / 3)
-    downscale_max: float | None = None  # times smaller (12 / 6.67); a 64-pixel face is no face beyond about 4
-    upscale_max: float | None = None  # times larger (1 / 1.5)
-    noise_sigma_min: float | None = None  # 8-bit levels (0 / 1)
-    noise_sigma_max: float | None = None  # 8-bit levels (15 / 30)
-    poisson_scale_max: float | None = None  # (none / 3)
-    jpeg_quality_min: int | None = None  # (30 / 30)
-    jpeg_quality_max: int | None = None  # (100 / 95)
-    rounds: int = 2  # real_sr: 2 as published, 1 for the first round alone
-    strength_min: float = 1.0  # each picture's ranges are multiplied by a strength from this, 0 being nearly clean,
-    strength_max: float = 1.0  # to this; 1: the ranges as they are
+    blur_kernel_px: int | None = None  # largest side of the blur's kernel (41 / 21)
+    blur_sigma_min: float | None = None  # smallest sigma of the blur, in pixels (0.1 / 0.2)
+    blur_sigma_max: float | None = None  # largest sigma of the blur, in pixels (12 / 3)
+    # How many times smaller at most (12 / 6.67); a 64-pixel face is no face beyond about 4.
+    downscale_max: float | None = None
+    upscale_max: float | None = None  # how many times larger at most (1 / 1.5)
+    noise_sigma_min: float | None = None  # least Gaussian noise, in 8-bit levels (0 / 1)
+    noise_sigma_max: float | None = None  # most Gaussian noise, in 8-bit levels (15 / 30)
+    poisson_scale_max: float | None = None  # largest scale of Poisson noise (none / 3)
+    jpeg_quality_min: int | None = None  # lowest JPEG quality (30 / 30)
+    jpeg_quality_max: int | None = None  # highest JPEG quality (100 / 95)
+    rounds: int = 2  # rounds of real_sr: 2 as published, 1 for the first alone
+    strength_min: float = 1.0  # least strength that a picture's ranges are multiplied by; 0: nearly clean
+    strength_max: float = 1.0  # greatest strength that a picture's ranges are multiplied by; 1: the ranges as they are
 
     def __post_init__(self) -> None:
         asked = {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}

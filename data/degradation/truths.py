@@ -20,13 +20,13 @@ from shared.app.config import require_range
 class TruthConfig:
     """How many truths are native to another camera, and how. All zero: gt is the crop as it is."""
 
-    native_fraction: float = 0.0  # of the photographs are cropped at their own pixel scale, not shrunk first
-    soft_fraction: float = 0.0  # of the truths are blurred, or enlarged from a smaller picture
-    soft_min_px: float = 0.4  # sigma of the blur; an enlargement is by 1 + sigma
-    soft_max_px: float = 1.4  # the softest
-    grain_fraction: float = 0.0  # of the truths have sensor noise
-    grain_min_levels: float = 1.0  # its deviation, of 255 levels; log-uniform between the two
-    grain_max_levels: float = 8.0  # the grainiest
+    native_fraction: float = 0.0  # share of the photographs that are cropped at their own pixel scale, not shrunk first
+    soft_fraction: float = 0.0  # share of the truths that are blurred, or enlarged from a smaller picture
+    soft_min_px: float = 0.4  # least sigma of a soft truth's blur; one that is enlarged is so by 1 + sigma
+    soft_max_px: float = 1.4  # greatest sigma of a soft truth's blur
+    grain_fraction: float = 0.0  # share of the truths that have sensor noise
+    grain_min_levels: float = 1.0  # least deviation of the sensor noise, of 255 levels; drawn log-uniformly
+    grain_max_levels: float = 8.0  # greatest deviation of the sensor noise, of 255 levels
 
     def __post_init__(self) -> None:
         require_range(

@@ -27,11 +27,12 @@ SAM = "sam"
 class MaskConfig:
     """How regions are drawn."""
 
-    kinds: tuple[str, ...] = ("strokes", "blobs", "polygons", "superpixels")  # drawn with equal chance; also "sam"
-    area_min: float = 0.005  # share of the picture; the area is drawn log-uniformly between the two
-    area_max: float = 0.4  # likewise
-    feather_min_px: float = 1.0  # width of the soft edge, centred on the region's border
-    feather_max_px: float = 6.0  # likewise
+    # Kinds of region, drawn with equal chance; also "sam".
+    kinds: tuple[str, ...] = ("strokes", "blobs", "polygons", "superpixels")
+    area_min: float = 0.005  # least share of the picture that a region covers; drawn log-uniformly
+    area_max: float = 0.4  # greatest share of the picture that a region covers
+    feather_min_px: float = 1.0  # least width of the soft edge, centred on the region's border
+    feather_max_px: float = 6.0  # greatest width of the soft edge
     sam_model: str = "facebook/sam-vit-base"  # Hub id, used by the kind "sam" alone
 
     def __post_init__(self) -> None:

@@ -26,12 +26,12 @@ class TargetConfig:
     """What counts as degraded, and how much."""
 
     pixel_weight: float = 0.5  # α: the pixel term's share of the map; the feature term has the rest
-    quantile: float = 0.95  # of the values inside the masks of the fit pass; what lies above it is 1
+    quantile: float = 0.95  # quantile of the values inside the masks, fitted first; what lies above it is 1 in the map
     fit_pairs: int = 64  # pairs of the train split that the quantiles are fitted on
     pixel_blur_px: float = 1.5  # Gaussian window of the pixel term
     dilate_px: int = 6  # the map is 0 further than this from the mask
     features: str = GRADIENTS  # gradients, or a timm backbone such as convnext_tiny.dinov3_lvd1689m
-    pretrained: bool = True  # weights of the timm backbone
+    pretrained: bool = True  # whether the timm backbone has its published weights
     feature_input_scale: float = 1.0  # pictures are resized by this before the timm backbone
     # Grain of gt that a restorer took away is no defect: maps measure from the nearer of gt and gt without its grain
     forgive_lost_grain: bool = False

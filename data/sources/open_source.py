@@ -19,16 +19,17 @@ class SourceConfig:
     """Which pictures, and how they are split."""
 
     images: str = "embedded"  # photographs: embedded | a folder | hf:owner/dataset
-    faces: str = "embedded"  # aligned faces: likewise
+    faces: str = "embedded"  # aligned faces: embedded | a folder | hf:owner/dataset
     embedded_images: int = 160  # how many embedded photographs (or portraits)
-    val_fraction: float = 0.1  # share of the source pictures, so that no crop of a validation picture is trained on
-    test_fraction: float = 0.25  # likewise for testing
-    seed: int = 0  # of the embedded pictures and of the split
-    # The first folder of the ids of pictures that no stage trains on, for measuring; auto: the smallest | none | a name
+    val_fraction: float = 0.1  # share of the source pictures that are kept for validation; no crop of one is trained on
+    test_fraction: float = 0.25  # share of the source pictures that are kept for testing
+    seed: int = 0  # seed of the embedded pictures and of the split
+    # Pictures that no stage trains on, kept for measuring: those whose id begins with this folder's name; auto: the
+    # smallest folder | none | a name.
     held_out: str = NONE
-    hub_split: str = "train"  # of a Hub dataset
-    hub_column: str = "image"  # of a Hub dataset: the one with the pictures
-    hub_revision: str | None = None  # of a Hub dataset: a branch, tag or commit
+    hub_split: str = "train"  # which split of a Hub dataset is streamed
+    hub_column: str = "image"  # the column of a Hub dataset that holds the pictures
+    hub_revision: str | None = None  # branch, tag or commit of a Hub dataset
     hub_images: int = 2000  # how many pictures are streamed from a Hub dataset
     cache_folder: str = "datasets"  # scans and streamed pictures go below it, never into the pictures' own folder
     memory_mb: int = 256  # decoded pictures kept in memory

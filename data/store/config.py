@@ -26,24 +26,24 @@ class BuildConfig:
     """The distortion dataset: its pictures, its size, and where it is written."""
 
     out: str = "datasets/default"  # the dataset's folder
-    workers: int = 2  # processes
+    workers: int = 2  # processes that build the dataset
     shard: str = "1/1"  # k/n builds every n-th file, starting at the k-th
     merge: tuple[str, ...] = ()  # folders of other shards of this build, whose files are taken over first
     push: str = ""  # Hub dataset id to push the finished dataset to
-    push_licence: str = ""  # what its card there says, such as cc-by-4.0: needed to push
+    push_licence: str = ""  # licence on the pushed dataset's card, such as cc-by-4.0: needed to push
     push_private: bool = True  # whether a repository that the push creates is private
     scale: str = ""  # a dataset's folder or its normaliser.json, to take the maps' scale from instead of fitting it
-    device: str = "cpu"  # of the restorers
-    seed: int = 0  # of crops, degradations, restorers and masks
+    device: str = "cpu"  # device of the restorers: cpu | cuda
+    seed: int = 0  # seed of crops, degradations, restorers and masks
     source: SourceConfig = field(default_factory=SourceConfig)
     crop_px: int = 96  # side of gt, a multiple of 32
     sr_degradation: DegradationConfig = field(default_factory=lambda: DegradationConfig(preset="real_sr"))
     face_degradation: DegradationConfig = field(default_factory=lambda: DegradationConfig(preset="face"))
     truth: TruthConfig = field(default_factory=TruthConfig)
     pairs: PairCounts = field(default_factory=PairCounts)
-    face_fraction: float = 0.35  # of the pairs
+    face_fraction: float = 0.35  # share of the pairs that are faces
     masks_per_pair: int = 2  # rows that share gt, lq and sr
-    control_fraction: float = 0.15  # of the rows: a harmless swap, target 0
+    control_fraction: float = 0.15  # share of the rows whose swap is harmless, with target 0
     pairs_per_file: int = 16  # pairs in one parquet file
     masks: MaskConfig = field(default_factory=MaskConfig)
     targets: TargetConfig = field(default_factory=TargetConfig)

@@ -24,9 +24,9 @@ class PairCounts:
 
     train: int = 600  # for training
     val: int = 75  # for choosing weights and thresholds
-    test: int = 100  # new pictures
-    test_restorer: int = 75  # new pictures, and restorers that training never met
-    test_source: int = 75  # pictures of a source that training never met
+    test: int = 100  # for testing on pictures that training never met
+    test_restorer: int = 75  # for testing on pictures and restorers that training never met
+    test_source: int = 75  # for testing on a source of pictures that training never met
 
     def __post_init__(self) -> None:
         for split in SPLITS:

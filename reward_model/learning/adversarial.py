@@ -24,8 +24,8 @@ _STEP = 1.25  # of the reach: from a random start a full step would seldom use a
 class AdversarialConfig:
     """How many restorations are perturbed, and how far."""
 
-    share: float = 0.0  # of the triplets; 0 leaves them alone
-    max_levels: float = 4.0  # of 255; each triplet draws its own reach from 0 to this
+    share: float = 0.0  # share of the triplets that are perturbed; 0: none
+    max_levels: float = 4.0  # greatest perturbation, of 255 levels; each triplet draws its own reach from 0 to this
 
     def __post_init__(self) -> None:
         require_range(share=(self.share, 0, 1), max_levels=(self.max_levels, 0, 255))

@@ -25,13 +25,13 @@ _CHANCES = ("flip", "rescale", "simulated", "mixed", "new_mask", "colour")
 class AugmentConfig:
     """How often what is changed; all 0 leaves a sample as it is stored."""
 
-    flip: float = 0.5  # mirror, and with the same chance a quarter turn
-    rescale: float = 0.15  # enlarge or shrink the whole triple
-    rescale_max: float = 1.6  # by at most this factor, either way
-    simulated: float = 0.15  # sr by a simulated restorer, from gt or, as often, on top of the pool's
-    mixed: float = 0.1  # sr is the pool's in one half and a simulated one in the other
-    new_mask: float = 0.3  # the region is drawn anew
-    colour: float = 0.15  # the whole triple gets another white balance and tone
+    flip: float = 0.5  # chance of mirroring, and of a quarter turn
+    rescale: float = 0.15  # chance of enlarging or shrinking the whole triple
+    rescale_max: float = 1.6  # largest factor of rescaling, either way
+    simulated: float = 0.15  # chance that sr is a simulated restorer's, from gt or, as often, on top of the pool's
+    mixed: float = 0.1  # chance that sr is the pool's in one half and a simulated one in the other
+    new_mask: float = 0.3  # chance that the region is drawn anew
+    colour: float = 0.15  # chance that the whole triple gets another white balance and tone
     crop_px: int = 0  # side of a random crop; 0 keeps the stored size
 
     def __post_init__(self) -> None:

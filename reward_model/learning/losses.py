@@ -16,14 +16,14 @@ _DICE_FLOOR = 1.0  # one pixel's worth
 class TripletLossConfig:
     """Weights of the terms; 0 leaves a term out."""
 
-    map: float = 4.0  # λ_map
-    rank: float = 1.0  # λ_rank
-    align: float = 0.5  # λ_align, soft: an IQA tells good pictures apart badly
-    distance: float = 1.0  # stage 0 only: between pictures of one scene
-    level: float = 0.1  # stage 0 only: of truths on average
-    map_l1: float = 1.0  # the published map loss
-    map_bce: float = 0.5  # cross-entropy, beside it
-    map_dice: float = 0.25  # Dice, beside it
+    map: float = 4.0  # λ_map, weight of the map loss
+    rank: float = 1.0  # λ_rank, weight of the order S(sr) < S(syn) < S(gt)
+    align: float = 0.5  # λ_align, weight of the pull to S_base; soft, since an IQA tells good pictures apart badly
+    distance: float = 1.0  # weight of the distances between pictures of one scene; stage 0 only
+    level: float = 0.1  # weight of the truths' average level; stage 0 only
+    map_l1: float = 1.0  # weight of L1 within the map loss, as published
+    map_bce: float = 0.5  # weight of cross-entropy within the map loss
+    map_dice: float = 0.25  # weight of Dice within the map loss
     margin: float = 0.5  # score distance between a clean picture and one whose map is 1 everywhere
 
     def __post_init__(self) -> None:

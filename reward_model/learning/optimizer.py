@@ -15,16 +15,16 @@ from shared.app.config import require_range
 class OptimConfig:
     """How a stage is optimised."""
 
-    batch_triplets: int = 16  # over all processes; each triplet is three pictures
+    batch_triplets: int = 16  # triplets in a batch, over all processes; each is three pictures
     accumulate: int = 1  # batches per optimizer step
-    learning_rate: float = 2e-3  # peak, reached after the warm-up; falls to 0 along a cosine
-    encoder_lr_scale: float = 1.0  # below 1 for pretrained encoders
-    inherited_lr_scale: float = 1.0  # from RM_2 on, of what the stage before already trained
-    warmup: float = 0.05  # share of the stage's iterations
-    weight_decay: float = 1e-4  # of AdamW
-    gradient_clip: float = 1.0  # norm
-    ema_decay: float = 0.99  # of the weights' moving average, which is what is validated and saved
-    validate_every: int = 100  # iterations; the best weights on validation are kept
+    learning_rate: float = 2e-3  # peak learning rate, reached after the warm-up; falls to 0 along a cosine
+    encoder_lr_scale: float = 1.0  # the encoder's share of the learning rate; below 1 for pretrained encoders
+    inherited_lr_scale: float = 1.0  # share of the learning rate, from RM_2 on, for what the stage before has trained
+    warmup: float = 0.05  # share of the stage's iterations in which the learning rate rises
+    weight_decay: float = 1e-4  # weight decay of AdamW
+    gradient_clip: float = 1.0  # largest norm of the gradient
+    ema_decay: float = 0.99  # decay of the weights' moving average, which is what is validated and saved
+    validate_every: int = 100  # iterations between validations; the best weights are kept
     save_every: int = 100  # iterations between resumable states
 
     def __post_init__(self) -> None:

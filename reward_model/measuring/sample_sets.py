@@ -47,7 +47,7 @@ class CropConfig:
     """How pictures are cut into samples."""
 
     crop_px: int
-    crops_per_picture: int  # at most
+    crops_per_picture: int  # crops of a picture, at most
     seed: int  # of the regions that are drawn
     lq_scale: int = 0  # 2 or more: scenes without an lq get gt shrunk so many times, bicubically; 0: they have none
 

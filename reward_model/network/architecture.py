@@ -34,16 +34,16 @@ class RewardModelConfig:
     encoder: str = "unshuffle-tiny"  # any smp encoder name; tu-<timm name> for timm's
     encoder_depth: int = 4  # number of feature levels, strides 2 … 2^depth
     pretrained: bool = False  # start the encoder from its published weights (needs a download once)
-    encoder_weights: str = ""  # or from a safetensors file
-    detail: int = (
-        0  # width of the detail front end beside a published encoder, at stride 2; embedded ones have their own
-    )
+    encoder_weights: str = ""  # a safetensors file that the encoder starts from; empty: none
+    # Width of the detail front end beside a published encoder, at stride 2; embedded ones have their own.
+    detail: int = 0
     takes_lq: bool = False  # reads the degraded input too, when it is given
     decoder: str = "unet"  # any smp decoder name; only unet's blocks can be staged
-    decoder_channels: tuple[int, ...] = (64, 48, 24)  # unet: one width a block; others: empty for smp's default
+    # Widths of the decoder's blocks for unet; empty for others: smp's default.
+    decoder_channels: tuple[int, ...] = (64, 48, 24)
     head: Literal["paper", "penalty"] = "penalty"  # penalty: S_base − g(features, map); paper: MLP(features ⊙ map)
-    mean: tuple[float, ...] = ()  # input normalisation; empty means the encoder's own
-    std: tuple[float, ...] = ()  # likewise
+    mean: tuple[float, ...] = ()  # mean that inputs are normalised by; empty: the encoder's own
+    std: tuple[float, ...] = ()  # deviation that inputs are normalised by; empty: the encoder's own
 
     def __post_init__(self) -> None:
         if self.decoder == "unet" and not 1 <= len(self.decoder_channels) <= self.encoder_depth:

@@ -17,11 +17,12 @@ class AdvantageConfig:
     spatial_weight: float = 0.7  # share of the map in spatial and spacetime credit; 0 is the scalar algorithm
     # What advantages are divided by: the spread in their group, in the batch (as published), pooled over groups, or 1.
     std: Literal["group", "batch", "pooled", "none"] = "pooled"
-    cell_std: Literal["cell", "group", "pooled", "none"] = "pooled"  # likewise for cells
+    cell_std: Literal["cell", "group", "pooled", "none"] = "pooled"  # what the advantages of cells are divided by
     radius: int = 1  # latent cells around a cell whose quality its noise is credited with
     trace_decay: float = 1.0  # λ of credit in time: 0 a step's own gain, 1 all that follows
-    clip: float = 5.0  # of a picture's advantage, in standard deviations
-    cell_clip: float = 10.0  # of a cell's: a tighter one cuts exactly the broken cells (docs/equations.md)
+    clip: float = 5.0  # largest advantage of a picture, in standard deviations
+    # Largest advantage of a cell; a tighter one cuts exactly the broken cells (docs/equations.md).
+    cell_clip: float = 10.0
     noise_level_weights: bool = True  # each step weighs by its noise (LRPO)
     hard_fraction: float = 1.0  # train on this worst-restored share of the groups
 

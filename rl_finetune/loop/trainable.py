@@ -29,7 +29,7 @@ _ADAPTABLE = (nn.Conv2d, nn.Linear)
 class LoraConfig:
     """Low-rank adapters W + alpha/rank · B·A beside convolutions and linear layers (LoRA, arXiv 2106.09685)."""
 
-    rank: int = 16  # of the adapters
+    rank: int = 16  # rank of the adapters
     alpha: float = 16.0  # adapters are scaled by alpha / rank
     targets: tuple[str, ...] = ("*",)  # names of layers, * for anything: "*.to_q", "unet.mid_block.*"
 

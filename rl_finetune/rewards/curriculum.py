@@ -22,13 +22,14 @@ from shared.app.errors import UserError
 class CurriculumConfig:
     """When a stage of the reward model hands over to the next."""
 
-    stages: tuple[int, ...] = (3,)  # of the reward model, in order; one stage is no curriculum
-    budget_iterations: int = 0  # a stage hands over after this many at the latest; 0: only after a gain, at a plateau
-    min_iterations: int = 10  # and not before
+    stages: tuple[int, ...] = (3,)  # stages of the reward model, in order; one stage is no curriculum
+    # Iterations after which a stage hands over at the latest; 0: only after a gain, at a plateau.
+    budget_iterations: int = 0
+    min_iterations: int = 10  # iterations before which no stage hands over
     plateau_window: int = 10  # iterations that are read together
     plateau_z: float = 1.0  # a rise from window to window below this many standard errors is a plateau
     gain_alpha: float = 0.05  # how often a stage that teaches nothing may be taken for one that has, over all readings
-    ramp_iterations: int = 5  # over which the next stage is blended in
+    ramp_iterations: int = 5  # iterations over which the next stage is blended in
 
     def __post_init__(self) -> None:
         if not self.stages or list(self.stages) != sorted(set(self.stages)):

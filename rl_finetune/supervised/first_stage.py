@@ -34,9 +34,10 @@ class StageConfig:
     )
     iterations: int = 600  # optimizer steps
     batch_size: int = 12  # pairs per process and step
-    learning_rate: float = 1e-3  # peak
-    pixel_weight: float = 10.0  # L1
-    texture_weight: float = 0.0  # distance of oriented gradients in neighbourhoods: what no mean can lower
+    learning_rate: float = 1e-3  # peak learning rate
+    pixel_weight: float = 10.0  # weight of the L1 distance
+    # Weight of the distance of oriented gradients in neighbourhoods, which no mean can lower.
+    texture_weight: float = 0.0
 
     def __post_init__(self) -> None:
         require_range(iterations=(self.iterations, 1, 1e9), batch_size=(self.batch_size, 1, 1e6))

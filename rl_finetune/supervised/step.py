@@ -29,12 +29,12 @@ from shared.vision.metrics import gradient_distance
 class DetailConfig:
     """How the policy learns from its own restorations."""
 
-    share: float = 0.0  # of each batch that is restored by the policy's own sampler; 0: it only denoises
+    share: float = 0.0  # share of each batch that is restored by the policy's own sampler; 0: it only denoises
     teacher: str | None = None  # a restorer, by folder or file, whose detail is learnt; null: the truth alone
-    teacher_pairs: int = 600  # the pairs, the first ones, that the teacher restores and guide and policy are trained on
+    teacher_pairs: int = 600  # how many pairs the teacher restores, for the guide and the policy to be trained on
     sharp_share: float = 1.0  # how far the aim moves from the truth to the guide's, or the teacher's, picture
-    pixel_weight: float = 1.0  # L1, in units of the residual's standard deviation
-    texture_weight: float = 0.0  # distance of oriented gradients in neighbourhoods
+    pixel_weight: float = 1.0  # weight of the L1 distance, in units of the residual's standard deviation
+    texture_weight: float = 0.0  # weight of the distance of oriented gradients in neighbourhoods
 
     def __post_init__(self) -> None:
         require_range(share=(self.share, 0, 0.9), pixel_weight=(self.pixel_weight, 0, 1e6))

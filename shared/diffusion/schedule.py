@@ -19,8 +19,8 @@ class ScheduleConfig:
 
     betas: Betas = "cosine"  # variance preserving by its betas, or rectified_flow: α = 1 − σ
     train_timesteps: int = 1000  # timesteps run from 0 (nearly clean) to train_timesteps − 1 (noise)
-    beta_start: float = 0.00085  # linear and scaled_linear only; the defaults are Stable Diffusion's
-    beta_end: float = 0.012  # likewise
+    beta_start: float = 0.00085  # first β of linear and scaled_linear; the default is Stable Diffusion's
+    beta_end: float = 0.012  # last β of linear and scaled_linear; the default is Stable Diffusion's
     prediction: Prediction = "v"  # what the network's output is: noise, clean latent, velocity or flow
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class NoiseSchedule:
         return alpha.view(-1, 1, 1, 1).to(timesteps.device), sigma.view(-1, 1, 1, 1).to(timesteps.device)
 
     def add_noise(self, x0: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """Returns x_t [B, C, h, w] = α_t·x_0 + σ_t·ε: the closed form, never noise upon noise."""
+        """Returns x_t [B, C, h, w] = α_t·x_0 + σ_t·ε in closed form, never by adding noise to noise."""
         alpha, sigma = self.alpha_sigma(timesteps)
         return alpha * x0 + sigma * noise
 

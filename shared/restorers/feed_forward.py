@@ -30,11 +30,12 @@ class FeedForwardConfig:
 
     scale: int = 4  # side of sr / side of lq: 4 for sr, 1 for face
     cell_px: int = 4  # the body works on cells of this many sr pixels; a multiple of scale
-    channels: int = 48  # of the body
+    channels: int = 48  # channels of the body
     blocks: int = 4  # residual blocks of the body
     pixel_channels: int = 12  # features of each sr pixel, from which its colour is mixed
     smooth: bool = False  # cells are enlarged by bilinear steps instead of shuffled: costs more, and leaves no grid
-    noise_channels: int = 4  # noise beside them: what texture can be made of where lq says nothing; 0: none
+    # Channels of noise beside the pixel features, from which texture can be made where lq says nothing; 0: none.
+    noise_channels: int = 4
 
     def __post_init__(self) -> None:
         require_range(scale=(self.scale, 1, 8), channels=(self.channels, 4, 512), blocks=(self.blocks, 1, 64))
@@ -175,7 +176,7 @@ def _smooth(config: FeedForwardConfig) -> nn.Sequential:
 
 
 def _quiet(conv: nn.Conv2d) -> nn.Conv2d:
-    # Starts near zero: the untrained network hands back its up-sampled input, and training starts from there.
+    # Starts near zero: the untrained network returns its up-sampled input, and training starts from there.
     nn.init.normal_(conv.weight, std=1e-3)
     nn.init.zeros_(conv.bias)
     return conv

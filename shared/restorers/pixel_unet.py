@@ -31,17 +31,19 @@ class PixelUNetConfig:
     scale: int = 1  # side of sr / side of lq: 4 for sr, 1 for face
     # The first stage: none (bicubic), own (a network trained for this policy, in its folder), a restorer's folder or file.
     pre_restorer: str = NONE
-    guide: str = NONE  # likewise: a sharper picture that the network sees as well, and may draw its detail from
+    guide: str = NONE  # a sharper picture that the network sees as well: none, own, or a restorer's folder or file
     # An upscaler among the two that enlarges more than the policy sees lq shrunk by this much, and what it enlarges too
     # far is averaged; 0: such a one is refused.
     shrink: int = 0
     unshuffle: int = 4  # an n×n block of pixels becomes one latent cell of 3·n² channels
-    pixel_channels: int = 0  # of the full-resolution stem and head around the U-Net; 0: it sees and writes cells alone
-    channels: tuple[int, ...] = (64, 96, 128)  # per resolution level; each level halves the latent side
+    # Channels of the full-resolution stem and head around the U-Net; 0: it sees and writes cells alone.
+    pixel_channels: int = 0
+    channels: tuple[int, ...] = (64, 96, 128)  # channels of each resolution level; each level halves the latent side
     layers_per_block: int = 1  # residual layers per level
-    attention_levels: tuple[int, ...] = ()  # levels with self-attention, 0 the finest; any adds it in the middle too
-    head_channels: int = 32  # of one attention head
-    norm_groups: int = 8  # of group normalisation; must divide every channel count
+    # Levels with self-attention, 0 the finest; any of them adds it in the middle too.
+    attention_levels: tuple[int, ...] = ()
+    head_channels: int = 32  # channels of one attention head
+    norm_groups: int = 8  # groups of group normalisation; must divide every channel count
     residual_std: float = 0.1  # the residual to the first stage's picture is divided by this: x_0's variance is near 1
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
