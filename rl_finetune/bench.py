@@ -13,7 +13,8 @@ from statistics import median
 import torch
 
 from rl_finetune.loop.config import TrainRlConfig
-from rl_finetune.loop.iteration import draw, groups_of, iterate
+from rl_finetune.loop.groups import draw, groups_of
+from rl_finetune.loop.iteration import iterate
 from rl_finetune.loop.session import Session
 from rl_finetune.methods.trajectory import Rollout
 from rl_finetune.methods.window import WindowConfig, stochastic_range

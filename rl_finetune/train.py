@@ -134,8 +134,8 @@ def _announce(session: Session) -> None:
     count, total = (sum(p.numel() for p in group) for group in ([p for p in parameters if p.requires_grad], parameters))
     print(
         f"RL {config.task}: {config.groups} groups of {config.group_size} per iteration on "
-        f"{session.learner.accelerator.num_processes} processes, {_reach(session)} of "
-        f"{config.sampler.steps} steps, {config.updates_per_rollout} optimizer steps per rollout, "
+        f"{session.learner.accelerator.num_processes} processes, {_reach(session)}, "
+        f"{config.updates_per_rollout} optimizer steps per rollout, "
         f"{config.iterations * config.updates_per_rollout} in all; {count:,} of {total:,} parameters trained"
     )
     for asked, stands_in in session.judge.final.replacements.items():
@@ -145,13 +145,18 @@ def _announce(session: Session) -> None:
 
 
 def _reach(session: Session) -> str:
-    config = session.config
+    config, steps = session.config, f"{session.config.sampler.steps} steps"
+    if config.method == "nft":
+        levels = "its noise levels" if config.nft.levels == "sampler" else "all noise levels"
+        return f"nft on what {config.deployed.words()} draw, at {levels}"
     if config.method != "policy_gradient":
         one = "one of the last" if config.method == "refl" else "the last"
-        return f"{config.method} with the reward's gradient through {one} {config.reward_gradient.last_steps}"
+        return (
+            f"{config.method} with the reward's gradient through {one} {config.reward_gradient.last_steps} of {steps}"
+        )
     spec = sampler_of_iteration(config.sampler, config.window, iteration=0, seed=config.seed)
     window = "" if config.window.kind == "declared" else f" ({config.window.kind} window)"
-    return f"policy gradient on {len(spec.stochastic_steps(session.learner.policy.schedule))}{window}"
+    return f"policy gradient on {len(spec.stochastic_steps(session.learner.policy.schedule))}{window} of {steps}"
 
 
 if __name__ == "__main__":

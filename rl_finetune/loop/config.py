@@ -13,6 +13,7 @@ from rl_finetune.evidence.gauge import GaugeConfig
 from rl_finetune.evidence.held_out import HeldOut
 from rl_finetune.loop.trainable import LoraConfig, Trainable
 from rl_finetune.methods.likelihood import LikelihoodConfig
+from rl_finetune.methods.nft_loss import NftConfig
 from rl_finetune.methods.policy_loss import LossConfig
 from rl_finetune.methods.reward_gradient_loss import RewardGradientConfig
 from rl_finetune.methods.window import WindowConfig, stochastic_range
@@ -37,11 +38,12 @@ class TrainRlConfig:
     source: SourceConfig = field(default_factory=SourceConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
     sampler: SamplerSpec = field(default_factory=SamplerSpec)
-    # refl and draft follow the reward's own gradient.
-    method: Literal["policy_gradient", "refl", "draft"] = "policy_gradient"
+    # nft regresses to what was drawn, by how good it was; refl and draft follow the reward's own gradient.
+    method: Literal["policy_gradient", "nft", "refl", "draft"] = "policy_gradient"
     trainable: Trainable = "full"  # lora: adapters, merged into the weights that are saved
     lora: LoraConfig = field(default_factory=LoraConfig)  # of trainable: lora
     window: WindowConfig = field(default_factory=WindowConfig)  # of policy_gradient, as advantage, loss and likelihood
+    nft: NftConfig = field(default_factory=NftConfig)  # of nft, as advantage
     reward_gradient: RewardGradientConfig = field(default_factory=RewardGradientConfig)  # of refl and draft
     reward: RewardConfig = field(default_factory=RewardConfig)
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
@@ -91,6 +93,11 @@ class TrainRlConfig:
         """Returns how often the hacking gauge is read, the baseline not counted: at every check, and at the end."""
         return 1 + (self.iterations // self.check_every if self.check_every else 0)
 
+    @property
+    def by_advantage(self) -> bool:
+        """Whether the method learns from comparing the members of a group."""
+        return self.method in ("policy_gradient", "nft")
+
     def held_out(self) -> HeldOut:
         """Returns which pictures the run is measured on."""
         return HeldOut(
@@ -126,20 +133,26 @@ class TrainRlConfig:
         if self.gauge.action == "rollback" and not self.check_every:
             raise ValueError("gauge.action is rollback, but check_every is 0: the gauge is never read")
         if self.gauge.action == "raise_gt_weight":
-            by_policy = self.method == "policy_gradient"
-            supervised = self.likelihood.form != "none" and self.likelihood.weight > 0
-            if by_policy and not supervised:
-                raise ValueError("gauge.action is raise_gt_weight, but likelihood.form is none or its weight 0")
-            if not by_policy and not self.reward_gradient.supervised_weight:
-                raise ValueError("gauge.action is raise_gt_weight, but reward_gradient.supervised_weight is 0")
+            self._require_gt_weight()
+        if self.by_advantage:
+            self._require_groups()
         if self.method == "policy_gradient":
             self._require_something_to_train()
-        elif self.reward_gradient.last_steps > self.sampler.steps:
+        elif self.method != "nft" and self.reward_gradient.last_steps > self.sampler.steps:
             raise ValueError(
                 f"reward_gradient.last_steps is {self.reward_gradient.last_steps}, but sampler.steps only {self.sampler.steps}"
             )
 
-    def _require_something_to_train(self) -> None:
+    def _require_gt_weight(self) -> None:
+        if self.method == "policy_gradient":
+            if self.likelihood.form == "none" or not self.likelihood.weight:
+                raise ValueError("gauge.action is raise_gt_weight, but likelihood.form is none or its weight 0")
+            return
+        name = "nft" if self.method == "nft" else "reward_gradient"
+        if not getattr(self, name).supervised_weight:
+            raise ValueError(f"gauge.action is raise_gt_weight, but {name}.supervised_weight is 0")
+
+    def _require_groups(self) -> None:
         if self.group_size < 2:
             raise ValueError(
                 f"group_size must be at least 2 (there is nothing to compare in one), got {self.group_size}"
@@ -149,6 +162,13 @@ class TrainRlConfig:
                 "the worst-restored groups are chosen from a whole rollout, and an optimizer step may be left without "
                 "any: with advantage.hard_fraction below 1 set updates_per_rollout=1"
             )
+        if self.method == "nft" and self.advantage.in_time:
+            raise ValueError(
+                "nft does not train steps, so none can be credited: advantage.credit must be scalar or spatial, got "
+                f"{self.advantage.credit}"
+            )
+
+    def _require_something_to_train(self) -> None:
         if self.sampler.eta == 0.0 or self.sampler.window == 0:
             raise ValueError(
                 "a deterministic sampler has no log-prob to train: sampler.eta must be above 0 and sampler.window not "

@@ -1,7 +1,8 @@
 """One iteration of RL, top to bottom: draw, judge, assign credit, update.
 
-`policy_gradient_iteration` is LRPO (arXiv 2509.23339) with credit in space and time; `reward_gradient_iteration` is ReFL
-and DRaFT-K. Each step is one call; what it does in detail is behind that name.
+`policy_gradient_iteration` is LRPO (arXiv 2509.23339) with credit in space and time, `nft_iteration` DiffusionNFT with
+credit in space, `reward_gradient_iteration` ReFL and DRaFT-K. Each step is one call; what it does in detail is behind
+that name.
 """
 
 from __future__ import annotations
@@ -13,29 +14,31 @@ from statistics import mean
 
 import torch
 
-from data.degradation.pairs import collate_pairs
-from data.degradation.records import PairBatch
 from rl_finetune.credit.assign import Credit, assign_credit
 from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.loop.groups import draw, groups_of, subjects_of
 from rl_finetune.loop.session import Session
+from rl_finetune.methods.nft import NftPlan, nft_update
 from rl_finetune.methods.policy_gradient import UpdatePlan, update
 from rl_finetune.methods.reward_gradient import RewardGradientPlan, reward_gradient_update
-from rl_finetune.methods.rollout import rollout
 from rl_finetune.methods.trajectory import Rollout
-from rl_finetune.methods.window import sampler_of_iteration
+from rl_finetune.rewards.composite import RewardValues
 from rl_finetune.rewards.curriculum import advance
-from rl_finetune.rewards.judge import DifferentiableReward, Judgement, Subjects
+from rl_finetune.rewards.judge import DifferentiableReward, Judgement
 from shared.diffusion.schedule import NoiseSchedule
 from shared.diffusion.transition import step_std
-from shared.restorers.protocol import Condition
-from shared.seeds import derive_seed, shuffled
+from shared.seeds import derive_seed
 
 
 def iterate(session: Session, iteration: int) -> dict[str, float]:
     """Makes one iteration of the run's method and returns its figures."""
-    if session.config.method == "policy_gradient":
-        return policy_gradient_iteration(session, iteration)
-    return reward_gradient_iteration(session, iteration)
+    match session.config.method:
+        case "policy_gradient":
+            return policy_gradient_iteration(session, iteration)
+        case "nft":
+            return nft_iteration(session, iteration)
+        case _:
+            return reward_gradient_iteration(session, iteration)
 
 
 def policy_gradient_iteration(session: Session, iteration: int) -> dict[str, float]:
@@ -65,13 +68,36 @@ def policy_gradient_iteration(session: Session, iteration: int) -> dict[str, flo
     times.append(time.perf_counter())
     figures = update(session.learner, drawn, credit.advantages, credit.weights, update_plan(session, iteration))
     times.append(time.perf_counter())
-    session.average.update()
-    stage = config.curriculum.stages[session.curriculum.position]
-    gain = session.base_rewards.gain(judgement.stage_values, drawn.group_ids, drawn.gt, drawn.lq, session.curriculum)
-    session.curriculum = advance(session.curriculum, config.curriculum, accelerator.gather(gain))
-    names = ("seconds/rollout", "seconds/judge", "seconds/update")
-    timings = {name: end - start for name, (start, end) in zip(names, pairwise(times), strict=True)}
-    return {**_reward_figures(session, judgement, credit), **figures, **timings, "curriculum_stage": float(stage)}
+    stage = _take_in(session, judgement.stage_values, drawn)
+    return {**_reward_figures(session, judgement, credit), **figures, **_timings(times), "curriculum_stage": stage}
+
+
+def nft_iteration(session: Session, iteration: int) -> dict[str, float]:
+    """Makes one iteration of DiffusionNFT (arXiv 2509.16117) and returns its figures.
+
+    draw     G restorations of each of B lq from π_old, by the sampler as it is deployed; keep their latents x_0 alone
+    reward   as for the policy gradient
+    credit   A as for the policy gradient, of pictures and of cells; r = ½ + ½·clip(A / range, −1, 1)
+    update   x_t = α_t·x_0 + σ_t·ε; θ ← AdamW on r·‖x̂⁺ − x_0‖² + (1 − r)·‖x̂⁻ − x_0‖²,
+             x̂± = x̂_old ± β·(x̂_θ − x̂_old)
+    average  as for the policy gradient; θ_old ← d·θ_old + (1 − d)·θ
+    """
+    config, accelerator = session.config, session.learner.accelerator
+    times = [time.perf_counter()]
+    drawn = draw(session, iteration)
+    times.append(time.perf_counter())
+    judgement = session.judge.judge(subjects_of(drawn), session.curriculum)
+    whole = torch.ones(1, device=drawn.x0.device)  # one action: all of the latent at once
+    credit = assign_credit(
+        judgement, whole, config.advantage, gather=accelerator.gather, process=accelerator.process_index
+    )
+    times.append(time.perf_counter())
+    advantages, plan = credit.advantages[:, :, 0], nft_plan(session, iteration)
+    figures = nft_update(session.learner, drawn, advantages, credit.weights, session.old.predict, plan)
+    times.append(time.perf_counter())
+    session.old.update()
+    stage = _take_in(session, judgement.stage_values, drawn)
+    return {**_reward_figures(session, judgement, credit), **figures, **_timings(times), "curriculum_stage": stage}
 
 
 def reward_gradient_iteration(session: Session, iteration: int) -> dict[str, float]:
@@ -102,40 +128,17 @@ def reward_gradient_iteration(session: Session, iteration: int) -> dict[str, flo
     return {**named, **figures}
 
 
-def draw(session: Session, iteration: int) -> Rollout:
-    """Returns this process's groups of one iteration, drawn by the policy as it is now."""
-    config, accelerator, policy = session.config, session.learner.accelerator, session.learner.policy
-    batch, seeds = groups_of(session, iteration)
-    spec = sampler_of_iteration(config.sampler, config.window, iteration=iteration, seed=config.seed)
-
-    def denoise(x_t: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
-        with accelerator.autocast():
-            return policy.predict(x_t, timesteps, condition)
-
-    per_update = len(batch.indices) // config.updates_per_rollout
-    return rollout(
-        policy,
-        denoise,
-        batch,
-        spec,
-        group_size=config.group_size,
-        sample_seeds=seeds,
-        microbatch=(config.microbatch_groups or per_update) * config.group_size,
-        per_update=per_update * config.group_size,
-        trained=spec.stochastic_steps(policy.schedule),
-        keep_predictions=config.advantage.in_time,
-    )
-
-
-def subjects_of(drawn: Rollout) -> Subjects:
-    """Returns what the judge is shown of a rollout."""
-    return Subjects(
-        pictures=drawn.pictures,
-        gt=drawn.each_sample(drawn.gt),
-        lq=drawn.each_sample(drawn.lq),
-        sample_ids=[f"picture {i}, member {g}" for i in drawn.group_ids for g in range(drawn.group_size)],
-        group_size=drawn.group_size,
-        latent_hw=tuple(drawn.steps[0].x_t.shape[-2:]),
+def nft_plan(session: Session, iteration: int) -> NftPlan:
+    """Returns how the iteration's rollout is cut into optimizer steps, and the noise levels it is trained at."""
+    config, schedule = session.config, session.learner.policy.schedule
+    visited = [times.t for times in config.deployed.plan(schedule)]
+    return NftPlan(
+        updates=config.updates_per_rollout,
+        microbatch_groups=config.microbatch_groups,
+        gradient_clip=config.gradient_clip,
+        config=replace(config.nft, supervised_weight=config.nft.supervised_weight * session.gauge.gt_weight_factor),
+        levels=visited if config.nft.levels == "sampler" else range(schedule.config.train_timesteps),
+        seed=derive_seed(config.seed, "update", iteration),
     )
 
 
@@ -167,42 +170,26 @@ def reward_gradient_plan(session: Session, iteration: int) -> RewardGradientPlan
     )
 
 
-def groups_of(session: Session, iteration: int) -> tuple[PairBatch, list[int]]:
-    """Returns this process's B pairs of one iteration and a seed for each of their B·G restorations, group-major."""
-    config, accelerator = session.config, session.learner.accelerator
-    positions = local_positions(config, iteration, accelerator.process_index, accelerator.num_processes)
-    count, first = len(session.pairs), iteration * config.groups
-    indices = [shuffled(config.seed, position, count) for position in positions]
-    batch = collate_pairs([session.pairs[index] for index in indices])
-    seeds = []
-    for position, index in zip(positions, indices, strict=True):
-        # A picture may come again within the iteration, where an epoch ends or is shorter: then with other noise.
-        before = sum(shuffled(config.seed, other, count) == index for other in range(first, position))
-        keys = (iteration, index) if not before else (iteration, index, "again", before)
-        seeds += [derive_seed(config.seed, "rollout", *keys, member) for member in range(config.group_size)]
-    return replace(batch, gt=batch.gt.to(accelerator.device), lq=batch.lq.to(accelerator.device)), seeds
-
-
-def local_positions(config: TrainRlConfig, iteration: int, rank: int, world: int) -> list[int]:
-    """Returns the positions in the endless shuffle of this process's groups.
-
-    Every update's share of the groups is cut evenly between processes, so that any number of them makes the same
-    updates on the same groups.
-    """
-    per_update = config.groups // config.updates_per_rollout
-    share = per_update // world
-    return [
-        iteration * config.groups + number * per_update + rank * share + i
-        for number in range(config.updates_per_rollout)
-        for i in range(share)
-    ]
-
-
 def declared_mean_std(config: TrainRlConfig, schedule: NoiseSchedule) -> float | None:
     """Returns the mean noise of the steps the sampler declares stochastic; None where all of them are trained anyway."""
     if config.window.kind not in ("random", "sliding"):  # a window that stays is all that is ever trained
         return None
     return mean(std for times in config.sampler.plan(schedule) if (std := step_std(schedule, times)) > 0.0)
+
+
+def _take_in(session: Session, said: RewardValues, drawn: Rollout) -> float:
+    """Averages the weights, takes the curriculum's next step, and returns the stage it stood at."""
+    config = session.config
+    session.average.update()
+    stage = config.curriculum.stages[session.curriculum.position]
+    gain = session.base_rewards.gain(said, drawn.group_ids, drawn.gt, drawn.lq, session.curriculum)
+    session.curriculum = advance(session.curriculum, config.curriculum, session.learner.accelerator.gather(gain))
+    return float(stage)
+
+
+def _timings(times: list[float]) -> dict[str, float]:
+    names = ("seconds/rollout", "seconds/judge", "seconds/update")
+    return {name: end - start for name, (start, end) in zip(names, pairwise(times), strict=True)}
 
 
 def _reward_figures(session: Session, judgement: Judgement, credit: Credit) -> dict[str, float]:

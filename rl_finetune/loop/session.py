@@ -44,6 +44,7 @@ class Session:
     gauge: HackingGauge
     scales: dict[int, StageScales]  # of every stage's rewards, on the base policy
     base_rewards: BaseRewards
+    old: WeightAverage | None = None  # nft: the policy that draws, and softly follows the one that is trained
     curriculum: CurriculumState = field(default_factory=CurriculumState)
     rolled_back_to: PixelUNet | None = None  # the last good policy, where the gauge stopped the run
 
@@ -63,16 +64,17 @@ class Session:
         # Too few held-out pictures would otherwise be noticed only after all the training.
         config.held_out().draw("test", config.eval_images)
         pairs = pairs_for_task(config.source, config.pairs, task=config.task, split="train", seed=config.seed)
-        if config.method != "policy_gradient":
+        if config.method in ("refl", "draft"):
             judge.require_gradient(pairs[0].gt[None], pairs[0].lq[None])
         base = base_restorer(config, config.sampler, accelerator.device)
         scales = scales_of(config, judge, base)
         panel = panel_of(config, judge, scales)
         gauge = HackingGauge(config.gauge, panel.judges, config.readings)
         average = WeightAverage(learner.policy, config.ema_decay)
+        old = WeightAverage(learner.policy, config.nft.old_decay) if config.method == "nft" else None
         base_rewards = BaseRewards(base, judge, scales, seed=config.seed)
-        session = cls(config, run, learner, judge, pairs, average, panel, gauge, scales, base_rewards)
-        accelerator.register_for_checkpointing(average, session)
+        session = cls(config, run, learner, judge, pairs, average, panel, gauge, scales, base_rewards, old)
+        accelerator.register_for_checkpointing(average, session, *([old] if old else []))
         return session
 
     @property
@@ -126,7 +128,7 @@ def open_judge(config: TrainRlConfig, device: torch.device) -> Judge:
         checkpoint=config.reward_model,
         revision=config.reward_revision,
         device=device,
-        with_maps=config.method == "policy_gradient" and config.advantage.in_space,
+        with_maps=config.by_advantage and config.advantage.in_space,
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from rl_finetune.loop.trainable import trained_parameters
+from shared.restorers.protocol import Condition
 
 
 class WeightAverage:
@@ -26,6 +27,10 @@ class WeightAverage:
             else:
                 self.values[name].lerp_(parameter, 1.0 - self.decay)
         self.updates += 1
+
+    def predict(self, x_t: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
+        """Returns the policy's output [B, C, h, w] with the average in place of its trained parameters."""
+        return torch.func.functional_call(self.policy, self.values, (x_t, timesteps, condition))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns everything a resumed run needs."""

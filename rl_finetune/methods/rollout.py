@@ -57,9 +57,10 @@ def rollout(
         condition=condition,
         group_ids=pairs.indices,
         group_size=group_size,
-        sr=torch.cat([sr for sr, _, _ in parts]),
-        steps=tuple(_concatenate(steps) for steps in zip(*(steps for _, steps, _ in parts), strict=True)),
-        predictions=tuple(torch.cat(p) for p in zip(*(predictions for _, _, predictions in parts), strict=True)),
+        x0=torch.cat([x0 for x0, *_ in parts]),
+        sr=torch.cat([sr for _, sr, *_ in parts]),
+        steps=tuple(_concatenate(steps) for steps in zip(*(steps for *_, steps, _ in parts), strict=True)),
+        predictions=tuple(torch.cat(p) for p in zip(*(predictions for *_, predictions in parts), strict=True)),
     )
 
 
@@ -82,7 +83,8 @@ def _rollout_slice(
     sample_seeds: Sequence[int],
     trained: Sequence[int],
     keep_predictions: bool,
-) -> tuple[torch.Tensor, list[TrainedStep], list[torch.Tensor]]:
+) -> tuple[torch.Tensor, torch.Tensor, list[TrainedStep], list[torch.Tensor]]:
+    """Returns latents, their pictures, the steps to be trained, and the predictions before them."""
     steps: list[TrainedStep] = []
     predictions: list[torch.Tensor] = []
 
@@ -104,7 +106,7 @@ def _rollout_slice(
         device=lq.device,
         on_step=record,
     )
-    return policy.decode(x0, condition).clamp(0, 1), steps, predictions
+    return x0, policy.decode(x0, condition).clamp(0, 1), steps, predictions
 
 
 def _concatenate(slices: Sequence[TrainedStep]) -> TrainedStep:

@@ -32,7 +32,8 @@ class Rollout:
     condition: Condition  # of B lq, what the network saw, once a group: updates re-score with the very same
     group_ids: tuple[int, ...]  # B integers: the pairs' counters
     group_size: int
-    sr: torch.Tensor  # [B·G, 3, H, W] in [0, 1]
+    x0: torch.Tensor  # [B·G, C, h, w] the clean latents drawn
+    sr: torch.Tensor  # [B·G, 3, H, W] in [0, 1], their pictures
     steps: tuple[TrainedStep, ...]  # J, in the order they were taken
     # The clean-image prediction before every trained step, as pictures; only where credit is given in time.
     predictions: tuple[torch.Tensor, ...]  # J of [B·G, 3, H, W] in [0, 1], or empty

@@ -17,7 +17,7 @@ from rl_finetune import train
 from rl_finetune.credit.assign import Credit, assign_credit
 from rl_finetune.credit.config import AdvantageConfig
 from rl_finetune.loop.config import TrainRlConfig
-from rl_finetune.loop.iteration import subjects_of
+from rl_finetune.loop.groups import subjects_of
 from rl_finetune.loop.session import Session
 from rl_finetune.methods.trajectory import Rollout
 from rl_finetune.rewards.config import RewardConfig, RewardPart

@@ -9,7 +9,7 @@ import pytest
 
 import rl_finetune.bench
 from rl_finetune.bench import Shape, at_last_stage, bare_passes, measure_memory, memory_shapes
-from rl_finetune.loop.iteration import draw
+from rl_finetune.loop.groups import draw
 from shared.app.config import to_yaml
 from shared.app.errors import UserError
 from tests.helpers.tiny_rl import open_session, tiny_rl_config

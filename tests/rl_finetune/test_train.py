@@ -12,7 +12,7 @@ from reward_model.network.model import RewardOutput
 from rl_finetune import train as rl
 from rl_finetune.credit.config import AdvantageConfig
 from rl_finetune.loop.config import TrainRlConfig
-from rl_finetune.loop.iteration import draw, local_positions
+from rl_finetune.loop.groups import draw, local_positions
 from rl_finetune.methods.likelihood import LikelihoodConfig
 from rl_finetune.methods.policy_gradient import UpdatePlan, update
 from rl_finetune.methods.policy_loss import LossConfig

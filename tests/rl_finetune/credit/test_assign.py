@@ -12,7 +12,7 @@ import torch
 from rl_finetune.credit.cells import spatial_advantages
 from rl_finetune.credit.config import AdvantageConfig
 from rl_finetune.loop.config import TrainRlConfig
-from rl_finetune.loop.iteration import draw
+from rl_finetune.loop.groups import draw
 from rl_finetune.loop.session import Session
 from rl_finetune.methods.trajectory import Rollout
 from rl_finetune.rewards import registry as registered

@@ -12,7 +12,8 @@ from rl_finetune.credit.config import AdvantageConfig
 from rl_finetune.credit.pictures import combined_advantages
 from rl_finetune.credit.steps import combined_temporal_advantages, temporal_advantages
 from rl_finetune.loop.config import TrainRlConfig
-from rl_finetune.loop.iteration import draw, iterate
+from rl_finetune.loop.groups import draw
+from rl_finetune.loop.iteration import iterate
 from rl_finetune.rewards.config import RewardConfig, RewardPart
 from tests.helpers.tiny_rl import credit as credit_in
 from tests.helpers.tiny_rl import judge, open_session, tiny_rl_config

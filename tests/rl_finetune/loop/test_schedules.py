@@ -10,7 +10,7 @@ import torch
 
 from rl_finetune import train as rl
 from rl_finetune.loop.config import TrainRlConfig
-from rl_finetune.loop.iteration import groups_of
+from rl_finetune.loop.groups import groups_of
 from rl_finetune.methods.likelihood import LikelihoodConfig
 from shared.diffusion.sampler import SamplerSpec
 from shared.diffusion.schedule import ScheduleConfig

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from rl_finetune.credit.config import AdvantageConfig
 from rl_finetune.loop.config import TrainRlConfig
-from rl_finetune.loop.iteration import draw, iterate
+from rl_finetune.loop.groups import draw
+from rl_finetune.loop.iteration import iterate
 from rl_finetune.loop.session import Session
 from rl_finetune.methods.likelihood import LikelihoodConfig, in_band, posterior_likelihood_loss
 from rl_finetune.methods.policy_gradient import UpdatePlan, supervised_share, update

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from rl_finetune.loop.config import TrainRlConfig
-from rl_finetune.loop.iteration import groups_of, iterate
+from rl_finetune.loop.groups import groups_of
+from rl_finetune.loop.iteration import iterate
 from rl_finetune.loop.session import Session
 from rl_finetune.loop.trainable import LoraConfig
 from rl_finetune.methods.reward_gradient import RewardGradientPlan, reward_gradient_update

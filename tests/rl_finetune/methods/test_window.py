@@ -11,7 +11,8 @@ import rl_finetune.loop.iteration
 from rl_finetune import train as rl
 from rl_finetune.credit.config import AdvantageConfig
 from rl_finetune.loop.config import TrainRlConfig
-from rl_finetune.loop.iteration import draw, iterate
+from rl_finetune.loop.groups import draw
+from rl_finetune.loop.iteration import iterate
 from rl_finetune.methods.rollout import _slices
 from rl_finetune.methods.trajectory import Rollout
 from rl_finetune.methods.window import WindowConfig, sampler_of_iteration, stochastic_range
