@@ -38,7 +38,7 @@ class RestorerEntry:
     eta: float | None = None  # overrides a diffusion policy's own
     revision: str | None = None  # branch, tag or commit of a Hub repository
     variant: str | None = None  # fp16: its weights in half precision
-    prompt: str = ""  # of an upscaler that reads text
+    prompt: str = ""  # prompt of an upscaler that reads text
     guidance: float = 1.0  # towards the prompt; 1: none
 
     def __post_init__(self) -> None:

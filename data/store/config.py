@@ -48,7 +48,7 @@ class BuildConfig:
     masks: MaskConfig = field(default_factory=MaskConfig)
     targets: TargetConfig = field(default_factory=TargetConfig)
     runs: str = "runs/default"  # what {runs} stands for in the restorers' paths
-    restorers: dict[str, RestorerEntry] = field(default_factory=dict)  # by a name of your choice
+    restorers: dict[str, RestorerEntry] = field(default_factory=dict)  # the pool's members, by a name of your choice
 
     def __post_init__(self) -> None:
         require_range(

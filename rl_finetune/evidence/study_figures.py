@@ -60,8 +60,8 @@ class ArmFigures:
 class ObjectivePart:
     """One reward's say in what `normalise_first` maximises."""
 
-    weight: float  # its share
-    spread: float  # its standard deviation within the base policy's groups
+    weight: float  # the reward's share of the objective
+    spread: float  # the reward's standard deviation within the base policy's groups
 
 
 def read_run(folder: Path, *, curve: str, parts: Mapping[str, ObjectivePart]) -> RunFigures:
