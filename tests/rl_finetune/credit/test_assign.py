@@ -104,7 +104,7 @@ def test_every_part_of_every_stage_gets_unit_spread_before_it_is_weighed(tiny_ru
     assert judgement.weights == {
         "fgr_score@0": pytest.approx(0.75),
         "fgr_score@1": pytest.approx(0.125),
-        "fgr_map@1": pytest.approx(0.125),
+        "fgr_worst_spot@1": pytest.approx(0.125),
     }
 
 
