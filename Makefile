@@ -6,6 +6,7 @@ IMAGES ?= embedded
 FACES ?= embedded
 HELD_OUT ?= none
 TASK ?= sr face
+FROM ?= shipped
 BENCH ?= dataset rm rl
 PROCESSES ?= 1
 # Threads that wait by spinning make two busy programs slow each other down many times over.
@@ -19,8 +20,9 @@ READY := $(VENV)/.ready
 quoted = '$(subst ','\'',$(value $(1)))'
 given = $(if $(value $(1)),$(call quoted,$(1)),$(2))
 # make would expand a variable to hand it on to the recipes' environment.
-unexport AGAINST RUN DATASET IMAGES FACES HELD_OUT TASK BENCH PROCESSES PYTHON CONFIG ARGS BASE_ARGS POOL_ARGS DATASET_ARGS
+unexport AGAINST RUN DATASET IMAGES FACES HELD_OUT TASK FROM BENCH PROCESSES PYTHON CONFIG ARGS BASE_ARGS POOL_ARGS DATASET_ARGS
 unexport RM_ARGS IN OUT LQ GT POLICY TRIPLES RESTORERS REPO REVISION
+unexport SHIPPED_IMAGES SHIPPED_FACES MANIFEST LICENCE STAGES
 # The words in a variable such as ARGS: restore-rl takes them apart, with a shell's quotes but without a shell.
 spread = $(if $(value $(1)),--words $(call quoted,$(1)))
 
@@ -48,13 +50,25 @@ bench_config = $(call config,bench-$(1) $(if $(word 2,$(BENCHES)),,bench),$(2))
 # A reward model that was downloaded, not trained here: it has a checkpoint, and no config of a training.
 DOWNLOADED := $(shell cd $(IN_RUN)/reward_model 2>/dev/null && test -f checkpoint/config.json && test ! -f config.yaml && echo yes)
 
+# RL starts from the shipped base policies and reward model where all that it needs of them is there. With FROM=scratch it
+# trains every stage itself. A run goes on as it began.
+ORIGIN := $(call only,FROM,shipped scratch)
+BEGUN_FROM_SHIPPED := $(shell cd $(IN_RUN) 2>/dev/null && grep -ls '^base: shipped:' rl_sr/config.yaml rl_face/config.yaml)
+BEGUN_FROM_SCRATCH := $(shell cd $(IN_RUN) 2>/dev/null && ls -d base_sr base_face pool reward_model/config.yaml 2>/dev/null)
+NEEDED := $(TASKS:%=base_%) $(if $(DOWNLOADED),,reward_model)
+NOT_SHIPPED := $(filter-out $(patsubst checkpoints/%/config.json,%,$(wildcard checkpoints/*/config.json)),$(NEEDED))
+SHIPPED_START := $(strip $(if $(filter shipped,$(ORIGIN)),$(if $(BEGUN_FROM_SHIPPED),_shipped,$(if $(BEGUN_FROM_SCRATCH)$(NOT_SHIPPED),,_shipped))))
+$(if $(and $(filter scratch,$(ORIGIN)),$(BEGUN_FROM_SHIPPED),$(call asked,train-rl rl-sr rl-face)),$(error $(value RUN) was begun from the shipped checkpoints; leave FROM=scratch out to go on, or choose another folder with RUN=))
+base_of = $(if $(SHIPPED_START),shipped:base_$(1),$(IN_RUN)/base_$(1))
+REWARD_MODEL = $(if $(and $(SHIPPED_START),$(if $(DOWNLOADED),,yes)),shipped:reward_model,$(IN_RUN)/reward_model/checkpoint)
+
 .DEFAULT_GOAL := help
-.PHONY: help env base-policies base-sr base-face pool dataset browse bench bench-dataset bench-rm bench-rl train-rm train-rl report eval restore score eval-rm download-rm test lint
+.PHONY: help env base-policies base-sr base-face pool dataset browse bench bench-dataset bench-rm bench-rl train-rm train-rl report eval restore score eval-rm download-rm checkpoints test lint
 .NOTPARALLEL:
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 20
-	@echo "Variables: IMAGES= FACES= (folder | hf:dataset_id | embedded)  HELD_OUT=part  RUN=runs/name  TASK=sr|face  CONFIG=file.yaml  ARGS='key=value …'"
+	@echo "Variables: IMAGES= FACES= (folder | hf:dataset_id | embedded)  HELD_OUT=part  RUN=runs/name  TASK=sr|face  FROM=shipped|scratch  CONFIG=file.yaml  ARGS='key=value …'"
 	@echo "Fields of a stage: $(RESTORE_RL) <command> --help"
 
 env: $(READY) ## create or refresh the environment in .venv
@@ -89,15 +103,15 @@ bench-rm: env
 	@$(RESTORE_RL) bench-rm $(call bench_config,rm,configs/train_rm.yaml) dataset=$(IN_DATASET) $(call spread,ARGS)
 
 bench-rl: env
-	@$(RESTORE_RL) bench-rl $(call bench_config,rl,configs/train_rl_$(FIRST_TASK).yaml) base=$(IN_RUN)/base_$(FIRST_TASK) reward_model=$(IN_RUN)/reward_model/checkpoint $(SOURCE) $(call spread,ARGS)
+	@$(RESTORE_RL) bench-rl $(call bench_config,rl,configs/train_rl_$(FIRST_TASK)$(SHIPPED_START).yaml) base=$(call base_of,$(FIRST_TASK)) reward_model=$(REWARD_MODEL) $(SOURCE) $(call spread,ARGS)
 
 train-rm: dataset ## train the reward model: a score, and a map of where the picture is broken
 	@$(LAUNCH) train-rm $(call config,train-rm,configs/train_rm.yaml) out=$(IN_RUN)/reward_model dataset=$(IN_DATASET) $(call spread,RM_ARGS) $(call args,train-rm)
 
-train-rl: $(if $(DOWNLOADED),base-policies,train-rm) $(addprefix rl-,$(TASKS)) report ## the main job: everything that is missing, then RL and the report
+train-rl: $(if $(SHIPPED_START),,$(if $(DOWNLOADED),base-policies,train-rm)) $(addprefix rl-,$(TASKS)) report ## the main job: RL on the shipped policies and reward model, and the report; FROM=scratch: every stage before it too
 
 rl-sr rl-face: rl-%: env
-	@$(LAUNCH) train-rl $(call config,train-rl $@,configs/train_rl_$*.yaml) out=$(IN_RUN)/rl_$* base=$(IN_RUN)/base_$* reward_model=$(IN_RUN)/reward_model/checkpoint $(SOURCE) $(call args,train-rl $@)
+	@$(LAUNCH) train-rl $(call config,train-rl $@,configs/train_rl_$*$(SHIPPED_START).yaml) out=$(IN_RUN)/rl_$* base=$(call base_of,$*) reward_model=$(REWARD_MODEL) $(SOURCE) $(call args,train-rl $@)
 
 report: env ## one page with curves, before/after tables and pictures of a run
 	@$(RESTORE_RL) report run=$(IN_RUN) dataset=$(IN_DATASET) $(call args,report)
@@ -124,3 +138,26 @@ download-rm: env ## fetch a reward model from the Hugging Face Hub, for train-rl
 
 score: env ## score pictures and paint where they are broken: IN= OUT=, LQ= what they were restored from, GT= their truth; with RUN's reward model, else the shipped one
 	@$(RESTORE_RL) score in=$(call quoted,IN) out=$(call given,OUT,scored) $(if $(value LQ),lq=$(call quoted,LQ)) $(if $(value GT),gt=$(call quoted,GT)) run=$(IN_RUN) $(call spread,ARGS)
+
+# The run in which the shipped checkpoints are trained, whatever RUN is by default.
+MAKING = $(if $(filter file,$(origin RUN)),'runs/shipped',$(IN_RUN))
+MADE_OF = source.images=$(call quoted,SHIPPED_IMAGES) source.faces=$(call quoted,SHIPPED_FACES)
+MAKING_DATASET = $(call given,DATASET,datasets/"$$(basename -- $(MAKING))")
+needed = $(foreach name,$(1),$(if $(value $(name)),,$(error checkpoints are made with $(1): $(name)= is missing)))
+ship = $(RESTORE_RL) ship run=$(MAKING)/$(1) out=checkpoints/$(1) licence=$(call quoted,LICENCE) manifest=$(call quoted,MANIFEST)
+
+checkpoints: env ## train what ships, and ship it: SHIPPED_IMAGES= SHIPPED_FACES= (folders), MANIFEST=their licences.tsv, LICENCE=of the weights
+	$(call needed,SHIPPED_IMAGES SHIPPED_FACES MANIFEST LICENCE)
+	@$(LAUNCH) base-policies configs/base_sr_shipped.yaml out=$(MAKING)/base_sr $(MADE_OF) $(call spread,BASE_ARGS)
+	@$(LAUNCH) base-policies configs/base_face_shipped.yaml out=$(MAKING)/base_face $(MADE_OF) $(call spread,BASE_ARGS)
+	@$(LAUNCH) train-pool configs/pool.yaml task=sr out=$(MAKING)/pool/sr $(MADE_OF) $(call spread,POOL_ARGS)
+	@$(LAUNCH) train-pool configs/pool.yaml task=face out=$(MAKING)/pool/face $(MADE_OF) $(call spread,POOL_ARGS)
+	@# These base policies keep no under-trained copy of themselves.
+	@$(RESTORE_RL) dataset configs/dataset.yaml out=$(MAKING_DATASET) runs=$(MAKING) $(MADE_OF) 'restorers.policy_early.path={runs}/base_{task}' $(call spread,DATASET_ARGS)
+	@$(LAUNCH) train-rm configs/train_rm$(if $(wildcard configs/train_rm_shipped.yaml),_shipped).yaml out=$(MAKING)/reward_model dataset=$(MAKING_DATASET) $(call spread,RM_ARGS)
+	@for task in sr face; do $(LAUNCH) train-rl configs/train_rl_$${task}_shipped.yaml out=$(MAKING)/rl_$$task base=$(MAKING)/base_$$task reward_model=$(MAKING)/reward_model/checkpoint $(MADE_OF) $(call spread,ARGS) || exit; done
+	@$(call ship,base_sr)
+	@$(call ship,base_face)
+	@$(call ship,reward_model) stages=$(call quoted,STAGES)
+	@$(call ship,rl_sr)
+	@$(call ship,rl_face)

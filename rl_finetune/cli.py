@@ -31,6 +31,7 @@ COMMANDS = {
     "train-rl": "rl_finetune.train",
     "evaluate": "rl_finetune.evaluate",
     "restore": "rl_finetune.restore",
+    "ship": "rl_finetune.ship",
     "report": "rl_finetune.report",
     "study": "rl_finetune.study",
     "bench-dataset": "data.bench",

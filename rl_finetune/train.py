@@ -132,6 +132,7 @@ def _announce(session: Session) -> None:
         return
     parameters = list(session.learner.policy.parameters())
     count, total = (sum(p.numel() for p in group) for group in ([p for p in parameters if p.requires_grad], parameters))
+    print(f"RL {config.task}: from the policy {config.base}, on the reward model {config.reward_model}")
     print(
         f"RL {config.task}: {config.groups} groups of {config.group_size} per iteration on "
         f"{session.learner.accelerator.num_processes} processes, {_reach(session)}, "

@@ -55,7 +55,7 @@ def finish(process: subprocess.Popen) -> str:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("e2e")
-    finish(make("train-rl", run=folder))
+    finish(make("train-rl", "FROM=scratch", run=folder))
     return folder
 
 

@@ -92,6 +92,108 @@ def test_a_value_from_the_environment_arrives_as_well(make, tmp_path, monkeypatc
     assert not (tmp_path / "pwned").exists()
 
 
+EVERYTHING = ("base_sr", "base_face", "reward_model")
+SCRATCH = ["base-policies", "base-policies", "train-pool", "train-pool", "dataset", "train-rm"]
+
+
+def ship(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / "checkpoints" / name).mkdir(parents=True)
+        (folder / "checkpoints" / name / "config.json").write_text("{}")
+
+
+def begin(folder: Path, name: str, text: str = "") -> None:
+    (folder / "runs" / "mine" / name).mkdir(parents=True, exist_ok=True)
+    (folder / "runs" / "mine" / name / "config.yaml").write_text(text)
+
+
+def commands(words: list[str]) -> list[str]:
+    return [words[i + 2] for i, word in enumerate(words) if word == "-m"]
+
+
+def test_rl_starts_from_what_ships(make, tmp_path):
+    ship(tmp_path, *EVERYTHING)
+    words = make("train-rl", "RUN=runs/mine")
+    assert commands(words) == ["train-rl", "train-rl", "report"]
+    for task in ("sr", "face"):
+        assert {f"configs/train_rl_{task}_shipped.yaml", f"base=shipped:base_{task}"} <= set(words)
+    assert words.count("reward_model=shipped:reward_model") == 2
+    assert "base=shipped:base_sr" in make("bench-rl", "RUN=runs/mine")
+
+
+@pytest.mark.parametrize("missing", EVERYTHING)
+def test_rl_trains_every_stage_where_something_it_needs_does_not_ship(make, tmp_path, missing):
+    ship(tmp_path, *(name for name in EVERYTHING if name != missing))
+    words = make("train-rl", "RUN=runs/mine")
+    assert commands(words) == [*SCRATCH, "train-rl", "train-rl", "report"]
+    assert {"configs/train_rl_sr.yaml", "base=runs/mine/base_sr", "base=runs/mine/base_face"} <= set(words)
+    assert words.count("reward_model=runs/mine/reward_model/checkpoint") == 2
+
+
+def test_one_task_needs_only_its_own_base(make, tmp_path):
+    ship(tmp_path, "base_face", "reward_model")
+    assert commands(make("train-rl", "TASK=face")) == ["train-rl", "report"]
+
+
+def test_from_scratch_trains_every_stage(make, tmp_path):
+    ship(tmp_path, *EVERYTHING)
+    words = make("train-rl", "RUN=runs/mine", "FROM=scratch")
+    assert commands(words) == [*SCRATCH, "train-rl", "train-rl", "report"]
+    assert not any("shipped" in word for word in words)
+
+
+@pytest.mark.parametrize("begun", ["base_sr", "pool/sr", "reward_model"])
+def test_a_run_begun_from_scratch_goes_on_from_scratch(make, tmp_path, begun):
+    ship(tmp_path, *EVERYTHING)
+    begin(tmp_path, begun)
+    assert commands(make("train-rl", "RUN=runs/mine"))[:6] == SCRATCH
+
+
+def test_a_run_begun_from_what_ships_goes_on_from_it(make, tmp_path):
+    ship(tmp_path, *EVERYTHING)
+    begin(tmp_path, "rl_sr", "task: sr\nbase: shipped:base_sr\n")
+    begin(tmp_path, "base_sr")  # trained later, for something else
+    assert commands(make("train-rl", "RUN=runs/mine")) == ["train-rl", "train-rl", "report"]
+    command = ["make", "-f", str(ROOT / "Makefile"), "--dry-run", "train-rl", "RUN=runs/mine", "FROM=scratch"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "runs/mine was begun from the shipped checkpoints; leave FROM=scratch out to go on" in done.stderr
+
+
+def test_a_downloaded_reward_model_takes_the_shipped_ones_place(make, tmp_path):
+    ship(tmp_path, "base_sr", "base_face")
+    (tmp_path / "runs" / "mine" / "reward_model" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "reward_model" / "checkpoint" / "config.json").write_text("{}")
+    words = make("train-rl", "RUN=runs/mine")
+    assert commands(words) == ["train-rl", "train-rl", "report"]
+    assert {"base=shipped:base_sr", "reward_model=runs/mine/reward_model/checkpoint"} <= set(words)
+
+
+GIVEN = {"SHIPPED_IMAGES": "my photos", "SHIPPED_FACES": "it's faces", "MANIFEST": "of $(both).tsv", "LICENCE": "mit"}
+
+
+def test_checkpoints_are_trained_and_shipped(make, tmp_path):
+    words = make("checkpoints", *(f"{name}={text}" for name, text in GIVEN.items()), "STAGES=2,3", "ARGS=seed=1")
+    assert commands(words) == [*SCRATCH, "train-rl", "train-rl", *["ship"] * 5]
+    for name in ("base_sr", "base_face", "reward_model", "rl_sr", "rl_face"):
+        assert {f"run=runs/shipped/{name}", f"out=checkpoints/{name}", f"out=runs/shipped/{name}"} <= set(words)
+    assert words.count("manifest=of $(both).tsv") == words.count("licence=mit") == 5
+    assert words.count("source.images=my photos") == words.count("source.faces=it's faces") == 7
+    assert {"stages=2,3", "seed=1", "base=runs/shipped/base_face", "configs/train_rl_face_shipped.yaml"} <= set(words)
+    assert "run=runs/mine/rl_sr" in make(
+        "checkpoints", *(f"{name}={text}" for name, text in GIVEN.items()), "RUN=runs/mine"
+    )
+
+
+@pytest.mark.parametrize("missing", GIVEN)
+def test_nothing_is_trained_for_checkpoints_without_licences(tmp_path, missing):
+    given = [f"{name}={text}" for name, text in GIVEN.items() if name != missing]
+    command = ["make", "-f", str(ROOT / "Makefile"), "-o", ".venv/.ready", "PY=false", "checkpoints", *given]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"{missing}= is missing" in done.stderr
+
+
 def test_words_for_pytest_are_taken_apart_without_a_shell(tmp_path):
     (tmp_path / "test_one.py").write_text("def test_first():\n    pass\n\n\ndef test_second():\n    pass\n")
     words = f"{tmp_path} -p no:cacheprovider -k 'test_first and not touch' --collect-only -q"
@@ -119,7 +221,9 @@ def test_a_config_is_for_the_stage_and_the_task_that_were_asked_for(make):
         assert (done.returncode, "CONFIG is for one task: add TASK=sr or TASK=face" in done.stderr) == (2, True)
 
 
-@pytest.mark.parametrize(("variable", "text"), [("TASK", "sr;touch pwned"), ("TASK", "faces"), ("BENCH", "rm $(x)")])
+@pytest.mark.parametrize(
+    ("variable", "text"), [("TASK", "sr;touch pwned"), ("TASK", "faces"), ("FROM", "nothing"), ("BENCH", "rm $(x)")]
+)
 def test_a_task_that_is_none_is_refused(tmp_path, variable, text):
     command = ["make", "-f", str(ROOT / "Makefile"), "--dry-run", "eval", f"{variable}={text}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

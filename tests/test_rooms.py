@@ -22,7 +22,7 @@ CUPBOARDS = {
     "shared": ("{} app", "runs", "vision", "diffusion", "restorers"),
     "data": ("procedural", "sources", "degradation", "pool", "regions", "store", "{}"),
     "reward_model": ("network", "measuring", "learning", "{}"),
-    "rl_finetune": ("supervised", "rewards", "credit", "methods", "evidence", "loop", "{}"),
+    "rl_finetune": ("supervised", "rewards", "credit", "methods", "evidence", "loop", "shipping", "{}"),
 }
 MOST_FILES, MOST_LINES = 12, 250
 

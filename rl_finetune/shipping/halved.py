@@ -1,0 +1,51 @@
+"""Copies a finished run's network into a checkpoint folder: float16, and only what inference reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from reward_model.network.checkpoint import METRICS_FILE, read_config, write_stage
+from reward_model.network.model import RewardModel
+from rl_finetune.shipping.provenance import portable
+from shared.app.errors import UserError
+from shared.restorers.interpolation import BUILT_IN
+from shared.restorers.load import load_policy, read_provenance, save_policy
+from shared.restorers.pixel_unet import PixelUNetConfig
+from shared.restorers.pre_restorer import NONE, OWN, STAGES
+from shared.restorers.protocol import HUB_PREFIX
+from shared.restorers.published import WHEEL_NETWORKS
+
+
+def copy_policy(run: Path, folder: Path, *, provenance: dict[str, Any]) -> PixelUNetConfig:
+    """Writes a run's policy into `folder` and returns its architecture.
+
+    Raises UserError where it stands on a restorer that would not be there on another machine.
+    """
+    policy, spec = load_policy(run)
+    for stage in STAGES:
+        where = getattr(policy.config, stage)
+        if where not in (NONE, OWN, *WHEEL_NETWORKS, *BUILT_IN) and not where.startswith(HUB_PREFIX):
+            raise UserError(
+                f"the policy in {run} has the {stage} {where}, which does not ship with it: train one with its own"
+            )
+    said = {key: portable(value) for key, value in read_provenance(run).items()}
+    save_policy(folder, policy, spec, provenance=said | provenance, half=True)
+    load_policy(folder)  # what ships was read once
+    return policy.config
+
+
+def copy_reward_model(checkpoint: Path, folder: Path, *, stages: list[int]) -> list[int]:
+    """Writes stages of a reward model, all for an empty list, and what its scores are read against; returns the stages."""
+    held = sorted(map(int, read_config(checkpoint)["stages"]))
+    for stage in stages or held:
+        model = RewardModel.from_pretrained(checkpoint, stage=stage)
+        # Vectors are few and hold running variances, some too small for float16.
+        weights = {n: t.half() if t.is_floating_point() and t.ndim > 1 else t for n, t in model.state_dict().items()}
+        write_stage(folder, dataclasses.asdict(model.config), stage, weights)
+        RewardModel.from_pretrained(folder, stage=stage)
+    if (checkpoint / METRICS_FILE).is_file():
+        shutil.copyfile(checkpoint / METRICS_FILE, folder / METRICS_FILE)
+    return stages or held

@@ -1,0 +1,105 @@
+"""The card of a shipped checkpoint: what it is, what it was measured to do, what it learnt from, how it was made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rl_finetune.evidence.held_out import EVALUATION_FILE
+from rl_finetune.shipping.manifest import Learnt
+from rl_finetune.shipping.provenance import Making
+from shared.restorers.interpolation import BUILT_IN
+from shared.restorers.pixel_unet import PixelUNetConfig
+from shared.restorers.pre_restorer import NONE, OWN, STAGES
+from shared.restorers.published import WHEEL, WHEEL_NETWORKS
+
+PICTURES_FILE = "pictures.tsv"
+TITLES = {"sr": "×4 super-resolution", "face": "Face restoration"}
+
+
+def policy_text(
+    name: str, run: Path, *, licence: str, architecture: PixelUNetConfig, making: Making, learnt: Learnt
+) -> str:
+    """Returns the card of a policy as markdown, with the Hub's yaml header."""
+    task = making.settings["task"]
+    tuned = "reward_model" in making.settings
+    how = "tuned with reinforcement learning" if tuned else "supervised"
+    sections = [
+        f"---\nlicense: {licence}\nlibrary_name: restore-rl\npipeline_tag: image-to-image\n"
+        "tags: [image-restoration, diffusion]\n---",
+        f"# {TITLES[task]} policy, {how}",
+        f"A small pixel-diffusion restorer that {'enlarges 4 times' if task == 'sr' else 'keeps the size'}, in float16.",
+        f"```sh\nrestore-rl restore in=old.jpg out=restored policy=shipped:{name}\n```",
+        *_measured(run),
+        "## Relies on",
+        _relies_on(architecture, making.settings),
+        pictures_text(learnt),
+        making_text(making),
+        "## Limits",
+        "It invents detail: what it shows need not have been there. It knows the degradations of its settings and carries "
+        "over to others only as far as the tables say.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def pictures_text(learnt: Learnt) -> str:
+    """Returns the section on the pictures that the run drew from."""
+    lines = ["## Pictures it learnt from", ""]
+    if learnt.attributions:
+        counts = [f"| {source} | {licence} | {count} |" for source, licence, count in learnt.counts()]
+        lines += ["| Source | Licence | Pictures |", "|---|---|---|", *counts, ""]
+        lines += [
+            f"{len(learnt.attributions)} pictures, each in `{PICTURES_FILE}`; its settings keep some for measuring.",
+            "",
+        ]
+    lines += [f"- {line}" for line in learnt.others]
+    return "\n".join(lines).rstrip()
+
+
+def making_text(making: Making) -> str:
+    """Returns the section on how the checkpoint was made."""
+    time = "unknown" if making.seconds is None else f"{making.seconds / 60:.0f} min"
+    rows = {
+        "Settings": "`train_config.yaml`",
+        "Code": f"commit {making.commit}",
+        "Versions": making.versions,
+        "Hardware": making.hardware,
+        "Training time": time,
+    }
+    return "\n".join(
+        ["## Making", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    )
+
+
+def _measured(run: Path) -> list[str]:
+    """Returns the tables of the run's own evaluation, and of the one that was made again, as they were printed."""
+    found = []
+    summary = json.loads((run / "summary.json").read_text())
+    again = run / "eval" / EVALUATION_FILE
+    for title, figures in (
+        ("Measured at the end of the run", summary),
+        ("Measured again", json.loads(again.read_text()) if again.is_file() else {}),
+    ):
+        if "table" in figures:
+            found += [f"## {title}", f"```\n{figures['table']}\n```"]
+    return found
+
+
+def _relies_on(architecture: PixelUNetConfig, settings: dict[str, Any]) -> str:
+    lines = []
+    for stage in STAGES:
+        where, role = getattr(architecture, stage), stage.replace("_", "-")
+        if where == OWN:
+            lines.append(f"- its own {role}, in `{stage}/`")
+        elif where in WHEEL_NETWORKS:
+            lines.append(f"- {role}: Real-ESRGAN's `{where}` (BSD-3), from the package `{WHEEL}`")
+        elif where not in (NONE, *BUILT_IN):
+            lines.append(f"- {role}: `{where}`")
+    teacher = settings.get("detail", {}).get("teacher")
+    if teacher:
+        licence = " (BSD-3)" if teacher in WHEEL_NETWORKS else ""
+        lines.append(f"- in training alone, the teacher `{Path(teacher).name}`{licence}")
+    if "reward_model" in settings:
+        lines.append("- in training alone, the base policy and the reward model that are named in its settings")
+    return "\n".join(lines) or "Nothing else."
