@@ -43,8 +43,8 @@ class ScoreConfig:
     lq: str = ""
     # The truth: a picture for all of them, or a folder with one of the same name each; adds a full-reference map.
     gt: str = ""
-    checkpoint: str = ""  # a folder, shipped:reward_model, or a Hub repository; empty: the run's own
-    run: str = DEFAULT_RUN  # whose reward model is used; where the default one has none, the shipped one is
+    checkpoint: str = ""  # a folder, shipped:reward_model, or a Hub repository; empty: that of `run`
+    run: str = DEFAULT_RUN  # the run whose reward model is used; where the default run has none, the shipped one is
     revision: str | None = None  # branch, tag or commit of the Hub repository
     stage: int | None = None  # stage of the reward model; the last one by default
     out: str = ""  # folder for maps, overlays and the page of the worst; empty writes none

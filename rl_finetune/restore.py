@@ -36,10 +36,10 @@ class RestoreConfig:
 
     inputs: str  # `in`: a picture, a folder, or several of them with commas between
     out: str = "restored"  # folder of the restored pictures
-    # An RL run, a base policy, a published feed-forward checkpoint, or shipped:rl_sr; empty: the run's own.
+    # An RL run, a base policy, a published feed-forward checkpoint, or shipped:rl_sr; empty: that of `run`.
     policy: str = ""
-    run: str = DEFAULT_RUN  # whose tuned policy is used; where the default one has none, a shipped one is
-    task: Task = "sr"  # of that policy: sr (×4) | face (same size)
+    run: str = DEFAULT_RUN  # the run whose tuned policy is used; where the default run has none, a shipped one is
+    task: Task = "sr"  # the task of that tuned policy: sr (×4) | face (same size)
     steps: int | None = None  # the policy's own sampler by default
     eta: float | None = None  # likewise; DDIM stochasticity, 0 to 1
     tile_px: int = 512  # side of lq tiles; larger needs more memory

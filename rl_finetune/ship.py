@@ -40,12 +40,14 @@ class ShipConfig:
 
     run: str  # a finished run: a base policy, an RL run, or a reward model
     out: str = ""  # the checkpoint's folder, replaced where it is there; empty: checkpoints/<the run's name>
-    licence: str = ""  # of the weights, as the Hub spells it, such as apache-2.0 or cc-by-4.0; needed
-    manifest: str = ""  # path, source and licence of the run's pictures, tab-separated; needed where they are files
-    stages: str = ""  # of a reward model, such as 2,3; empty: all of them
-    commit: str = ""  # of the code that the run was made with; empty: the checkout's now
-    hardware: str = ""  # that the run was made on; empty: this machine
-    limit_mb: float = 25.0  # of all the checkpoints beside each other, in units of a million bytes
+    licence: str = ""  # the weights' licence as the Hub spells it, such as apache-2.0 or cc-by-4.0; needed
+    manifest: str = (
+        ""  # a file with path, source and licence of the run's pictures, tab-separated; needed where they are files
+    )
+    stages: str = ""  # which stages of a reward model ship, such as 2,3; empty: all of them
+    commit: str = ""  # the commit of the code that made the run; empty: the checkout's now
+    hardware: str = ""  # what the run was made on, for the card; empty: this machine
+    limit_mb: float = 25.0  # the most that all checkpoints beside each other may take, in millions of bytes
 
     def __post_init__(self) -> None:
         require_range(limit_mb=(self.limit_mb, 0.001, 1e6))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from reward_model.train import TrainConfig
 from rl_finetune import restore, ship
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.pretrain import PretrainConfig
+from rl_finetune.train import _announce as announce
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
@@ -25,6 +27,7 @@ from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig
 from shared.runs.run_folder import RunFolder
 from tests.helpers.reward_models import build, pictures
 from tests.helpers.tiny import save_pictures
+from tests.helpers.tiny_rl import open_session, tiny_rl_config
 
 BASE = "runs/shipped/base_sr"
 LICENCE = "licence=cc-by-4.0"
@@ -207,6 +210,17 @@ def test_what_would_not_ship_with_a_policy_is_refused(here):
     finish(config, here / "runs" / "other", {"seconds": 1.0})
     with pytest.raises(UserError, match=r"has the pre_restorer .*elsewhere, which does not ship with it"):
         ship.main(["run=runs/other", LICENCE, MANIFEST])
+
+
+def test_rl_starts_from_shipped_checkpoints_by_their_names(tmp_path, monkeypatch, capsys):
+    config = dataclasses.replace(tiny_rl_config(tmp_path), base="shipped:base", reward_model="shipped:rm")
+    monkeypatch.setattr("shared.app.shipped._CHECKPOINTS", (tmp_path,))
+    session = open_session(config, tmp_path / "run")
+    announce(session)
+    assert "from the policy shipped:base, on the reward model shipped:rm\n" in capsys.readouterr().out
+    assert session.provenance(0)["base"] == "shipped:base"
+    # What the Makefile tells a run by that goes on from what ships.
+    assert "\nbase: shipped:base\n" in (tmp_path / "run" / "config.yaml").read_text()
 
 
 def test_an_altered_checkpoint_is_refused(here, monkeypatch):
