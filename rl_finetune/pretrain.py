@@ -51,6 +51,8 @@ class PretrainConfig:
     guide: StageConfig = field(default_factory=StageConfig)  # used where policy.guide is own
     policy: PixelUNetConfig = field(default_factory=PixelUNetConfig)
     detail: DetailConfig = field(default_factory=DetailConfig)
+    # The noise over the residual, as standard deviations: with less of it a small network draws less grain (ResShift's κ).
+    noise_scale: float = 1.0
     window_px: int = 0  # side of the window of each pair that a step sees; 0: all of it
     sampler: SamplerSpec = field(default_factory=SamplerSpec)
     iterations: int = 1000  # optimizer steps
@@ -73,6 +75,7 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         require_range(iterations=(self.iterations, 1, 1e9), batch_size=(self.batch_size, 1, 1e6))
         require_range(learning_rate=(self.learning_rate, 1e-8, 1), ema_decay=(self.ema_decay, 0, 1))
+        require_range(noise_scale=(self.noise_scale, 0.01, 10))
         expected = SCALES[self.task]
         if self.policy.scale != expected:
             raise ValueError(f"task {self.task} needs policy.scale {expected}, got {self.policy.scale}")
@@ -122,7 +125,8 @@ def train(config: PretrainConfig, run: RunFolder, pairs: PairDataset, accelerato
     unit = PixelUNet(replace(config.policy, residual_std=1.0), *stages)
     with torch.random.fork_rng(devices=[]):  # as in the stages
         torch.manual_seed(derive_seed(config.seed, "init", "policy"))
-        policy = PixelUNet(replace(config.policy, residual_std=residual_std(unit, pairs)), *stages)
+        deviation = config.noise_scale * residual_std(unit, pairs)
+        policy = PixelUNet(replace(config.policy, residual_std=deviation), *stages)
     if accelerator.device.type == "cpu":
         policy = policy.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(
@@ -150,7 +154,7 @@ def train(config: PretrainConfig, run: RunFolder, pairs: PairDataset, accelerato
             next(drawn),
             iteration,
             detail=config.detail,
-            guide_is_teacher=config.policy.guide == config.detail.teacher,
+            taught_by=[name for name in STAGES if getattr(config.policy, name) == config.detail.teacher],
             sampler=config.sampler,
             gradient_clip=config.gradient_clip,
             seed=config.seed,

@@ -3,11 +3,12 @@
 A network that only denoises noised truths answers with the mean of all that lq allows, and few steps of it stay a blur.
 Here it is also trained where its own sampler takes it (as SinSR and other few-step samplers are). The picture to reach
 moves with the noise: at pure noise the truth, of which a network learns the mean and few errors; where little noise is
-left, and detail is drawn, the guide's or a teacher's. None of the metrics that judge a restorer is part of it.
+left, and detail is drawn, the teacher's, or without one the guide's. None of the metrics that judge a restorer is part of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,9 @@ class DetailConfig:
     share: float = 0.0  # share of each batch that is restored by the policy's own sampler; 0: it only denoises
     teacher: str | None = None  # a restorer, by folder or file, whose detail is learnt; null: the truth alone
     teacher_pairs: int = 600  # how many pairs the teacher restores, for the guide and the policy to be trained on
-    sharp_share: float = 1.0  # how far the aim moves from the truth to the guide's, or the teacher's, picture
+    sharp_share: float = (
+        1.0  # how far the aim moves from the truth to the teacher's, or without one the guide's, picture
+    )
     pixel_weight: float = 1.0  # weight of the L1 distance, in units of the residual's standard deviation
     texture_weight: float = 0.0  # weight of the distance of oriented gradients in neighbourhoods
 
@@ -49,7 +52,7 @@ def train_step(
     iteration: int,
     *,
     detail: DetailConfig,
-    guide_is_teacher: bool,
+    taught_by: Sequence[str],
     sampler: SamplerSpec,
     gradient_clip: float,
     seed: int,
@@ -59,7 +62,7 @@ def train_step(
 
     The first 1 − share of the batch is denoised from every noise level (the mean squared error of what the network
     predicts); the rest is restored by the policy's own sampler, and a step of it trained on what the picture looks like.
-    Both pass the network together.
+    Both pass the network together. `taught_by`: which of the policy's stages are the teacher itself.
     """
     policy: PixelUNet = accelerator.unwrap_model(model)
     gt, lq, taught = (x.to(accelerator.device) for x in (window.gt, window.lq, window.taught))
@@ -71,16 +74,17 @@ def train_step(
     jitter, total = torch.from_numpy(rng.random(denoised)), policy.schedule.config.train_timesteps
     timesteps = ((torch.arange(denoised) + jitter) / denoised * total).long().to(accelerator.device)
     with torch.no_grad(), accelerator.autocast():
-        # A published guide takes a hundred times the policy's own time, and where it teaches, its picture is there.
-        known = policy.condition(lq, guide=taught if guide_is_teacher else None)
-        condition = {name: tensor.float() for name, tensor in known.items()}
+        # A published network takes a hundred times the policy's own time, and where it teaches, its picture is there.
+        condition = policy.condition(lq, known=dict.fromkeys(taught_by, taught))
+        condition = {name: tensor.float() for name, tensor in condition.items()}
         restored = take(condition, slice(denoised, None))
         x_t = torch.empty(0, device=accelerator.device)
         if own:
             x_t, at = visited(policy, restored, sampler, seeds[denoised:], rng)
             timesteps = torch.cat([timesteps, at])
         sharpness = decided(policy.schedule, timesteps, sampler)
-        aim = gt + detail.sharp_share * sharpness * (condition.get("guide", taught) - gt)
+        sharp = condition["guide"] if detail.teacher is None and "guide" in condition else taught
+        aim = gt + detail.sharp_share * sharpness * (sharp - gt)
         x0 = policy.encode(aim, condition)[:denoised]
         noise = gaussian(seeds[:denoised], x0.shape[1:], device=accelerator.device)
         target = policy.schedule.target(x0, noise, timesteps[:denoised])

@@ -5,7 +5,7 @@ Small enough for two CPU cores as shipped, wide and with attention on GPUs; trai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -32,6 +32,9 @@ class PixelUNetConfig:
     # The first stage: none (bicubic), own (a network trained for this policy, in its folder), a restorer's folder or file.
     pre_restorer: str = NONE
     guide: str = NONE  # a sharper picture that the network sees as well: none, own, or a restorer's folder or file
+    # How far the residual's start moves from the first stage's picture to the guide's, 0 to 1. Above 0 the network sees both
+    # relative to it and in units of the residual, so that it starts from a good mixture and its errors are small.
+    blend: float = 0.0
     # An upscaler among the two that enlarges more than the policy sees lq shrunk by this much, and what it enlarges too
     # far is averaged; 0: such a one is refused.
     shrink: int = 0
@@ -52,6 +55,9 @@ class PixelUNetConfig:
         require_range(pixel_channels=(self.pixel_channels, 0, 1024), shrink=(self.shrink, 0, 16))
         if self.pixel_channels and self.unshuffle & (self.unshuffle - 1):
             raise ValueError(f"a stem and head (pixel_channels) need unshuffle 1, 2, 4 or 8, got {self.unshuffle}")
+        require_range(blend=(self.blend, 0, 1))
+        if self.blend and self.guide == NONE:
+            raise ValueError("policy.blend mixes the guide's picture in: it needs a policy guide")
         if self.residual_std <= 0:
             raise ValueError(f"residual_std must be positive, got {self.residual_std}")
         unknown = [level for level in self.attention_levels if not 0 <= level < len(self.channels)]
@@ -77,8 +83,8 @@ class PixelUNet(nn.Module):
         self.schedule = NoiseSchedule.build(config.schedule)
         self.scale = config.scale
         self.latent_channels = 3 * config.unshuffle**2
-        # x_t, the up-sampled lq, the first stage's picture, the guide's
-        pictures = 2 + (config.pre_restorer != NONE) + (config.guide != NONE)
+        # x_t, the up-sampled lq, the first stage's picture, the guide's, their mixture
+        pictures = 2 + (config.pre_restorer != NONE) + (config.guide != NONE) + (config.blend > 0)
         attends = [level in config.attention_levels for level in range(len(config.channels))]
         self.unet = UNet2DModel(
             in_channels=config.channels[0] if config.pixel_channels else pictures * self.latent_channels,
@@ -127,20 +133,28 @@ class PixelUNet(nn.Module):
         return self.latent_channels, lq.shape[-2] * self.scale // n, lq.shape[-1] * self.scale // n
 
     @torch.no_grad()
-    def condition(self, lq: torch.Tensor, *, guide: torch.Tensor | None = None) -> Condition:
-        """Returns `start`, the first stage's picture [B, 3, H, W], `seen`, what the network sees beside x_t,
-        and the `guide`'s picture where there is a guide; `guide` [B, 3, H, W] is that picture where it is known already.
+    def condition(self, lq: torch.Tensor, *, known: Mapping[str, torch.Tensor] | None = None) -> Condition:
+        """Returns `start`, the first stage's picture [B, 3, H, W], `seen`, what the network sees beside x_t, and the
+        `guide`'s picture where there is a guide.
+
+        `known`: the pictures [B, 3, H, W] of pre_restorer and guide, by name, that need not be made again.
         """
+        known = known or {}
         start = enlarged = bicubic_sr(lq, self.scale)
         pictures = [enlarged]
         if self.config.pre_restorer != NONE:
-            start = self._restored("pre_restorer", lq)
+            start = known["pre_restorer"] if "pre_restorer" in known else self._restored("pre_restorer", lq)
             pictures = [start, *pictures]
         guided = {}
         if self.config.guide != NONE:
-            guided = {"guide": self._restored("guide", lq) if guide is None else guide}
+            guided = {"guide": known["guide"] if "guide" in known else self._restored("guide", lq)}
         pictures += guided.values()
-        seen = (torch.cat(pictures, dim=1) - 0.5) * 2.0
+        if self.config.blend:
+            start = torch.lerp(start, guided["guide"], self.config.blend)
+            relative = torch.cat(pictures, dim=1) - start.repeat(1, len(pictures), 1, 1)
+            seen = torch.cat([relative / self.config.residual_std, (start - 0.5) * 2.0], dim=1)
+        else:
+            seen = (torch.cat(pictures, dim=1) - 0.5) * 2.0
         if not self.config.pixel_channels:
             seen = F.pixel_unshuffle(seen, self.config.unshuffle)
         return {"start": start, "seen": seen, **guided}

@@ -173,3 +173,34 @@ def test_conditions_are_taken_and_repeated_by_sample():
     twice = repeat(condition, 2)["seen"]
     assert torch.equal(twice[::2], condition["seen"])
     assert torch.equal(twice[1::2], condition["seen"])
+
+
+def test_a_picture_that_is_known_is_not_made_again():
+    policy, lq = two_stages(guide="own"), pictures(1, 3, 8, 8)
+    made = policy.condition(lq)
+    known = {name: torch.full_like(made["start"], value) for name, value in (("pre_restorer", 0.25), ("guide", 0.75))}
+    condition = policy.condition(lq, known=known)
+    assert torch.equal(condition["guide"], known["guide"])
+    if policy.config.pre_restorer != "none":
+        assert torch.equal(condition["start"], known["pre_restorer"])
+
+
+def test_a_blend_starts_between_the_two_pictures_and_sees_them_relative_to_it():
+    policy, lq = two_stages(guide="own", blend=0.25, residual_std=0.5), pictures(1, 3, 8, 8)
+    zero, one = torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32)
+    condition = policy.condition(lq, known={"pre_restorer": zero, "guide": one})
+    torch.testing.assert_close(condition["start"], 0.25 * one)
+    pre, enlarged, guide, start = condition["seen"].chunk(4, dim=1)
+    torch.testing.assert_close(pre, -0.5 * one)  # (0 − ¼) / ½
+    torch.testing.assert_close(enlarged, (bicubic_sr(lq, 4) - 0.25) / 0.5)
+    torch.testing.assert_close(guide, 1.5 * one)
+    torch.testing.assert_close(start, -0.5 * one)  # 2 · (¼ − ½)
+    x_t = torch.randn(1, *policy.latent_shape(lq))
+    assert policy.predict(x_t, torch.tensor([3]), condition).shape == x_t.shape
+    gt = pictures(1, 3, 32, 32, seed=2)
+    torch.testing.assert_close(policy.decode(policy.encode(gt, condition), condition), gt, atol=1e-5, rtol=1e-5)
+
+
+def test_a_blend_needs_a_guide():
+    with pytest.raises(ValueError, match="needs a policy guide"):
+        two_stages(blend=0.5)
