@@ -27,8 +27,9 @@ from shared.app.errors import UserError
 from shared.app.shipped import DEFAULT_RUN, choose_checkpoint
 from shared.app.words import read_words
 from shared.files import write_bytes
-from shared.vision.images import UnreadableImage, read_image_8bit, write_png
-from shared.vision.inputs import input_pictures, output_names
+from shared.pictures.inputs import find_inputs
+from shared.pictures.reading import UnreadableImage
+from shared.vision.images import read_image_8bit, write_png
 
 PAGE = "index.html"
 _STRIP_PX = 64  # rows of the overlay made at a time, to bound memory
@@ -67,13 +68,14 @@ class Found:
 
 def main(argv: Sequence[str]) -> None:
     config = read_words(ScoreConfig, argv, expected="in=<picture or folder>")
-    paths = input_pictures(config.inputs)
+    inputs = find_inputs(config.inputs, apart_from=Path(config.out) if config.out else None)
+    paths = inputs.paths
     folder = locate_checkpoint(config.checkpoint or reward_model_of_run(config.run), revision=config.revision)
     model = RewardModel.from_pretrained(folder, stage=config.stage).to(open_device(config.device))
     if config.out and model.stage == 0:
         raise UserError("stage 0 has no degradation map to write into out=; name stage=1 or later, or leave it out")
     reading = Reading.of(folder, model.stage, beside_lq=bool(config.lq))
-    names, page, skipped, rows = output_names(paths), ScorePage(), [], []
+    names, page, skipped, rows = inputs.names, ScorePage(), [], []
     for found in score_all(model, paths, config, reading, skipped):
         rows.append(found.row)
         print(json.dumps(vars(found.row)) if config.json else table_line(found.row, header=len(rows) == 1), flush=True)
@@ -82,7 +84,8 @@ def main(argv: Sequence[str]) -> None:
             page.add(found.row, found.picture, found.levels, found.reference)
     if not rows:
         raise UserError(f"none of {len(paths)} pictures could be read: {skipped[0]}")
-    for line in [f"skipped {line}" for line in skipped] + [line for row in rows for line in warnings_of(row)]:
+    warnings = [line for row in rows for line in warnings_of(row)]
+    for line in [*inputs.left_out, *(f"skipped {line}" for line in skipped), *warnings]:
         print(line, file=sys.stderr)  # the table, or the JSON, has stdout to itself
     if len(rows) == 2 and not config.json and (rows[0].width, rows[0].height) == (rows[1].width, rows[1].height):
         print(compare_pair(*rows, reading))

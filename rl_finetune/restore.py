@@ -1,79 +1,195 @@
-"""Restores a picture or a folder of them with a trained or shipped policy, at any size.
+"""Restores a picture, several or a folder of them with a trained policy, at any size.
 
 python -m rl_finetune.restore in=picture.png out=restored
-python -m rl_finetune.restore in=folder out=restored task=face policy=runs/mine/rl_face
+python -m rl_finetune.restore in=photos out=restored policy=runs/default/rl_sr samples=4 color_fix=wavelet format=jpeg
+
+What a file holds is kept: folders, alpha, 16 bits, grey, EXIF. Colours are converted to sRGB. What was done is written
+into every picture's metadata.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-import torch
+from PIL import Image
+from tqdm import tqdm
 
 from data.degradation.records import Task
+from rl_finetune.restoring.colours import ColourFix
+from rl_finetune.restoring.one_picture import Score, Work, output_size, restore_picture
+from rl_finetune.restoring.outputs import Overwrite, Target, plan_outputs
+from rl_finetune.restoring.tiles import SMALLEST_TILE_PX, grid_of, require_fit, tile_count
 from shared.app.config import require_range
-from shared.app.devices import open_device
+from shared.app.devices import device_words, open_device
 from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.app.shipped import DEFAULT_RUN, choose_checkpoint
 from shared.app.words import read_words
+from shared.pictures.inputs import find_inputs, personal_path, shown
+from shared.pictures.reading import UnreadableImage, read_picture
+from shared.pictures.writing import Format, require_side
 from shared.restorers.load import load_restorer
-from shared.restorers.protocol import Restorer, on_device
-from shared.seeds import derive_seed
-from shared.vision.images import UnreadableImage, read_image, save_image, to_tensor
-from shared.vision.inputs import input_pictures, output_names
-
-# Beyond the reach of the network: what lies further away cannot change a pixel by more than rounding.
-OVERLAP_PX = 32
+from shared.restorers.protocol import on_device
+from shared.runs.tracking import progress
 
 
 @dataclass(frozen=True)
 class RestoreConfig:
-    """What is restored with what."""
+    """What is restored with what, and how it is written."""
 
     inputs: str  # `in`: a picture, a folder, or several of them with commas between
-    out: str = "restored"  # folder of the restored pictures
+    out: str = "restored"  # folder of the restored pictures, in which folder trees are kept; or a file for one picture
+    suffix: str = ""  # of the restored pictures' names, such as _restored
+    format: Format | None = None  # of the files; null: png, or what out= ends in; JPEG puts what has alpha on white
+    bits: int | None = None  # of a PNG's channels, 8 or 16; null: as many as the input has
+    quality: int = 95  # of JPEG and WebP; WebP at 100 is lossless
+    overwrite: Overwrite = "refuse"  # of outputs that exist already; inputs are never written over
+    compare: bool = False  # writes <name>_compare as well: the input, enlarged, and the restoration side by side
     # An RL run, a base policy, a published feed-forward checkpoint, or shipped:rl_sr; empty: that of `run`.
     policy: str = ""
     run: str = DEFAULT_RUN  # the run whose tuned policy is used; where the default run has none, a shipped one is
     task: Task = "sr"  # the task of that tuned policy: sr (×4) | face (same size)
-    steps: int | None = None  # the policy's own sampler by default
-    eta: float | None = None  # likewise; DDIM stochasticity, 0 to 1
-    tile_px: int = 512  # side of lq tiles; larger needs more memory
+    steps: int | None = None  # of the sampler; null: as many as the policy was saved with
+    eta: float | None = None  # DDIM stochasticity, 0 to 1; null: what the policy was saved with
+    samples: int = 1  # restorations of each picture, of which the reward model picks the best
+    reward_model: str = ""  # that picks among samples: a folder or a Hub repository; empty: the run's own
+    scale: float | None = None  # of the result against the input, by resizing (Lanczos); null: the policy's own
+    # Gives a restoration the up-sampled input's colours: its coarse wavelet levels, or its mean and spread.
+    color_fix: ColourFix = "none"
+    tile_px: int = 512  # side of lq tiles; larger ones need more memory
     seed: int = 0  # of the sampler's noise
-    device: str = "cpu"  # cpu | cuda
+    device: str = "auto"  # auto (the GPU where there is one) | cpu | cuda | cuda:1 | mps
 
     def __post_init__(self) -> None:
-        require_range(tile_px=(self.tile_px, 2 * OVERLAP_PX + 16, 1_000_000))
+        require_range(tile_px=(self.tile_px, SMALLEST_TILE_PX, 1_000_000), samples=(self.samples, 1, 1000))
+        require_range(quality=(self.quality, 1, 100))
+        if self.scale is not None:
+            require_range(scale=(self.scale, 0.05, 16))
+        if "/" in self.suffix:
+            raise ValueError(f"suffix is part of a file's name and holds no /, got {self.suffix}")
+        if self.bits not in (None, 8, 16):
+            raise ValueError(f"bits must be 8 or 16, got {self.bits}")
+        if self.bits == 16 and self.format in ("jpeg", "webp"):
+            raise ValueError(f"bits=16 needs format=png, got {self.format}")
 
 
 def main(argv: Sequence[str]) -> None:
     config = read_words(RestoreConfig, argv, expected="in=<picture or folder>")
-    paths = input_pictures(config.inputs)
+    inputs = find_inputs(config.inputs, apart_from=personal_path(config.out))
+    plan = plan_outputs(
+        inputs,
+        config.out,
+        form=config.format,
+        suffix=config.suffix,
+        overwrite=config.overwrite,
+        compare=config.compare,
+    )
+    for line in [*inputs.left_out, *plan.left_out]:
+        print(line)
+    if not plan.targets:
+        return
     device = open_device(config.device)
     policy = config.policy or policy_of_run(config.run, config.task)
     restorer = on_device(load_restorer(policy, steps=config.steps, eta=config.eta), device)
-    names, skipped, done = output_names(paths), [], 0
-    for path in paths:
-        try:
-            lq = to_tensor(read_image(path))[None]
-        except UnreadableImage as error:
-            skipped.append(str(error))
-            continue
-        began = time.perf_counter()
-        sr = restore_tiled(restorer, lq.to(device), tile_px=config.tile_px, seed=config.seed)
-        target = Path(config.out) / f"{names[path]}.png"
-        save_image(target, sr[0].cpu())
-        done += 1
-        size = f"{lq.shape[-1]}×{lq.shape[-2]} → {sr.shape[-1]}×{sr.shape[-2]}"
-        print(f"{path} {size} in {time.perf_counter() - began:.1f} s: {target}", flush=True)
+    score = open_score(config, device) if config.samples > 1 or config.reward_model else None
+    print(f"device: {device_words(device)}", flush=True)
+    work = Work(
+        restorer=restorer,
+        device=device,
+        seed=config.seed,
+        tile_px=config.tile_px,
+        samples=config.samples,
+        score=score,
+        colour_fix=config.color_fix,
+        scale=config.scale,
+        format=plan.format,
+        bits=config.bits,
+        quality=config.quality,
+        record=record_of(config, policy),
+    )
+    skipped = restore_all(plan.targets, work)
     for line in skipped:
         print(f"skipped {line}")
-    if not done:
-        raise UserError(f"none of {len(paths)} pictures could be read: {skipped[0]}")
+    if len(skipped) == len(plan.targets):
+        raise UserError(f"none of {len(plan.targets)} pictures could be restored: {skipped[0]}")
+
+
+def restore_all(targets: Sequence[Target], work: Work) -> list[str]:
+    """Restores every picture and prints a line for each; returns a line for each that could not be."""
+    skipped, tiles, grid = [], {}, grid_of(work.restorer)
+    for target in targets:
+        try:
+            size = header_size(target.source)
+            require_side(target.path, output_size(size, work), work.format)
+            require_fit(size, work.restorer.scale, target.path.parent, copies=min(2, work.samples))
+            tiles[target] = tile_count(size, work.tile_px, grid) * work.samples
+        except (UnreadableImage, UserError) as error:
+            skipped.append(str(error))
+    # In a log file the bar's own line would come again with every picture's.
+    say = tqdm.write if sys.stderr.isatty() else partial(print, flush=True)
+    with progress(None, title="restoring", unit="tile", total=sum(tiles.values())) as bar:
+        for target in tiles:
+            began = time.perf_counter()
+            try:
+                picture = read_picture(target.source)
+            except UnreadableImage as error:
+                skipped.append(str(error))
+                continue
+            done = restore_picture(picture, target, work, bar.update)
+            height, width = picture.levels.shape[:2]
+            size, seconds = f"{width}×{height} → {done.size[0]}×{done.size[1]}", time.perf_counter() - began
+            notes = "; ".join([*picture.notes, *done.notes])
+            scores = ", ".join(f"{value:.4f}" + "*" * (i == done.best) for i, value in enumerate(done.scores))
+            say(
+                f"{shown(target.source)} {size} in {seconds:.1f} s: {shown(target.path)}"
+                + (f"; scores {scores}" if scores else "")
+                + (f" ({notes})" if notes else "")
+            )
+    return skipped
+
+
+def header_size(path: Path) -> tuple[int, int]:
+    """Returns (width, height) from a file's header; (1, 1) for what only OpenCV opens. Raises UnreadableImage."""
+    try:
+        with open(path, "rb") as file, Image.open(file) as image:
+            return image.size
+    except Exception:  # read_picture says why, or reads it after all
+        return read_picture(path).levels.shape[1::-1]
+
+
+def open_score(config: RestoreConfig, device) -> Score:
+    """Returns what scores restorations with the reward model. Raises UserError where there is none."""
+    from reward_model.network.checkpoint import locate_checkpoint  # the reward model's encoders take seconds to import
+    from reward_model.network.model import RewardModel
+    from reward_model.network.tiling import score_picture
+
+    advice = "name one with reward_model=, train one with make train-rm, or take samples=1"
+    where = config.reward_model
+    if not where:
+        choice = choose_checkpoint(config.run, "reward_model/checkpoint", "reward_model", advice=advice)
+        print(f"reward model: {choice.says}")
+        where = choice.where
+    model = RewardModel.from_pretrained(locate_checkpoint(where)).to(device).eval()
+    return lambda sr, lq: score_picture(model, sr, lq=lq if model.takes_lq else None).score
+
+
+def record_of(config: RestoreConfig, policy: str) -> dict[str, Any]:
+    """Returns what is written into every file: the program, the policy, and the settings that change pixels."""
+    try:
+        program = f"restore-rl {version('restore-rl')}"
+    except PackageNotFoundError:
+        program = "restore-rl"
+    kept = ("steps", "eta", "samples", "reward_model", "scale", "color_fix", "tile_px")
+    settings = {name: getattr(config, name) for name in kept}
+    named = "/".join(Path(policy).parts[-2:])  # the folders above are a person's own business
+    return {"program": program, "policy": named, **{k: v for k, v in settings.items() if v not in (None, "", "none")}}
 
 
 def policy_of_run(run: str, task: Task) -> str:
@@ -82,44 +198,6 @@ def policy_of_run(run: str, task: Task) -> str:
     choice = choose_checkpoint(run, f"rl_{task}", f"rl_{task}", f"base_{task}", advice=advice)
     print(f"policy: {choice.says}")
     return choice.where
-
-
-def restore_tiled(restorer: Restorer, lq: torch.Tensor, *, tile_px: int, seed: int) -> torch.Tensor:
-    """Returns sr [1, 3, scale·h, scale·w] of lq [1, 3, h, w]; large pictures tile by tile, blended where they overlap.
-
-    Tiles draw noise of their own, so the overlap is a linear cross-fade between two plausible restorations.
-    """
-    height, width = lq.shape[-2:]
-    if max(height, width) <= tile_px:
-        return restorer.restore(lq, sample_seeds=[derive_seed(seed, "restore", 0, 0)])
-    scale = restorer.scale
-    total = lq.new_zeros(1, 3, height * scale, width * scale)
-    weight = lq.new_zeros(1, 1, height * scale, width * scale)
-    for top in _starts(height, tile_px):
-        for left in _starts(width, tile_px):
-            tile = lq[..., top : top + tile_px, left : left + tile_px]
-            sr = restorer.restore(tile, sample_seeds=[derive_seed(seed, "restore", top, left)])
-            fade = (_fade(sr.shape[-2], scale)[:, None] * _fade(sr.shape[-1], scale)[None, :]).to(sr.device)
-            place = (
-                ...,
-                slice(top * scale, top * scale + sr.shape[-2]),
-                slice(left * scale, left * scale + sr.shape[-1]),
-            )
-            total[place] += sr * fade
-            weight[place] += fade
-    return total / weight
-
-
-def _starts(length: int, tile_px: int) -> list[int]:
-    if length <= tile_px:
-        return [0]
-    return [*range(0, length - tile_px, tile_px - OVERLAP_PX), length - tile_px]
-
-
-def _fade(length: int, scale: int) -> torch.Tensor:
-    """Returns weights [length] that rise and fall linearly over the overlap."""
-    ramp = (torch.arange(length) + 1.0) / (OVERLAP_PX * scale)
-    return torch.minimum(ramp, ramp.flip(0)).clamp(max=1.0)
 
 
 if __name__ == "__main__":

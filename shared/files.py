@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     """Yields a temporary name in the same folder; the finished file is renamed to `path` when the block ends."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # A name may be as long as the disk allows: the temporary one is no longer.
+    short = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
+    temporary = path.with_name(f".{short}.{os.getpid()}.part")
     try:
         yield temporary
         os.replace(temporary, path)

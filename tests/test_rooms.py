@@ -19,10 +19,10 @@ ROOMS = ("shared", "data", "reward_model", "rl_finetune")
 # The cupboards of each room, from the one that stands on no other; {} are a room's own files: in shared what the rest
 # stands on, elsewhere the commands.
 CUPBOARDS = {
-    "shared": ("{} app", "runs", "vision", "diffusion", "restorers"),
+    "shared": ("{} app", "runs", "pictures", "vision", "diffusion", "restorers"),
     "data": ("procedural", "sources", "degradation", "pool", "regions", "store", "{}"),
     "reward_model": ("network", "measuring", "learning", "{}"),
-    "rl_finetune": ("supervised", "rewards", "credit", "methods", "evidence", "loop", "shipping", "{}"),
+    "rl_finetune": ("supervised", "rewards", "credit", "methods", "evidence", "loop", "shipping", "restoring", "{}"),
 }
 MOST_FILES, MOST_LINES = 12, 250
 

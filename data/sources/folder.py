@@ -14,8 +14,10 @@ import numpy as np
 from data.sources.image_source import ImageSource, Subject
 from shared.app.errors import UserError
 from shared.files import write_bytes
+from shared.pictures.inputs import find_images
+from shared.pictures.reading import UnreadableImage
 from shared.runs.tracking import progress
-from shared.vision.images import UnreadableImage, find_images, read_image, read_image_8bit
+from shared.vision.images import read_image, read_image_8bit
 
 LICENCE_FILES = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENCE.txt", "LICENSE.md", "LICENCE.md")
 

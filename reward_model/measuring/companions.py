@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shared.app.errors import UserError
-from shared.vision.images import find_images
+from shared.pictures.inputs import find_images
 
 
 def find_companions(paths: Sequence[Path], where: str, *, kind: str) -> dict[Path, Path]:

@@ -15,9 +15,11 @@ from data.store.dataset_sample import Sample
 from data.store.sample_maker import SampleMaker
 from reward_model.network.lq_input import enlarge, require_lq
 from shared.app.errors import UserError
+from shared.pictures.inputs import find_images
+from shared.pictures.reading import UnreadableImage
 from shared.restorers.load import load_restorer
 from shared.seeds import derive_seed, numpy_rng
-from shared.vision.images import UnreadableImage, find_images, on_8_bits, read_image, to_array, to_tensor
+from shared.vision.images import on_8_bits, read_image, to_array, to_tensor
 
 _NOT_RESTORED = ("gt", "lq", "mask", "syn")
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from shared.app.errors import UserError
+from shared.app.terminal import plain_where_needed
 from shared.app.usage import print_help
 
 LOST_PEER = 3  # exit code of a process whose peers have stopped
@@ -22,6 +23,7 @@ def run_command(
     --help among the words prints the help of main's module instead, unless main has `own_help`.
     """
     argv = sys.argv[1:] if argv is None else argv
+    plain_where_needed()
     try:
         if "--help" in argv and not own_help:
             print_help(main.__globals__["__spec__"].name, argv)
@@ -46,6 +48,8 @@ def run_command(
             _stop(
                 f"the disk is full ({error.filename or error}); free some space and run the same command again", code=2
             )
+        if error.errno == errno.ENAMETOOLONG:
+            _stop(f"a name is longer than the disk allows: {error.filename}", code=2)
         if isinstance(error, PermissionError):
             _stop(
                 f"no permission for {error.filename}; choose a folder you may write to with out=, RUN= or OUT=", code=2

@@ -1,4 +1,4 @@
-"""Pictures on disk ↔ RGB float32 in [0, 1]; the only place that knows about file formats, rotation and bit depth."""
+"""Pictures as arrays and tensors: RGB float32 in [0, 1], and what is drawn of them; shared/pictures reads the files."""
 
 from __future__ import annotations
 
@@ -8,80 +8,40 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
-from shared.app.errors import UserError
 from shared.files import write_bytes, written_whole
+from shared.pictures.reading import decode, read_picture
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 # zlib's run-length strategy: after PNG's filters a photograph holds no longer matches, and looking for them takes time.
 PNG_OPTIONS = {"compress_level": 1, "compress_type": 3}
-# Pillow's own limit warns about decompression bombs at 89 megapixels; panoramas are legitimate here.
-Image.MAX_IMAGE_PIXELS = 400_000_000
-
-
-class UnreadableImage(Exception):
-    """A file that could not be decoded: callers skip it, count it, and name it at the end."""
-
-
-def find_images(folder: str | Path) -> list[Path]:
-    """Returns every picture below `folder`, sorted by path. Raises UserError when there is no folder or no picture."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"expected a folder of pictures, but {folder} is {'a file' if folder.exists() else 'missing'}")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    if not paths:
-        raise UserError(f"no pictures in {folder}; expected files ending in {' '.join(IMAGE_SUFFIXES)}")
-    return paths
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Returns the picture as [H, W, 3] float32 RGB in [0, 1], upright. Raises UnreadableImage when it does not decode."""
-    try:
-        with Image.open(path) as image:
-            return to_rgb(ImageOps.exif_transpose(image))
-    except UnreadableImage:
-        raise
-    except Exception as error:  # Pillow raises a dozen kinds, by format
-        raise UnreadableImage(f"{path}: {str(error) or type(error).__name__}") from None
-
-
-def read_image_8bit(path: str | Path) -> np.ndarray:
-    """Returns the picture as [H, W, 3] uint8, upright: a quarter of `read_image`'s memory, for very large pictures.
+    """Returns the picture as [H, W, 3] float32 RGB in [0, 1], upright, on white; see `read_picture`.
 
     Raises UnreadableImage when it does not decode.
     """
-    try:
-        with Image.open(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            plain = image.mode in ("RGB", "L", "P", "YCbCr", "CMYK") and "transparency" not in image.info
-            if not plain:
-                return to_uint8(to_rgb(image))
-            # Pillow converts RGB to RGB by copying: 400 MB at 100 megapixels.
-            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    except UnreadableImage:
-        raise
-    except Exception as error:  # Pillow raises a dozen kinds, by format
-        raise UnreadableImage(f"{path}: {str(error) or type(error).__name__}") from None
+    return to_unit(read_picture(path).on_white())
+
+
+def read_image_8bit(path: str | Path) -> np.ndarray:
+    """Returns the picture as [H, W, 3] uint8, upright, on white: a quarter of `read_image`'s memory.
+
+    Raises UnreadableImage when it does not decode.
+    """
+    levels = read_picture(path).on_white()
+    return levels if levels.dtype == np.uint8 else to_uint8(to_unit(levels))
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """Returns any Pillow image as [H, W, 3] float32 in [0, 1]: alpha on white, grey repeated, 16 bit kept, CMYK mixed."""
-    if image.mode.startswith("I;16"):
-        grey = np.asarray(image, dtype=np.float32) / 65535.0
-    elif image.mode in ("I", "F"):
-        # No declared range: 32-bit integers hold 16-bit greys in every camera and scanner file met so far.
-        values = np.asarray(image, dtype=np.float32)
-        if not np.isfinite(values).all():
-            raise UnreadableImage("holds values that are not finite")
-        peak = float(values.max(initial=0.0))
-        grey = values / (65535.0 if peak > 255 else 255.0 if peak > 1 else 1.0)
-    else:
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            rgba = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        return np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
-    return np.repeat(np.clip(grey, 0.0, 1.0)[..., None], 3, axis=2)
+    """Returns an open Pillow image as [H, W, 3] float32 in [0, 1], on white."""
+    return to_unit(decode(image).on_white())
+
+
+def to_unit(levels: np.ndarray) -> np.ndarray:
+    """Returns float32 values in [0, 1] of uint8 or uint16 levels."""
+    return np.divide(levels, np.float32(np.iinfo(levels.dtype).max), dtype=np.float32)
 
 
 def to_tensor(array: np.ndarray) -> torch.Tensor:

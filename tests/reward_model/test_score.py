@@ -68,10 +68,10 @@ def test_the_same_picture_has_the_same_score_alone_and_among_others(checkpoint, 
 
 def test_maps_and_overlays_are_written(checkpoint, photos, tmp_path, capsys):
     score.main([f"in={photos}", f"out={tmp_path / 'out'}", f"checkpoint={checkpoint}"])
-    written = {path.name for path in (tmp_path / "out").iterdir()}
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
     assert written == {
         "index.html",
-        *(f"{name}_{kind}.png" for name in ("a", "a-2", "b") for kind in ("map", "overlay")),
+        *(f"{name}_{kind}.png" for name in ("a", "more/a", "b") for kind in ("map", "overlay")),
     }
     degradation_map = Image.open(tmp_path / "out" / "a_map.png")
     assert degradation_map.mode == "I;16"

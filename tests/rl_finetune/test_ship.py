@@ -232,4 +232,4 @@ def test_an_altered_checkpoint_is_refused(here, monkeypatch):
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"pre_restorer/model.safetensors is not the file that was saved \(sha256"):
-        restore.main(["in=photos/000.png", "policy=shipped:base_sr"])
+        restore.main(["in=photos/000.png", "policy=shipped:base_sr", "out=again"])

@@ -9,13 +9,22 @@ from accelerate.state import AcceleratorState
 from data.pool.restorer_pool import RestorerPool
 from reward_model import score
 from rl_finetune import restore
-from shared.app.devices import open_accelerator, open_device
+from shared.app.devices import device_words, open_accelerator, open_device
 from shared.app.errors import UserError
 from tests.helpers.tiny import save_pictures, save_tiny_policy, save_tiny_reward_model
 
 
 def test_a_device_is_opened_by_name():
     assert open_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("cuda", "mps", "chosen"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_a_device_is_chosen_by_itself(monkeypatch, cuda, mps, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch, "empty", lambda *shape, device: None)  # this machine may have none of them
+    assert open_device("auto") == torch.device(chosen)
+    assert device_words(torch.device("cpu")).startswith("cpu (")
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "privateuseone"])

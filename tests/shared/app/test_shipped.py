@@ -33,7 +33,7 @@ def checkpoints(tmp_path, monkeypatch) -> Path:
 
 def restored(capsys, *words: str) -> tuple[list[str], tuple[int, int]]:
     """Returns the lines of the command and the size of the restored picture."""
-    restore.main(["in=in", "out=out", *words])
+    restore.main(["in=in", "out=out", "overwrite=replace", *words])
     return capsys.readouterr().out.splitlines(), Image.open("out/000.png").size
 
 
@@ -90,7 +90,7 @@ def test_what_was_trained_or_named_comes_before_what_ships(checkpoints, capsys, 
     save_tiny_policy(tmp_path / "mine", "face")
     lines, size = restored(capsys, "policy=mine")
     assert size == (32, 32)
-    assert len(lines) == 1
+    assert len(lines) == 2
     # A run that was named is not replaced by what ships.
     with pytest.raises(UserError, match="runs/mine/rl_sr is missing"):
         restored(capsys, "run=runs/mine")

@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from data.degradation.pairs import PairConfig
@@ -171,41 +170,6 @@ def test_resuming_ends_in_the_same_weights_as_never_stopping(config, tmp_path, m
 def test_impossible_settings_are_refused(config, values, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(config, **values)
-
-
-def test_restore_writes_a_picture_for_every_readable_one(tmp_path, capsys):
-    folder, policy = save_pictures(tmp_path / "in", 2, side_px=20), save_tiny_policy(tmp_path / "policy", "sr")
-    (folder / "broken.png").write_bytes(b"not a picture")
-    restore.main([f"in={folder}", f"out={tmp_path / 'out'}", f"policy={policy}"])
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["000.png", "001.png"]
-    assert Image.open(tmp_path / "out" / "000.png").size == (80, 80)
-    assert "skipped" in capsys.readouterr().out
-
-
-def test_tiles_cover_the_picture_and_agree_where_nothing_is_random(tmp_path):
-    class Double:
-        scale = 2
-
-        def restore(self, lq, *, sample_seeds):
-            return lq.repeat_interleave(2, -1).repeat_interleave(2, -2)
-
-    lq = pictures(1, 3, 150, 203)
-    whole = Double().restore(lq, sample_seeds=[0])
-    torch.testing.assert_close(restore.restore_tiled(Double(), lq, tile_px=96, seed=0), whole, atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "expected in="),
-        (["in=nowhere.png"], "nowhere.png is missing"),
-        (["in=.", "polcy=x"], "Did you mean: 'policy'"),
-        (["picture.png"], "expected key=value words"),
-    ],
-)
-def test_restore_says_what_is_wrong(words, message):
-    with pytest.raises(UserError, match=message):
-        restore.main(words)
 
 
 def test_a_built_in_name_is_a_policy_like_any_other(tmp_path):
