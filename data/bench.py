@@ -9,8 +9,8 @@ import json
 import time
 from collections.abc import Sequence
 
-from data.degradation.pairs import SCALES
 from data.degradation.presets import compose
+from data.degradation.records import SCALES
 from data.regions.targets import fit_normaliser
 from data.store.config import BuildConfig
 from data.store.plan import Chunk, pair_counter

@@ -18,9 +18,9 @@ from accelerate.utils import set_seed
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from data.degradation.pairs import SCALES, PairConfig, PairDataset, pair_batches, pairs_for_task
+from data.degradation.pairs import PairConfig, PairDataset, pair_batches, pairs_for_task
 from data.degradation.ranges import DegradationConfig
-from data.degradation.records import PairBatch, Task
+from data.degradation.records import SCALES, PairBatch, Task
 from data.pool.exemplars import gather_exemplars
 from data.sources.open_source import SourceConfig
 from shared.app.config import load_config, require_range

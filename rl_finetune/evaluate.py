@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from data.degradation.pairs import SCALES
+from data.degradation.records import SCALES
 from data.sources.splits import Split
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.loop.final_evaluation import evaluate_restorers

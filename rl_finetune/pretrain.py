@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from data.degradation.pairs import SCALES, PairConfig, PairDataset, collate_pairs, pair_batches, pairs_for_task
-from data.degradation.records import Task
+from data.degradation.pairs import PairConfig, PairDataset, collate_pairs, pair_batches, pairs_for_task
+from data.degradation.records import SCALES, Task
 from data.sources.open_source import SourceConfig, open_source
 from rl_finetune.supervised.average import moving_average
 from rl_finetune.supervised.first_stage import StageConfig, StageRun, train_network

@@ -21,7 +21,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from data.degradation.records import Task
+from data.degradation.records import SCALES, Task
 from rl_finetune.restoring.colours import ColourFix
 from rl_finetune.restoring.one_picture import Score, Work, output_size, restore_picture
 from rl_finetune.restoring.outputs import Overwrite, Target, plan_outputs
@@ -55,7 +55,7 @@ class RestoreConfig:
     # An RL run, a base policy, a published feed-forward checkpoint, or shipped:rl_sr; empty: that of `run`.
     policy: str = ""
     run: str = DEFAULT_RUN  # the run whose tuned policy is used; where the default run has none, a shipped one is
-    task: Task = "sr"  # the task of that tuned policy: sr (×4) | face (same size)
+    task: Task = "sr"  # what that tuned policy, or a built-in restorer, is for: sr (×4) | face (same size)
     steps: int | None = None  # of the sampler; null: as many as the policy was saved with
     eta: float | None = None  # DDIM stochasticity, 0 to 1; null: what the policy was saved with
     samples: int = 1  # restorations of each picture, of which the reward model picks the best
@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
         return
     device = open_device(config.device)
     policy = config.policy or policy_of_run(config.run, config.task)
-    restorer = on_device(load_restorer(policy, steps=config.steps, eta=config.eta), device)
+    restorer = on_device(load_restorer(policy, scale=SCALES[config.task], steps=config.steps, eta=config.eta), device)
     score = open_score(config, device) if config.samples > 1 or config.reward_model else None
     print(f"device: {device_words(device)}", flush=True)
     work = Work(

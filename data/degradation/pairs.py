@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.degradation.degrade import Degradation
 from data.degradation.ranges import DegradationConfig
-from data.degradation.records import Pair, PairBatch, Task
+from data.degradation.records import SCALES, Pair, PairBatch, Task
 from data.degradation.truths import TruthConfig, native_truth
 from data.sources.image_source import ImageSource, Subject
 from data.sources.open_source import SourceConfig, open_source, split_ids
@@ -24,7 +24,6 @@ from shared.app.errors import UserError
 from shared.seeds import derive_seed, numpy_rng, shuffled
 from shared.vision.images import to_tensor, to_uint8
 
-SCALES: dict[Task, int] = {"sr": 4, "face": 1}
 SUBJECTS: dict[Task, Subject] = {"sr": "photos", "face": "faces"}
 SHARP_SIDE_PX = 1024  # larger photographs are sharp at about this size, not pixel for pixel
 

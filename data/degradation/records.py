@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 Task = Literal["sr", "face"]
+SCALES: dict[Task, int] = {"sr": 4, "face": 1}  # of a restoration against its input
 
 
 @dataclass(frozen=True)

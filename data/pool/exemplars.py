@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from data.degradation.pairs import SCALES, PairDataset
+from data.degradation.pairs import PairDataset
+from data.degradation.records import SCALES
 from shared.restorers.exemplar import ExemplarConfig, ExemplarRestorer, block_details, block_keys
 from shared.seeds import numpy_rng
 

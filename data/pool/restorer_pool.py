@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.degradation.pairs import SCALES
-from data.degradation.records import Task
+from data.degradation.records import SCALES, Task
 from data.pool.shared_weights import WeightStore
 from shared.app.config import require_range
 from shared.app.devices import open_device

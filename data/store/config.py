@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from omegaconf import DictConfig, OmegaConf
 
-from data.degradation.pairs import SCALES
 from data.degradation.ranges import DegradationConfig
+from data.degradation.records import SCALES
 from data.degradation.truths import TruthConfig
 from data.pool.restorer_pool import RestorerEntry
 from data.regions.masks import MaskConfig

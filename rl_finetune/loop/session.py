@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from data.degradation.pairs import SCALES, PairDataset, pairs_for_task
+from data.degradation.pairs import PairDataset, pairs_for_task
+from data.degradation.records import SCALES
 from rl_finetune.evidence.gauge import HackingGauge
 from rl_finetune.evidence.held_out import Panel, objective_scales, open_panel
 from rl_finetune.loop.config import TrainRlConfig

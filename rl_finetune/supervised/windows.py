@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data.degradation.pairs import SCALES
-from data.degradation.records import PairBatch, Task
+from data.degradation.records import SCALES, PairBatch, Task
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,13 @@ def test_formats_suffixes_scales_and_comparisons(run, tmp_path):
     assert Image.open("one.webp").format == "WEBP"
 
 
+@pytest.mark.parametrize(("task", "size"), [("sr", (96, 80)), ("face", (24, 20))])
+def test_a_built_in_restorer_has_the_tasks_scale(run, tmp_path, task, size):
+    save(tmp_path / "in" / "a.png")
+    run("policy=bicubic", f"task={task}")
+    assert Image.open(tmp_path / "out" / "a.png").size == size
+
+
 def test_outputs_are_refused_skipped_or_replaced(run, tmp_path):
     save_pictures(tmp_path / "in", 2, side_px=16)
     run()
