@@ -15,7 +15,13 @@ import torch
 from data.degradation.records import PairBatch
 from rl_finetune.methods.learner import Learner, average_gradients, optimizer_step
 from rl_finetune.methods.likelihood import in_band
-from rl_finetune.methods.reward_gradient_loss import RewardGradientConfig, RewardGradientLoss, draft_loss, refl_loss
+from rl_finetune.methods.reward_gradient_loss import (
+    LatentLoss,
+    RewardGradientConfig,
+    RewardGradientLoss,
+    draft_loss,
+    refl_loss,
+)
 from shared.diffusion.sampler import SamplerSpec, draw_step, pure_noise
 from shared.diffusion.transition import StepTimes, transition
 from shared.restorers.protocol import Condition
@@ -120,22 +126,22 @@ class _Part:
 def _loss(part: _Part, plan: RewardGradientPlan, reward: PictureReward, *, number: int) -> RewardGradientLoss:
     config = plan.config
     first = len(part.steps) - config.last_steps
-    options = {
-        "decode": lambda latent: part.learner.policy.decode(latent, part.condition),
-        "reward": lambda sr: reward(sr, part.gt, part.lq, part.ids),
-        "supervised_weight": config.supervised_weight,
-        "reward_ceiling": config.reward_ceiling,
-        "banded": in_band(part.learner.policy, config.supervised_band),
-    }
+    loss = LatentLoss(
+        decode=lambda latent: part.learner.policy.decode(latent, part.condition),
+        reward=lambda sr: reward(sr, part.gt, part.lq, part.ids),
+        supervised_weight=config.supervised_weight,
+        reward_ceiling=config.reward_ceiling,
+        banded=in_band(part.learner.policy, config.supervised_band),
+    )
     if plan.method == "refl":
         # One step for all pictures of an update, on every process.
         j = first + int(numpy_rng(plan.seed, "late step", number).integers(config.last_steps))
-        return refl_loss(part.before_step(j), part.gt_latent, predict=lambda x: part.x0_pred(x, j), **options)
+        return refl_loss(part.before_step(j), part.gt_latent, loss, predict=lambda x: part.x0_pred(x, j))
     return draft_loss(
         part.before_step(first),
         part.gt_latent,
+        loss,
         steps=range(first, len(part.steps)),
         take_step=part.take_step,
         recompute=config.recompute,
-        **options,
     )

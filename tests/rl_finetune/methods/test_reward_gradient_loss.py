@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from rl_finetune.methods.reward_gradient_loss import draft_loss, refl_loss
+from rl_finetune.methods.reward_gradient_loss import LatentLoss, draft_loss, refl_loss
 from shared.app.errors import UserError
 
 
@@ -26,11 +27,14 @@ def identity(latent: torch.Tensor) -> torch.Tensor:
     return latent
 
 
+REWARD = LatentLoss(identity, mean_reward)
+
+
 def test_refl_gradient_by_hand():
     # x̂_0 = w·x, reward its mean, supervised w²-regression: d/dw of −mean(w·x) + λ·mean((w·x − gt)²) is
     # −mean(x) + 2λ·mean((w·x − gt)·x).
     weight = torch.tensor(0.7, requires_grad=True)
-    loss = refl_loss(X, GT, predict=lambda x: weight * x, decode=identity, reward=mean_reward, supervised_weight=0.3)
+    loss = refl_loss(X, GT, replace(REWARD, supervised_weight=0.3), predict=lambda x: weight * x)
     gradient = torch.autograd.grad(loss.per_sample.mean(), weight)[0]
     expected = -X.mean() + 2 * 0.3 * ((0.7 * X - GT) * X).mean()
     torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=0)
@@ -42,9 +46,7 @@ def test_refl_gradient_by_hand():
 def test_refl_does_not_reach_back_beyond_its_step():
     earlier = X.clone().requires_grad_()
     weight = torch.tensor(1.0, requires_grad=True)
-    loss = refl_loss(
-        earlier * 2.0, GT, predict=lambda x: weight * x, decode=identity, reward=mean_reward, supervised_weight=0.0
-    )
+    loss = refl_loss(earlier * 2.0, GT, REWARD, predict=lambda x: weight * x)
     loss.per_sample.mean().backward()
     assert earlier.grad is None
     assert weight.grad is not None
@@ -52,15 +54,8 @@ def test_refl_does_not_reach_back_beyond_its_step():
 
 def test_refl_ceiling_stops_the_pull_of_pictures_already_good():
     latent = torch.tensor([0.2, 0.8]).view(2, 1, 1, 1).requires_grad_()
-    loss = refl_loss(
-        torch.zeros(2, 1, 1, 1),
-        torch.zeros(2, 1, 1, 1),
-        predict=lambda x: latent,
-        decode=identity,
-        reward=mean_reward,
-        supervised_weight=0.0,
-        reward_ceiling=0.5,
-    )
+    zeros = torch.zeros(2, 1, 1, 1)
+    loss = refl_loss(zeros, zeros, replace(REWARD, reward_ceiling=0.5), predict=lambda x: latent)
     assert loss.per_sample.tolist() == pytest.approx([-0.2, -0.5])
     assert torch.autograd.grad(loss.per_sample.sum(), latent)[0].flatten().tolist() == [-1.0, 0.0]
     assert loss.reward.tolist() == pytest.approx([0.2, 0.8])
@@ -78,7 +73,7 @@ def test_draft_gradient_by_hand(last_steps, recompute):
         return weight * x
 
     steps = range(5 - last_steps, 5)
-    loss = draft_loss(X, GT, steps=steps, take_step=take_step, decode=identity, reward=mean_reward, recompute=recompute)
+    loss = draft_loss(X, GT, REWARD, steps=steps, take_step=take_step, recompute=recompute)
     assert taken == list(steps)
     gradient = torch.autograd.grad(loss.per_sample.mean(), weight)[0]
     torch.testing.assert_close(gradient, -last_steps * 0.9 ** (last_steps - 1) * X.mean(), atol=1e-6, rtol=0)
@@ -86,9 +81,7 @@ def test_draft_gradient_by_hand(last_steps, recompute):
 
 
 def test_draft_supervised_term():
-    loss = draft_loss(
-        X, GT, steps=range(0), take_step=lambda x, j: x, decode=identity, reward=mean_reward, supervised_weight=2.0
-    )
+    loss = draft_loss(X, GT, replace(REWARD, supervised_weight=2.0), steps=range(0), take_step=lambda x, j: x)
     torch.testing.assert_close(loss.per_sample, -X.mean((1, 2, 3)) + 2.0 * (X - GT).square().mean((1, 2, 3)))
 
 
@@ -97,12 +90,12 @@ def test_a_reward_that_is_not_finite_is_refused():
         return picture.mean((1, 2, 3)) * torch.tensor([1.0, math.nan, 1.0])
 
     with pytest.raises(UserError, match="reward is nan for sample 1"):
-        refl_loss(X, GT, predict=identity, decode=identity, reward=broken, supervised_weight=0.0)
+        refl_loss(X, GT, LatentLoss(identity, broken), predict=identity)
 
 
 def test_the_supervised_term_counts_its_band_alone():
     def banded(latent: torch.Tensor) -> torch.Tensor:
         return latent.mean((2, 3), keepdim=True)
 
-    loss = refl_loss(X, GT, predict=identity, decode=identity, reward=mean_reward, supervised_weight=2.0, banded=banded)
+    loss = refl_loss(X, GT, replace(REWARD, supervised_weight=2.0, banded=banded), predict=identity)
     torch.testing.assert_close(loss.supervised, (X - GT).mean((2, 3)).square().mean(1))
