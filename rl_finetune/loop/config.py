@@ -41,14 +41,15 @@ class TrainRlConfig:
     # nft regresses to what was drawn, by how good it was; refl and draft follow the reward's own gradient.
     method: Literal["policy_gradient", "nft", "refl", "draft"] = "policy_gradient"
     trainable: Trainable = "full"  # lora: adapters, merged into the weights that are saved
-    lora: LoraConfig = field(default_factory=LoraConfig)  # of trainable: lora
-    window: WindowConfig = field(default_factory=WindowConfig)  # of policy_gradient, as advantage, loss and likelihood
-    nft: NftConfig = field(default_factory=NftConfig)  # of nft, as advantage
-    reward_gradient: RewardGradientConfig = field(default_factory=RewardGradientConfig)  # of refl and draft
+    lora: LoraConfig = field(default_factory=LoraConfig)  # read where trainable is lora
+    window: WindowConfig = field(default_factory=WindowConfig)  # read by method policy_gradient alone
+    nft: NftConfig = field(default_factory=NftConfig)  # read by method nft alone
+    # Read by methods refl and draft alone.
+    reward_gradient: RewardGradientConfig = field(default_factory=RewardGradientConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
-    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
+    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)  # read by methods policy_gradient and nft
+    loss: LossConfig = field(default_factory=LossConfig)  # read by method policy_gradient alone
+    likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)  # read by method policy_gradient alone
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     gauge: GaugeConfig = field(default_factory=GaugeConfig)
     metrics: MetricWeights = field(default_factory=MetricWeights)

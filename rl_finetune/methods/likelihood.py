@@ -20,16 +20,17 @@ _TEMPERATURE = 40.0  # LRPO divides the mean log-prob by it, which keeps the exp
 class LikelihoodConfig:
     """The ground-truth-guided term."""
 
-    form: LikelihoodForm = "posterior"  # marginal as published; posterior: exact
-    # whole: of all of the latent; low: of what is below an eighth of a cycle per pixel, so that detail is not pulled
-    # towards the mean of all that could have been there.
+    form: LikelihoodForm = "posterior"  # the term's formula: marginal, as published; posterior, exact; none: no term
+    # Frequencies of the latent that the term compares. whole: all; low: those below an eighth of a cycle per pixel, so
+    # that detail is not pulled towards the mean of all that could have been there.
     band: Band = "whole"
-    weight: float = 0.001  # in the loss
-    last_steps: int = 5  # of the trained steps
-    # By difficulty: near the GT the term alone, far from it the policy's loss alone, between the two in proportion.
+    weight: float = 0.001  # weight of the term in the loss
+    last_steps: int = 5  # how many of the trained steps, the last ones, have the term
+    # Shares the loss by a group's mean PSNR: the policy's loss alone up to hard_db, the term alone from easy_db on, and
+    # both in proportion between.
     difficulty: bool = False
-    hard_db: float = 20.0  # a group's mean PSNR that counts as far
-    easy_db: float = 30.0  # and as near
+    hard_db: float = 20.0  # mean PSNR, in dB, up to which difficulty leaves a group to the policy's loss alone
+    easy_db: float = 30.0  # mean PSNR, in dB, from which difficulty leaves a group to the term alone
 
     def __post_init__(self) -> None:
         require_range(weight=(self.weight, 0, 1e9), last_steps=(self.last_steps, 1, 1e6))

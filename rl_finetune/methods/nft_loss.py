@@ -22,14 +22,17 @@ _RESIDUAL_FLOOR = 1e-5  # of the mean |x̂_0 − x_0| that a self-normalised los
 class NftConfig:
     """DiffusionNFT: where it regresses to, at which noise levels, and how fast the policy that draws follows."""
 
-    beta: float = 1.0  # the implicit policies lie this far from the drawing one, in steps to the trained one
-    advantage_range: float = 5.0  # advantages from −this to this are optimalities r from 0 to 1
+    # β: how far the better and the worse policy that are compared lie from the one that draws; 1: as far as the trained.
+    beta: float = 1.0
+    advantage_range: float = 5.0  # largest advantage that counts: −range to range become optimalities r from 0 to 1
     levels: Literal["sampler", "all"] = "sampler"  # noise levels trained: those the sampler visits, or all there are
-    # self_normalised: each sample over its own mean |x̂_0 − x_0| (as published), so that no level outweighs another.
+    # What a sample's loss is divided by. self_normalised: its own mean |x̂_0 − x_0| (as published), so that no noise
+    # level outweighs another; uniform: nothing.
     weighting: Literal["self_normalised", "uniform"] = "self_normalised"
-    old_decay: float = 0.5  # after an iteration, the policy that draws keeps this share of its weights; 0: on-policy
-    supervised_weight: float = 0.0  # of ‖x̂_0 − GT‖² per latent element, beside a loss of advantages of unit size
-    supervised_band: Band = "whole"  # of x̂_0 − GT; low: only what is below an eighth of a cycle per pixel
+    old_decay: float = 0.5  # share of its weights that the policy that draws keeps after an iteration; 0: on-policy
+    supervised_weight: float = 0.0  # weight in the loss of ‖x̂_0 − GT‖², the mean over latent elements
+    # Frequencies that ‖x̂_0 − GT‖² counts. whole: all; low: those below an eighth of a cycle per pixel.
+    supervised_band: Band = "whole"
 
     def __post_init__(self) -> None:
         require_range(beta=(self.beta, 1e-3, 1e3), advantage_range=(self.advantage_range, 1e-3, 1e9))

@@ -20,10 +20,12 @@ from shared.app.config import require_range
 class LossConfig:
     """What one update minimises."""
 
-    kind: Literal["ppo_clip", "kl_trust_region"] = "kl_trust_region"  # ppo_clip as published, or a trust region in KL
-    clip_range_per_element: float = 0.0128  # PPO: divided by √(elements of a cell); LRPO's 1e-4 at 4×64×64
-    max_kl: float = 1e-3  # trust region: nats per latent element and step
-    reference_kl: float = 0.0  # weight of the KL to the frozen base policy
+    # What bounds an update: PPO's clip of the ratio (as published), or the KL to the policy that drew.
+    kind: Literal["ppo_clip", "kl_trust_region"] = "kl_trust_region"
+    # ppo_clip: range of the ratio, times √(latent elements of a cell); 0.0128 is LRPO's 1e-4 at 4×64×64.
+    clip_range_per_element: float = 0.0128
+    max_kl: float = 1e-3  # kl_trust_region: KL from which a cell is pushed no further, nats per latent element and step
+    reference_kl: float = 0.0  # weight in the loss of the KL to the frozen base policy
 
     def __post_init__(self) -> None:
         require_range(

@@ -20,9 +20,10 @@ WindowKind = Literal["declared", "last", "random", "sliding"]
 class WindowConfig:
     """The trained steps of an iteration."""
 
-    kind: WindowKind = "declared"  # all that the sampler declares stochastic; the other kinds take `steps` of them
-    steps: int = 2  # of last, random and sliding
-    every: int = 1  # random and sliding: iterations a window stays where it is
+    # The steps trained. declared: all that the sampler declares stochastic; last, random, sliding: `steps` of those.
+    kind: WindowKind = "declared"
+    steps: int = 2  # steps in a window of kind last, random or sliding
+    every: int = 1  # iterations for which a window of kind random or sliding stays where it is
 
     def __post_init__(self) -> None:
         require_range(steps=(self.steps, 1, 1000), every=(self.every, 1, 1_000_000))
