@@ -150,11 +150,8 @@ checkpoints: env ## train what ships, and ship it: SHIPPED_IMAGES= SHIPPED_FACES
 	$(call needed,SHIPPED_IMAGES SHIPPED_FACES MANIFEST LICENCE)
 	@$(LAUNCH) base-policies configs/base_sr_shipped.yaml out=$(MAKING)/base_sr $(MADE_OF) $(call spread,BASE_ARGS)
 	@$(LAUNCH) base-policies configs/base_face_shipped.yaml out=$(MAKING)/base_face $(MADE_OF) $(call spread,BASE_ARGS)
-	@$(LAUNCH) train-pool configs/pool.yaml task=sr out=$(MAKING)/pool/sr $(MADE_OF) $(call spread,POOL_ARGS)
-	@$(LAUNCH) train-pool configs/pool.yaml task=face out=$(MAKING)/pool/face $(MADE_OF) $(call spread,POOL_ARGS)
-	@# These base policies keep no under-trained copy of themselves.
-	@$(RESTORE_RL) dataset configs/dataset.yaml out=$(MAKING_DATASET) runs=$(MAKING) $(MADE_OF) 'restorers.policy_early.path={runs}/base_{task}' $(call spread,DATASET_ARGS)
-	@$(LAUNCH) train-rm configs/train_rm$(if $(wildcard configs/train_rm_shipped.yaml),_shipped).yaml out=$(MAKING)/reward_model dataset=$(MAKING_DATASET) $(call spread,RM_ARGS)
+	@$(RESTORE_RL) dataset configs/dataset_shipped.yaml out=$(MAKING_DATASET) runs=$(MAKING) $(MADE_OF) $(call spread,DATASET_ARGS)
+	@$(LAUNCH) train-rm configs/train_rm_shipped.yaml out=$(MAKING)/reward_model dataset=$(MAKING_DATASET) $(call spread,RM_ARGS)
 	@for task in sr face; do $(LAUNCH) train-rl configs/train_rl_$${task}_shipped.yaml out=$(MAKING)/rl_$$task base=$(MAKING)/base_$$task reward_model=$(MAKING)/reward_model/checkpoint $(MADE_OF) $(call spread,ARGS) || exit; done
 	@$(call ship,base_sr)
 	@$(call ship,base_face)

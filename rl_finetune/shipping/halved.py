@@ -11,12 +11,15 @@ from reward_model.network.checkpoint import METRICS_FILE, read_config, write_sta
 from reward_model.network.model import RewardModel
 from rl_finetune.shipping.provenance import portable
 from shared.app.errors import UserError
+from shared.app.shipped import PREFIX, shipped_checkpoints
 from shared.restorers.interpolation import BUILT_IN
-from shared.restorers.load import load_policy, read_provenance, save_policy
+from shared.restorers.load import WEIGHTS_FILE, load_policy, read_provenance, save_policy
 from shared.restorers.pixel_unet import PixelUNetConfig
 from shared.restorers.pre_restorer import NONE, OWN, STAGES
 from shared.restorers.protocol import HUB_PREFIX
 from shared.restorers.published import WHEEL_NETWORKS
+
+BASES = ("base_sr", "base_face")  # the shipped policies whose networks others may share
 
 
 def copy_policy(run: Path, folder: Path, *, provenance: dict[str, Any]) -> PixelUNetConfig:
@@ -27,14 +30,33 @@ def copy_policy(run: Path, folder: Path, *, provenance: dict[str, Any]) -> Pixel
     policy, spec = load_policy(run)
     for stage in STAGES:
         where = getattr(policy.config, stage)
-        if where not in (NONE, OWN, *WHEEL_NETWORKS, *BUILT_IN) and not where.startswith(HUB_PREFIX):
+        if where not in (NONE, OWN, *WHEEL_NETWORKS, *BUILT_IN) and not where.startswith((HUB_PREFIX, PREFIX)):
             raise UserError(
                 f"the policy in {run} has the {stage} {where}, which does not ship with it: train one with its own"
             )
     said = {key: portable(value) for key, value in read_provenance(run).items()}
     save_policy(folder, policy, spec, provenance=said | provenance, half=True)
+    # A tuned policy sees what its base sees: those bytes ship once.
+    found = {stage: _same_beside(folder, stage) for stage in STAGES} if "base" in said else {}
+    beside = {stage: where for stage, where in found.items() if where is not None}
+    if beside:
+        policy.config = dataclasses.replace(policy.config, **beside)
+        save_policy(folder, policy, spec, provenance=said | provenance, half=True)
+        for stage in beside:
+            shutil.rmtree(folder / stage)
     load_policy(folder)  # what ships was read once
     return policy.config
+
+
+def _same_beside(folder: Path, stage: str) -> str | None:
+    """Returns how a checkpoint that ships beside `folder` is named, where it holds the very same network for `stage`."""
+    own = folder / stage / WEIGHTS_FILE
+    for other in sorted(shipped_checkpoints().items()) if own.is_file() else ():
+        name, there = other
+        weights = there / stage / WEIGHTS_FILE
+        if there.name in BASES and weights.is_file() and weights.read_bytes() == own.read_bytes():
+            return f"{name}/{stage}"
+    return None
 
 
 def copy_reward_model(checkpoint: Path, folder: Path, *, stages: list[int]) -> list[int]:

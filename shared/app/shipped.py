@@ -57,14 +57,16 @@ def shipped_checkpoints() -> dict[str, Path]:
 def find_checkpoint(where: str) -> str:
     """Returns the folder of the shipped checkpoint that `where` names, and any other text as it is.
 
+    `where` may go on to a folder inside the checkpoint, shipped:base_sr/guide.
     Raises UserError, with those that are there, where no such checkpoint is shipped.
     """
     if not where.startswith(PREFIX):
         return where
     there = shipped_checkpoints()
-    if where not in there:
+    name, _, inside = where.partition("/")
+    if name not in there or ".." in Path(inside).parts:
         raise UserError(f"{where} is not shipped with this version; shipped: {', '.join(there) or 'nothing yet'}")
-    return str(there[where])
+    return str(there[name] / inside)
 
 
 @dataclass(frozen=True)

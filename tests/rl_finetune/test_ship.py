@@ -171,6 +171,23 @@ def test_a_shipped_base_stands_for_its_own_card(here, monkeypatch):
     assert "- those of shipped:base_sr: see its card" in (here / "checkpoints" / "rl_sr" / "README.md").read_text()
 
 
+def test_a_network_that_the_base_ships_with_ships_once(here, monkeypatch):
+    monkeypatch.setattr("shared.app.shipped._CHECKPOINTS", (here / "checkpoints",))
+    ship.main([f"run={BASE}", LICENCE, MANIFEST])
+    save_two_stages(here / "runs" / "rl", "own", base=str(here / BASE))
+    config = TrainRlConfig(out="runs/rl", base=BASE, source=SourceConfig(images="photos"))
+    finish(config, here / "runs" / "rl", {"seconds": 60.0})
+    ship.main(["run=runs/rl", "out=checkpoints/rl_sr", LICENCE, MANIFEST])
+    assert not (here / "checkpoints" / "rl_sr" / "pre_restorer").exists()
+    written = json.loads((here / "checkpoints" / "rl_sr" / "config.json").read_text())
+    assert written["policy"]["pre_restorer"] == "shipped:base_sr/pre_restorer"
+    lq = torch.rand(1, 3, 8, 8)
+    tuned, base = (load_restorer(f"shipped:{name}").restore(lq, sample_seeds=[0]) for name in ("rl_sr", "base_sr"))
+    assert torch.equal(tuned, base)  # the same weights here
+    ship.main([f"run={BASE}", LICENCE, MANIFEST])  # a base never refers to itself
+    assert (here / "checkpoints" / "base_sr" / "pre_restorer").is_dir()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
