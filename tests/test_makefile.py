@@ -93,6 +93,7 @@ def test_a_value_from_the_environment_arrives_as_well(make, tmp_path, monkeypatc
 
 
 EVERYTHING = ("base_sr", "base_face", "reward_model")
+MADE = ["base_sr", "base_face", "dataset", "train_rm", "train_rl_sr", "train_rl_face"]
 SCRATCH = ["base-policies", "base-policies", "train-pool", "train-pool", "dataset", "train-rm"]
 
 
@@ -174,12 +175,17 @@ GIVEN = {"SHIPPED_IMAGES": "my photos", "SHIPPED_FACES": "it's faces", "MANIFEST
 
 def test_checkpoints_are_trained_and_shipped(make, tmp_path):
     words = make("checkpoints", *(f"{name}={text}" for name, text in GIVEN.items()), "STAGES=2,3", "ARGS=seed=1")
-    assert commands(words) == [*SCRATCH, "train-rl", "train-rl", *["ship"] * 5]
+    # Without a pool: the dataset's restorers are the base policies and published networks.
+    stages = ["base-policies", "base-policies", "dataset", "train-rm", "train-rl", "train-rl"]
+    assert commands(words) == [*stages, *["ship"] * 5]
     for name in ("base_sr", "base_face", "reward_model", "rl_sr", "rl_face"):
         assert {f"run=runs/shipped/{name}", f"out=checkpoints/{name}", f"out=runs/shipped/{name}"} <= set(words)
     assert words.count("manifest=of $(both).tsv") == words.count("licence=mit") == 5
-    assert words.count("source.images=my photos") == words.count("source.faces=it's faces") == 7
-    assert {"stages=2,3", "seed=1", "base=runs/shipped/base_face", "configs/train_rl_face_shipped.yaml"} <= set(words)
+    assert words.count("source.images=my photos") == words.count("source.faces=it's faces") == 5
+    assert {"stages=2,3", "seed=1", "base=runs/shipped/base_face"} <= set(words)
+    configs = [word for word in words if word.startswith("configs/")]
+    assert configs == [f"configs/{name}_shipped.yaml" for name in MADE]
+    assert all((ROOT / config).is_file() for config in configs)
     assert "run=runs/mine/rl_sr" in make(
         "checkpoints", *(f"{name}={text}" for name, text in GIVEN.items()), "RUN=runs/mine"
     )
