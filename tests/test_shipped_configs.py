@@ -46,7 +46,7 @@ def test_rl_on_a_shipped_policy_restores_what_the_policy_was_trained_on(task):
     assert rl.sampler.steps == base.sampler.steps
 
 
-@pytest.mark.parametrize("name", ["train_rl_face.yaml", "train_rl_face_shipped.yaml", "gpu/train_rl_face.yaml"])
+@pytest.mark.parametrize("name", ["train_rl_face.yaml", "gpu/train_rl_face.yaml"])
 def test_the_faces_reward_is_lrpos(name):
     reward = load_config(TrainRlConfig, [str(CONFIGS / name)]).reward
     assert {part.name: part.weight for part in reward.parts} == LRPO_FACE
