@@ -66,5 +66,6 @@ def leave_together() -> None:
 
 
 def _stop(message: str, *, code: int) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    # In one write: print writes the end of the line by itself, and lines of two processes would mix.
+    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
     raise SystemExit(code)

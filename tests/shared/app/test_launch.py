@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.app.launch import main
 from tests.helpers.torchrun import start
@@ -17,6 +18,20 @@ def test_a_mistake_ends_with_its_own_line_and_code():
     assert launcher.returncode == 2
     lines = set(errors.strip().splitlines())  # one process may be stopped before it says it too
     assert lines == {"error: no config file configs/pol.yaml; did you mean configs/pool.yaml?"}
+
+
+def test_the_line_of_a_mistake_is_written_at_once(monkeypatch):
+    class Writes(list):
+        write = list.append
+
+    def mistaken(argv: list[str]) -> None:
+        raise UserError("no such file")
+
+    writes = Writes()
+    monkeypatch.setattr("sys.stderr", writes)
+    with pytest.raises(SystemExit):
+        run_command(mistaken, [])
+    assert writes == ["error: no such file\n"]
 
 
 def test_a_crash_is_reported():
