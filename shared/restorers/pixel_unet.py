@@ -19,6 +19,7 @@ from shared.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from shared.restorers.pixel_ends import PixelHead, PixelStem
 from shared.restorers.pre_restorer import NONE, OWN, bicubic_sr, fitted
 from shared.restorers.protocol import Condition, Restorer, on_device
+from shared.restorers.published import WHEEL_NETWORKS
 from shared.restorers.wrapped import RememberedRestorer
 from shared.vision.detail import below_detail
 from shared.vision.images import pad_to_multiple
@@ -189,7 +190,10 @@ class PixelUNet(nn.Module):
         where = getattr(self.config, name)
         fit = fitted(restorer, self.config.scale, shrink=self.config.shrink, name=f"{name} {where}")
         # A network of the policy's own is cheap; a published one takes a hundred times a step's time.
-        return fit if where == OWN else RememberedRestorer(fit)
+        if where == OWN:
+            return fit
+        # Only a published network's name says the same in every folder.
+        return RememberedRestorer(fit, f"{where}, shrink {self.config.shrink}" if where in WHEEL_NETWORKS else "")
 
     def _restored(self, name: str, lq: torch.Tensor) -> torch.Tensor:
         restorer = self._restorers[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -39,15 +39,38 @@ class ShrunkRestorer:
         return sr[..., : height * self.scale, : width * self.scale]
 
 
+class Memory:
+    """Pictures by what they were made of, the oldest forgotten first."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: bytes) -> torch.Tensor | None:
+        if key in self._known:
+            self._known.move_to_end(key)
+        return self._known.get(key)
+
+    def put(self, key: bytes, picture: torch.Tensor) -> None:
+        self._known[key] = picture
+        self._bytes += picture.nbytes
+        while self._bytes > REMEMBERED_BYTES and len(self._known) > 1:
+            self._bytes -= self._known.popitem(last=False)[1].nbytes
+
+
+_MEMORIES: defaultdict[str, Memory] = defaultdict(Memory)
+
+
 class RememberedRestorer:
     """Restores every picture once, since what a policy is conditioned on is asked for again and again.
 
-    One at a time: the answer is a function of lq alone, whatever else is in the batch."""
+    One at a time: the answer is a function of lq alone, whatever else is in the batch. Restorers of one `name` share
+    their memory: a policy before and after RL is conditioned on the same pictures. Without a name it is this one's own.
+    """
 
-    def __init__(self, restorer: Restorer) -> None:
+    def __init__(self, restorer: Restorer, name: str = "") -> None:
         self.restorer, self.scale = restorer, restorer.scale
-        self._known: OrderedDict[bytes, torch.Tensor] = OrderedDict()  # by content; the oldest first
-        self._bytes = 0
+        self._memory = _MEMORIES[name] if name else Memory()
 
     def to(self, device: torch.device) -> RememberedRestorer:
         """Moves the restorer's networks to `device`."""
@@ -63,12 +86,8 @@ class RememberedRestorer:
         # Autocast and the device are part of what decides the bits.
         place = f"{lq.shape} {lq.dtype} {lq.device} {torch.is_autocast_enabled(lq.device.type)}"
         key = hashlib.sha256(place.encode() + lq.float().cpu().contiguous().numpy().tobytes()).digest()
-        if key in self._known:
-            self._known.move_to_end(key)
-            return self._known[key]
-        sr = self.restorer.restore(lq[None], sample_seeds=[0])[0]
-        self._known[key] = sr
-        self._bytes += sr.nbytes
-        while self._bytes > REMEMBERED_BYTES and len(self._known) > 1:
-            self._bytes -= self._known.popitem(last=False)[1].nbytes
+        sr = self._memory.get(key)
+        if sr is None:
+            sr = self.restorer.restore(lq[None], sample_seeds=[0])[0]
+            self._memory.put(key, sr)
         return sr

@@ -57,6 +57,13 @@ def test_a_remembered_picture_is_restored_once_and_alone():
     assert counting.asked == 6
 
 
+def test_restorers_of_one_name_share_their_pictures_and_others_do_not():
+    lq, twins = torch.rand(2, 3, 8, 8), [Counting(1), Counting(1), Counting(1)]
+    for counting, name in zip(twins, ("a test's network", "a test's network", ""), strict=True):
+        RememberedRestorer(counting, name).restore(lq, sample_seeds=[0, 0])
+    assert [counting.asked for counting in twins] == [2, 0, 2]
+
+
 def test_the_oldest_pictures_are_forgotten_when_the_memory_is_full(monkeypatch):
     counting = Counting(1)
     monkeypatch.setattr("shared.restorers.wrapped.REMEMBERED_BYTES", 2 * 3 * 8 * 8 * 4)
