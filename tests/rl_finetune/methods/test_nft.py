@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rl_finetune import train as rl
 from rl_finetune.credit.config import AdvantageConfig
 from rl_finetune.evidence.gauge import GaugeConfig
 from rl_finetune.loop.config import TrainRlConfig
@@ -25,7 +24,7 @@ from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.load import load_policy
 from shared.seeds import derive_seed, gaussian
-from tests.helpers.tiny_rl import flat, flat_gradient, open_session, tiny_rl_config
+from tests.helpers.tiny_rl import flat, flat_gradient, killed_and_resumed, open_session, tiny_rl_config
 
 
 @pytest.fixture(scope="module")
@@ -155,22 +154,9 @@ def test_a_whole_run_saves_a_policy_and_resumes_exactly(tiny_run, tmp_path, monk
         check_every=2,
         check_images=2,
     )
-    rl.train(open_session(config, tmp_path / "whole"))
-
-    def dying_step(session, iteration):
-        if iteration == 2:
-            raise KeyboardInterrupt
-        return iterate(session, iteration)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rl, "iterate", dying_step)
-        with pytest.raises(KeyboardInterrupt):
-            rl.train(open_session(config, tmp_path / "halved"))
-    resumed = open_session(config, tmp_path / "halved")
-    rl.train(resumed)
+    _, resumed, _ = killed_and_resumed(config, tmp_path, monkeypatch, dies_at=2)
     assert resumed.old.updates == 3
-    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "halved"))
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    ours = load_file(tmp_path / "whole" / "model.safetensors")
     assert not torch.equal(ours["unet.conv_in.weight"], load_policy(config.base)[0].unet.conv_in.weight)
 
 
