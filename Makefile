@@ -21,7 +21,7 @@ quoted = '$(subst ','\'',$(value $(1)))'
 given = $(if $(value $(1)),$(call quoted,$(1)),$(2))
 # make would expand a variable to hand it on to the recipes' environment.
 unexport AGAINST RUN DATASET IMAGES FACES HELD_OUT TASK FROM BENCH PROCESSES PYTHON CONFIG ARGS BASE_ARGS POOL_ARGS DATASET_ARGS
-unexport RM_ARGS IN OUT LQ GT POLICY TRIPLES RESTORERS REPO REVISION
+unexport RM_ARGS IN OUT LQ GT POLICY TRIPLES RESTORERS REPO REVISION CAMPAIGN
 unexport SHIPPED_IMAGES SHIPPED_FACES MANIFEST LICENCE STAGES
 # The words in a variable such as ARGS: restore-rl takes them apart, with a shell's quotes but without a shell.
 spread = $(if $(value $(1)),--words $(call quoted,$(1)))
@@ -63,7 +63,7 @@ base_of = $(if $(SHIPPED_START),shipped:base_$(1),$(IN_RUN)/base_$(1))
 REWARD_MODEL = $(if $(and $(SHIPPED_START),$(if $(DOWNLOADED),,yes)),shipped:reward_model,$(IN_RUN)/reward_model/checkpoint)
 
 .DEFAULT_GOAL := help
-.PHONY: help env base-policies base-sr base-face pool dataset browse bench bench-dataset bench-rm bench-rl train-rm train-rl report eval restore score eval-rm download-rm checkpoints test lint
+.PHONY: help env base-policies base-sr base-face pool dataset browse bench bench-dataset bench-rm bench-rl train-rm train-rl report eval restore score eval-rm download-rm checkpoints test campaign lint
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -123,6 +123,9 @@ eval-sr eval-face: eval-%: env
 
 test: env ## run every test
 	@ARGS=$(call quoted,ARGS) $(PY) -c 'import os, pytest, shlex, sys; sys.exit(pytest.main(shlex.split(os.environ["ARGS"])))'
+
+campaign: env ## try tens of thousands of hostile inputs, minutes: CAMPAIGN=1 (of the whole), ARGS='--hypothesis-seed=1'
+	@CAMPAIGN=$(call given,CAMPAIGN,1) ARGS=$(call quoted,ARGS) $(PY) -c 'import os, pytest, shlex, sys; sys.exit(pytest.main(["tests/campaigns", *shlex.split(os.environ["ARGS"])]))'
 
 lint: env ## check style
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -6,12 +6,14 @@ The endpoint is huggingface_hub's own setting, HF_ENDPOINT; its cache is HF_HOME
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
+from huggingface_hub import CommitOperationAdd, HfApi, set_client_factory, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -23,6 +25,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils._http import default_client_factory
 
 from shared.app.errors import UserError
 
@@ -30,6 +33,40 @@ PART_BYTES, PART_FILES = 5 * 2**30, 100  # at most so much in one commit of an u
 
 # The HTTPError of whichever httpx this huggingface_hub is built on: dropped connections, time-outs, cut bodies.
 _TransportError: type[Exception] = HfHubHTTPError.__bases__[0]
+
+
+def _client() -> Any:
+    """Returns huggingface_hub's client, which also refuses answers that name a place outside of the cache."""
+    client = default_client_factory()
+    client.event_hooks["response"].append(_refuse_paths)
+    return client
+
+
+# For everything in this process that asks the Hub, datasets and diffusers among it.
+set_client_factory(_client)
+
+
+def _refuse_paths(response: Any) -> None:
+    """Raises UserError for an answer whose checksum or commit is no name: the cache would write to wherever it says.
+
+    huggingface_hub 2.4 joins an ETag to the path of its cache as it comes, and a commit likewise.
+    """
+    for header in ("ETag", "X-Linked-ETag", "X-Repo-Commit"):
+        _require_name(response.headers.get(header, "-").removeprefix("W/").strip('"'), header)
+    if "/api/" in response.url.path and "json" in response.headers.get("Content-Type", ""):
+        try:
+            said = json.loads(response.read())
+        except ValueError:
+            return  # the client says so
+        if isinstance(said, dict) and "siblings" in said:
+            _require_name(said.get("sha"), "commit")
+
+
+def _require_name(text: Any, what: str) -> None:
+    if not isinstance(text, str) or not re.fullmatch(r"[\w.+:-]{1,128}", text) or text in (".", ".."):
+        raise UserError(
+            f"the Hub answered with {str(text)[:40]!r} for a {what}, which is none; use another HF_ENDPOINT"
+        )
 
 
 def fetch_snapshot(repo_id: str, *, revision: str | None = None, patterns: Sequence[str] | None = None) -> Path:
@@ -49,6 +86,9 @@ def fetch_snapshot(repo_id: str, *, revision: str | None = None, patterns: Seque
         raise UserError(
             f"{asked}: the transfer broke off ({type(error).__name__}); run the same command again"
         ) from None
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:  # as the client reads nonsense
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise UserError(f"{asked}: the Hub's answer makes no sense ({reason}); use another HF_ENDPOINT") from None
     except OSError as error:
         if "onsistency check" not in str(error):
             raise
@@ -172,7 +212,10 @@ def _verify_blobs(folder: Path, asked: str) -> None:
             content = blob.read_bytes()
             found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         else:
-            continue
+            path.unlink()
+            raise UserError(
+                f"{asked}: the Hub states no checksum for {path.relative_to(folder)}; use another HF_ENDPOINT"
+            )
         if found != blob.name:
             blob.unlink()
             path.unlink()

@@ -13,6 +13,8 @@ from PIL import Image
 
 from shared.app.errors import UserError
 from shared.files import write_bytes
+from shared.hub import fetch_snapshot  # noqa: F401 (its client refuses what a Hub must not answer)
+from shared.pictures.limits import FORMATS
 from shared.runs.tracking import progress
 
 COMPLETE_FILE, STATE_FILE = "complete.json", "state.json"
@@ -132,7 +134,7 @@ def _stated_licence(dataset_id: str, revision: str | None) -> str:
 
 def _suffix(content: bytes) -> str:
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             return {"JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}.get(
                 image.format, ".png"
             )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from datasets import Features, Image, Value
 
 from data.store.plan import Chunk
+from shared.app.errors import UserError
 from shared.files import write_bytes
 from shared.vision.images import encode_png, encode_png16
 
@@ -88,10 +90,16 @@ class ParquetRows:
         # Where each row group begins among all rows, and which file and group it is.
         self._starts, self._groups = [0], []
         for file, path in enumerate(self.paths):
-            metadata = pq.read_metadata(path)
+            with refused_where_damaged(path):
+                metadata = pq.read_metadata(path)
             for group in range(metadata.num_row_groups):
                 self._groups.append((file, group))
                 self._starts.append(self._starts[-1] + metadata.row_group(group).num_rows)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the files."""
+        return self.paths[0].parent
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -102,12 +110,30 @@ class ParquetRows:
             raise IndexError(index)
         number = bisect_right(self._starts, index) - 1
         file, group = self._groups[number]
-        rows = _open(self.paths[file]).read_row_group(group, columns=list(columns), use_threads=False)
-        return rows.slice(index - self._starts[number], 1).to_pylist()[0]
+        with refused_where_damaged(self.paths[file]):
+            rows = _open(self.paths[file]).read_row_group(group, columns=list(columns), use_threads=False)
+            row = rows.slice(index - self._starts[number], 1).to_pylist()[0]
+        if absent := sorted(set(columns) - row.keys()):
+            raise UserError(f"{self.paths[file]} has no column {', '.join(absent)}; build the dataset again")
+        return row
 
     def column(self, name: str) -> list[Any]:
         """Returns one column of all rows; meant for the small ones."""
-        return [value for path in self.paths for value in pq.read_table(path, columns=[name])[name].to_pylist()]
+        values = []
+        for path in self.paths:
+            with refused_where_damaged(path):
+                values += pq.read_table(path, columns=[name])[name].to_pylist()
+        return values
+
+
+@contextmanager
+def refused_where_damaged(path: Path) -> Iterator[None]:
+    """Turns what pyarrow raises for a file that is cut, damaged or no parquet into a UserError."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, ValueError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path} is damaged ({reason}); remove it and build the dataset again") from None
 
 
 @lru_cache(maxsize=64)

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import io
-import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from torch.utils.data import Dataset
 
-from data.regions.targets import Distances, Normaliser, severity
+from data.regions.targets import MIXTURE_WEIGHTS, Distances, Normaliser, severity
 from data.store.dataset_sample import Sample
-from data.store.parquet import DATA_FOLDER, NORMALISER_FILE, RAW_MAPS, ParquetRows
+from data.store.parquet import DATA_FOLDER, MAPS, NORMALISER_FILE, RAW_MAPS, ParquetRows
 from shared.app.config import from_dict
 from shared.app.errors import UserError
 from shared.runs.run_folder import SUMMARY_FILE
+from shared.weights import read_description
 
 _PICTURES = ("gt", "lq", "sr", "syn", "mask", "degradation_map", "sr_degradation_map")
+_GREY = ("mask", "degradation_map", "sr_degradation_map", *RAW_MAPS)  # the others are RGB
+_KINDS = {"area": float, "severity": float, "is_control": bool, "index": int}  # the other values are text
 _VALUES = ("area", "severity", "is_control", "restorer", "mask_kind", "source", "image_id", "index")
 
 
 # Of decoded rows that a process keeps; the others are decoded each time, so that a large dataset is slower, no more.
 CACHE_BYTES = 2**30
+MOST_SIDE_PX = 4096  # of a stored picture: the largest crop that a build makes
 
 
 class SampleDataset(Dataset):
@@ -51,7 +56,7 @@ class SampleDataset(Dataset):
 
     def parameters(self, index: int) -> str:
         """Returns what was drawn for the row, as JSON."""
-        return self._rows.row(index, ["parameters"])["parameters"]
+        return str(self._rows.row(index, ["parameters"])["parameters"])
 
     def column(self, name: str) -> list[Any]:
         """Returns one of the small columns, such as restorer or area."""
@@ -63,8 +68,14 @@ class SampleDataset(Dataset):
             return self._cache[index]
         wanted = _PICTURES if self._pixel_weight is None else (*_PICTURES, *RAW_MAPS)
         row = self._rows.row(index, (*wanted, *_VALUES))
-        levels = {name: np.asarray(Image.open(io.BytesIO(row[name]["bytes"]))) for name in wanted}
-        levels |= {name: row[name] for name in _VALUES}
+        try:
+            levels = {name: _decoded(row[name], name) for name in wanted}
+            _require_one_size(levels)
+            levels |= {name: _value(row[name], name) for name in _VALUES}
+        except Exception as error:  # a damaged picture raises what its decoder meets first
+            raise UserError(
+                f"row {index} of {self._rows.folder} is damaged ({error}); build the dataset again"
+            ) from None
         size = sum(levels[name].nbytes for name in wanted)
         if size <= self._cache_bytes_left:
             self._cache[index] = levels
@@ -101,8 +112,48 @@ def load_samples(
         files.setdefault(path.name.split("-")[0], []).append(path)
     if split not in files:
         raise UserError(f"no split {split!r} in {folder}; it holds {', '.join(sorted(files))}")
-    normaliser = from_dict(Normaliser, json.loads((folder / NORMALISER_FILE).read_text()))
+    normaliser = read_normaliser(folder)
     return SampleDataset(ParquetRows(files[split]), normaliser=normaliser, pixel_weight=pixel_weight, cache=cache)
+
+
+def read_normaliser(folder: Path) -> Normaliser:
+    """Returns the scale of a dataset's folder. Raises UserError where it is missing or damaged."""
+    path = folder / NORMALISER_FILE
+    try:
+        normaliser = from_dict(Normaliser, read_description(path, advice="build the dataset again"))
+        quantiles = (normaliser.pixel_quantile, normaliser.feature_quantile, *normaliser.mixture_quantiles)
+        if len(normaliser.mixture_quantiles) != len(MIXTURE_WEIGHTS) or not all(0 < q < math.inf for q in quantiles):
+            raise ValueError("its quantiles are not those of a scale")
+        return normaliser
+    except (OSError, OmegaConfBaseException, TypeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} holds no scale ({reason}); build the dataset again") from None
+
+
+def _decoded(stored: Any, name: str) -> np.ndarray:
+    """Returns a stored PNG's levels. Raises ValueError for another format, kind of pixels or a size beyond all crops."""
+    with Image.open(io.BytesIO(stored["bytes"]), formats=("PNG",)) as image:
+        if max(image.size) > MOST_SIDE_PX:
+            raise ValueError(f"{name} is {image.size[0]}×{image.size[1]}, larger than {MOST_SIDE_PX} a side")
+        levels = np.asarray(image)
+    grey, deep = name in _GREY, name in (*MAPS, *RAW_MAPS)
+    if levels.shape[2:] != (() if grey else (3,)) or levels.dtype != (np.uint16 if deep else np.uint8):
+        raise ValueError(f"{name} holds {list(levels.shape)} {levels.dtype}")
+    return levels
+
+
+def _require_one_size(levels: dict[str, np.ndarray]) -> None:
+    sizes = {name: picture.shape[:2] for name, picture in levels.items() if name != "lq"}
+    other = next((name for name, size in sizes.items() if size != sizes["gt"]), None)
+    if other:
+        raise ValueError(f"{other} is {list(sizes[other])}, but gt {list(sizes['gt'])}")
+
+
+def _value(value: Any, name: str) -> Any:
+    kind = _KINDS.get(name, str)
+    if not isinstance(value, kind) or (kind is float and not math.isfinite(value)):
+        raise ValueError(f"{name} is {value!r}")
+    return value
 
 
 def _to_unit(levels: np.ndarray) -> np.ndarray:

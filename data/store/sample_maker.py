@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from data.regions.targets import Described, Normaliser, TargetConfig, TargetMaker, severity
 from data.store.dataset_sample import Sample
-from data.store.parquet import NORMALISER_FILE
-from shared.app.config import from_dict
+from data.store.reader import read_normaliser
+from shared.app.config import from_dict, read_yaml
+from shared.app.errors import UserError
 from shared.runs.run_folder import CONFIG_FILE
 from shared.vision.images import on_8_bits, to_tensor
 
@@ -29,11 +31,16 @@ class TargetScale:
     @classmethod
     def of(cls, dataset: Path, *, pixel_weight: float | None = None) -> TargetScale:
         """Returns the scale of a finished dataset folder, with another α when one is given."""
-        targets = OmegaConf.to_container(OmegaConf.load(dataset / CONFIG_FILE))["targets"]
-        if pixel_weight is not None:
-            targets["pixel_weight"] = pixel_weight
-        normaliser = json.loads((dataset / NORMALISER_FILE).read_text())
-        return cls(from_dict(TargetConfig, targets), from_dict(Normaliser, normaliser))
+        path = dataset / CONFIG_FILE
+        try:
+            targets = dict(OmegaConf.to_container(read_yaml(path))["targets"])
+            if pixel_weight is not None:
+                targets["pixel_weight"] = pixel_weight
+            config = from_dict(TargetConfig, targets)
+        except (OSError, OmegaConfBaseException, YAMLError, KeyError, TypeError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"{path} is no dataset's config ({reason}); build the dataset again") from None
+        return cls(config, read_normaliser(dataset))
 
 
 @dataclass(frozen=True)

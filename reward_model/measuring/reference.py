@@ -14,6 +14,7 @@ from data.store.dataset_sample import Sample
 from reward_model.measuring.detection import MAX_CLEAN_AREA, best_threshold
 from reward_model.measuring.predict import Predictions
 from reward_model.network.front_end import RAW_ENERGIES, DetailEnergy
+from shared.app.config import from_dict
 from shared.vision.images import to_array, to_tensor
 
 ALONE, BESIDE_LQ = "alone", "beside_lq"
@@ -134,7 +135,7 @@ def reference_from_json(
         return None, None
     scores = values["scores"].get(str(stage), {}).get(BESIDE_LQ if beside_lq else ALONE)
     detail = values["detail"]
-    return ScoreReference(**scores) if scores else None, DetailReference(**detail) if detail else None
+    return from_dict(ScoreReference, scores) if scores else None, from_dict(DetailReference, detail) if detail else None
 
 
 def _crops(picture: np.ndarray) -> Iterable[np.ndarray]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf.errors import OmegaConfBaseException
 
 from data.regions.targets import Normaliser, TargetConfig
 from data.store.sample_maker import SampleMaker, TargetScale
@@ -21,6 +21,7 @@ from reward_model.network.checkpoint import METRICS_FILE
 from reward_model.network.tiling import TiledOutput
 from shared.app.config import from_dict
 from shared.app.errors import UserError
+from shared.weights import read_description
 
 _TILE_PX = 1024  # a full-reference map is made tile by tile
 
@@ -54,10 +55,16 @@ class Reading:
     @classmethod
     def of(cls, folder: Path, stage: int, *, beside_lq: bool) -> Reading:
         """Returns the reading of a checkpoint folder's stage."""
-        path = folder / METRICS_FILE
-        stored: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-        scores, detail = reference_from_json(stored.get("reference"), stage, beside_lq=beside_lq)
-        return cls(scores, detail, targets_from_json(stored.get("targets")))
+        path, advice = folder / METRICS_FILE, "fetch or train the checkpoint again"
+        if not path.exists():
+            return cls(None, None, None)
+        stored = read_description(path, advice=advice)
+        try:
+            scores, detail = reference_from_json(stored.get("reference"), stage, beside_lq=beside_lq)
+            return cls(scores, detail, targets_from_json(stored.get("targets")))
+        except (OmegaConfBaseException, AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"{path} says nothing to read scores by ({reason}); {advice}") from None
 
     def summarise(
         self, path: Path, picture: np.ndarray, output: TiledOutput, *, beside_lq: bool, reference: np.ndarray | None

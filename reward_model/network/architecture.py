@@ -18,6 +18,7 @@ from reward_model.network.encoder import (
     require_registered,
 )
 from reward_model.network.encoder_file import open_encoder
+from shared.app.config import require_range
 from shared.app.errors import UserError
 
 _CLEAN_BIAS = -2.0  # a fresh map starts at sigmoid(-2) = .12: most pixels of the training set are clean
@@ -53,6 +54,9 @@ class RewardModelConfig:
             )
         if self.decoder != "unet" and self.decoder_channels:
             raise ValueError(f"decoder_channels belong to unet; leave them empty for {self.decoder}")
+        require_range(encoder_depth=(self.encoder_depth, 1, 8))
+        for width in self.decoder_channels:
+            require_range(decoder_channels=(width, 1, 4096))
         if len(self.mean) != len(self.std) or len(self.mean) not in (0, 3):
             raise ValueError("mean and std must be both empty, or three numbers each")
         if self.pretrained and self.encoder_weights:

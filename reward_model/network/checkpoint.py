@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from shared.app.errors import UserError
 from shared.app.shipped import find_checkpoint
 from shared.files import write_bytes
 from shared.hub import fetch_snapshot, upload_folder
+from shared.weights import read_description, tensors_in
 
 CONFIG_FILE, METRICS_FILE, CARD_FILE, TRAINING_FILE = "config.json", "metrics.json", "README.md", "train_config.yaml"
 _FORMAT = 1
@@ -52,11 +52,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"expected a reward-model checkpoint, but {folder} has no {CONFIG_FILE}; train or fetch one")
     try:
-        config = json.loads(path.read_text())
+        config = read_description(path, advice="fetch or train it again")
         if config["format"] != _FORMAT:
             raise UserError(f"{path} has format {config['format']}, this version reads {_FORMAT}; update restore-rl")
-        if not isinstance(config["network"], dict) or not all(int(k) >= 0 for k in config["stages"]):
-            raise ValueError("network or stages")
+        if not isinstance(config["network"], dict):
+            raise ValueError("network")
+        for name, listed in config["stages"].items():
+            kinds = {"bytes": int, "sha256": str}
+            if not (name.isascii() and name.isdigit() and str(int(name)) == name and isinstance(listed, dict)):
+                raise ValueError("stages")
+            if not all(isinstance(listed[key], kind) for key, kind in kinds.items() if key in listed):
+                raise ValueError(f"stage {name}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is cut or not a reward model's ({error}); fetch or train it again") from None
     return config
@@ -79,10 +85,7 @@ def read_checkpoint(
         raise UserError(f"{folder_or_repo} holds stages {', '.join(map(str, held))}, not stage {stage}")
     path = folder / stage_file(stage)
     verify_file(path, config["stages"][str(stage)])
-    try:
-        return config["network"], stage, load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is no safetensors file ({error}); fetch or train the checkpoint again") from None
+    return config["network"], stage, tensors_in(path, advice="fetch or train the checkpoint again")
 
 
 def verify_file(path: Path, expected: Mapping[str, Any]) -> None:

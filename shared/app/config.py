@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,6 +15,7 @@ from shared.app.errors import UserError
 from shared.app.shipped import find_config, nearest_config, shipped_names
 
 Schema = TypeVar("Schema")
+_MOST_BYTES = 200_000  # of a config file
 
 
 def load_config(schema: type[Schema], argv: Sequence[str]) -> Schema:
@@ -32,9 +35,11 @@ def load_config(schema: type[Schema], argv: Sequence[str]) -> Schema:
         nearest, shipped = nearest_config(path), ", ".join(shipped_names())
         raise UserError(f"no config file {path}; " + (f"did you mean {nearest}?" if nearest else f"shipped: {shipped}"))
     try:
-        written = _parsed(OmegaConf.load, file, name=path)
+        written = _parsed(read_yaml, file, name=path)
         overriding = [_override(schema, word) for word in overrides]
-        return OmegaConf.to_object(OmegaConf.merge(_writable(OmegaConf.structured(schema)), written, *overriding))
+        config = OmegaConf.to_object(OmegaConf.merge(_writable(OmegaConf.structured(schema)), written, *overriding))
+        to_yaml(config)  # a list takes null among its numbers until it is written down
+        return config
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {_one_line(error)}") from None
     except ValueError as error:
@@ -46,9 +51,33 @@ def load_config(schema: type[Schema], argv: Sequence[str]) -> Schema:
         ) from None
 
 
+def read_yaml(file: Path) -> DictConfig:
+    """Returns a yaml file's keys and values; OmegaConf bounds what its aliases expand to.
+
+    Raises UserError for a file that holds anything else, is none, or is larger than any config, and a YAMLError where it is
+    damaged.
+    """
+    if file.exists() and (not file.is_file() or file.stat().st_size > _MOST_BYTES):
+        raise UserError(f"{file} is no config: expected a file of at most {_MOST_BYTES // 1000} kB")
+    try:
+        written = OmegaConf.load(file)
+    except RecursionError:
+        raise UserError(f"{file} is nested too deeply for a config") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        written = None  # OmegaConf's own refusal of a lone number
+    if not isinstance(written, DictConfig):
+        raise UserError(f"{file}: expected keys and values")
+    return written
+
+
 def from_dict(schema: type[Schema], values: dict[str, Any]) -> Schema:
-    """Returns `schema` filled from a nested dict, such as one read back from json; the inverse of dataclasses.asdict."""
-    return OmegaConf.to_object(OmegaConf.merge(_writable(OmegaConf.structured(schema)), values))
+    """Returns `schema` filled from a nested dict, such as one read back from json; the inverse of dataclasses.asdict.
+
+    Text is taken as it stands: ${oc.env:…} in a file that somebody else wrote must not read this machine's environment.
+    """
+    return OmegaConf.to_object(OmegaConf.merge(_writable(OmegaConf.structured(schema)), _literal(values)))
 
 
 def to_yaml(config: Any) -> str:
@@ -109,10 +138,21 @@ def _kind_of(schema: Any, keys: list[str]) -> Any:
 def _parsed(parse: Callable[[Any], Any], what: Any, *, name: str) -> Any:
     try:
         return parse(what)
+    except RecursionError:
+        raise UserError(f"{name} is nested too deeply for a config") from None
     except Exception as error:
         if type(error).__module__.startswith("yaml"):
             raise UserError(f"{name} is not valid yaml: {_one_line(error)}") from None
         raise
+
+
+def _literal(value: Any) -> Any:
+    """Returns plain values with every ${ in their text escaped, which OmegaConf would take for a reference."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, dict):
+        return {key: _literal(inner) for key, inner in value.items()}
+    return [_literal(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _writable(node: DictConfig) -> DictConfig:

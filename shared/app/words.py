@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from omegaconf.errors import OmegaConfBaseException
@@ -29,8 +28,7 @@ def read_words(schema: type[Schema], argv: Sequence[str], *, expected: str, bare
             if key is None:
                 raise UserError(f"expected key=value words such as {expected}, got {word}")
         if value:
-            # ${…} would be taken for a reference to another field; a person's file may be called that.
-            values["inputs" if key == "in" else key] = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+            values["inputs" if key == "in" else key] = value
     required = expected.partition("=")[0]
     if ("inputs" if required == "in" else required) not in values:
         raise UserError(f"expected {expected}, but nothing was named")

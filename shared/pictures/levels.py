@@ -8,6 +8,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+# It writes several lines on a damaged file; here such a file is named in one.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
 TOP = 65535
 # The ranges that files use: unit floats, 8, 16 and 32 bits.
 _RANGES = (1.0, 255.0, 65535.0, 2.0**32 - 1)

@@ -5,6 +5,7 @@ Pillow decodes; OpenCV decodes what Pillow would cut to 8 bits (16-bit colour) o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,11 @@ from PIL import Image, UnidentifiedImageError
 
 from shared.pictures.exif import ORIENTATION, carried_exif
 from shared.pictures.levels import decode_deep, levels_by_range
+from shared.pictures.limits import FORMATS, require_decodable, require_decodable_tiff
 from shared.pictures.profiles import NOTHING_TO_CONVERT, grey_to_srgb, to_srgb
 
-# Pillow's own limit warns about decompression bombs at 89 megapixels; panoramas are legitimate here.
-Image.MAX_IMAGE_PIXELS = 400_000_000
+# Damage that Pillow reads past: what becomes of the picture shows whether it mattered.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 _GREY = ("1", "L", "LA", "La", "I", "F")
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF orientation → what turns the picture upright
     2: np.fliplr,
@@ -71,13 +73,14 @@ def read_picture(path: str | Path) -> DecodedPicture:
     """Returns the picture in a file, of an animation the first frame. Raises UnreadableImage when it does not decode."""
     try:
         # By its handle: Pillow maps a named file into memory, and then loses the rows of a TIFF that lies on its side.
-        with open(path, "rb") as file, Image.open(file) as image:
-            return _read(image, path)
-    except UnidentifiedImageError:
-        found = _decode_unidentified(path)
-        if found is None:
-            raise UnreadableImage(f"{path}: {_what_it_is(path)}") from None
-        return _picture(found)
+        with open(path, "rb") as file:
+            try:
+                image = Image.open(file, formats=FORMATS)
+            except UnidentifiedImageError:
+                return _picture(_decode_unidentified(path))
+            with image:
+                require_decodable(image, file)
+                return _read(image, path)
     except UnreadableImage as error:
         raise UnreadableImage(f"{path}: {error}") from None
     except Exception as error:  # Pillow raises a dozen kinds, by format
@@ -167,12 +170,14 @@ def _channels_agree(colours: np.ndarray) -> bool:
     return agree(colours[::16, ::16]) and agree(colours)
 
 
-def _decode_unidentified(path: str | Path) -> _Decoded | None:
-    """Returns what OpenCV makes of a TIFF that Pillow cannot open: float colour, mostly."""
-    if Path(path).suffix.lower() not in (".tif", ".tiff"):
-        return None
-    found = decode_deep(path, None)
-    return None if found is None else _Decoded(*found, grey=found[0].ndim == 2, note="read by OpenCV")
+def _decode_unidentified(path: str | Path) -> _Decoded:
+    """Returns what OpenCV makes of a TIFF that Pillow cannot open: float colour, mostly. Raises UnreadableImage."""
+    found = None
+    if Path(path).suffix.lower() in (".tif", ".tiff") and require_decodable_tiff(path):
+        found = decode_deep(path, None)
+    if found is None:
+        raise UnreadableImage(_what_it_is(path))
+    return _Decoded(*found, grey=found[0].ndim == 2, note="read by OpenCV")
 
 
 def _what_it_is(path: str | Path) -> str:

@@ -15,14 +15,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from omegaconf.errors import OmegaConfBaseException
+from safetensors.torch import save
 
 from shared.app.config import from_dict, require_range
 from shared.app.errors import UserError
 from shared.files import write_bytes
+from shared.weights import read_description, tensors_in
 
 CONFIG_FILE, TENSORS_FILE = "config.json", "model.safetensors"
+_AGAIN = "make them again"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class ExemplarConfig:
     contrast_floor: float = 0.06  # blocks flatter than this do not have their noise blown up to match
 
     def __post_init__(self) -> None:
+        require_range(scale=(self.scale, 1, 8), cell_px=(self.cell_px, 1, 64))
         require_range(block_cells=(self.block_cells, 1, 16), context_cells=(self.context_cells, 0, 8))
         require_range(nearest=(self.nearest, 1, 64), margin_px=(self.margin_px, 0, self.block_px // 2))
         if self.cell_px % self.scale:
@@ -74,6 +77,16 @@ def block_details(gt: torch.Tensor, lq: torch.Tensor, config: ExemplarConfig) ->
     return F.unfold(missing, side, stride=config.block_px).transpose(1, 2).unflatten(2, (3, side, side))
 
 
+def require_blocks(config: ExemplarConfig, keys: torch.Tensor, details: torch.Tensor) -> None:
+    """Raises ValueError unless these are the keys [K, D] and details [K, 3, P, P] of such blocks, enough to pick from."""
+    side = config.block_px + 2 * config.margin_px
+    wanted = (3 * (config.block_cells + 2 * config.context_cells) ** 2,), (3, side, side)
+    if keys.ndim < 2 or (keys.shape[1:], details.shape[1:]) != wanted or len(keys) != len(details):
+        raise ValueError(f"keys {list(keys.shape)} and details {list(details.shape)} are not of blocks as described")
+    if len(keys) < config.nearest:
+        raise ValueError(f"{len(keys)} blocks, expected at least the {config.nearest} that are picked from")
+
+
 class ExemplarRestorer:
     """Blocks of known pictures as a Restorer, with its folder on disk."""
 
@@ -88,13 +101,16 @@ class ExemplarRestorer:
         """Returns the restorer that `save` wrote. Raises UserError when the folder holds none."""
         folder = Path(folder)
         try:
-            config = from_dict(ExemplarConfig, json.loads((folder / CONFIG_FILE).read_text())["exemplars"])
-            tensors = load_file(folder / TENSORS_FILE)
-            return cls(config, tensors["keys"].float(), tensors["details"].float())
+            config = from_dict(ExemplarConfig, read_description(folder / CONFIG_FILE, advice=_AGAIN)["exemplars"])
+            tensors = tensors_in(folder / TENSORS_FILE, advice=_AGAIN)
+            keys, details = tensors["keys"].float(), tensors["details"].float()
+            require_blocks(config, keys, details)
+            return cls(config, keys, details)
         except FileNotFoundError as error:
             raise UserError(f"no {Path(error.filename).name} in {folder}: it is no finished restorer") from None
-        except (KeyError, ValueError, SafetensorError) as error:
-            raise UserError(f"{folder} holds no exemplars ({error}); make them again") from None
+        except (OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"{folder} holds no exemplars ({reason}); {_AGAIN}") from None
 
     def save(self, folder: str | Path) -> None:
         """Writes `model.safetensors`, then `config.json`, each whole."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from omegaconf.errors import OmegaConfBaseException
+from safetensors.torch import save
 from torch import nn
 
 from shared.app.config import from_dict, require_range
@@ -20,6 +20,7 @@ from shared.app.errors import UserError
 from shared.files import write_bytes
 from shared.seeds import gaussian
 from shared.vision.images import pad_to_multiple
+from shared.weights import load_network, read_description
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -39,6 +40,8 @@ class FeedForwardConfig:
 
     def __post_init__(self) -> None:
         require_range(scale=(self.scale, 1, 8), channels=(self.channels, 4, 512), blocks=(self.blocks, 1, 64))
+        require_range(cell_px=(self.cell_px, 1, 64), pixel_channels=(self.pixel_channels, 1, 4096))
+        require_range(noise_channels=(self.noise_channels, 0, 4096))
         if self.smooth and self.cell_px & (self.cell_px - 1):
             raise ValueError(f"smooth enlarging needs a cell_px of 2, 4 or 8, got {self.cell_px}")
         if self.cell_px % self.scale:
@@ -103,13 +106,13 @@ class FeedForwardRestorer:
         """Returns the restorer that `save` wrote. Raises UserError when the folder holds none."""
         folder = Path(folder)
         try:
-            written = json.loads((folder / CONFIG_FILE).read_text())
-            net = FeedForwardNet(from_dict(FeedForwardConfig, written["network"]))
-            net.load_state_dict(load_file(folder / WEIGHTS_FILE))
+            written = read_description(folder / CONFIG_FILE, advice="train it again")
+            config = from_dict(FeedForwardConfig, written["network"])
+            net = load_network(lambda: FeedForwardNet(config), folder / WEIGHTS_FILE, advice="train it again")
         except FileNotFoundError as error:
             raise UserError(f"no {Path(error.filename).name} in {folder}: it is no finished restorer") from None
-        except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
+        except (UserError, OmegaConfBaseException, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"{folder} holds no feed-forward restorer ({reason}); train it again") from None
         return cls(net)
 

@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save
+from omegaconf.errors import OmegaConfBaseException
+from safetensors.torch import save
 
 from shared.app.config import from_dict
 from shared.app.errors import UserError
@@ -20,8 +21,10 @@ from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig, PixelUNetRes
 from shared.restorers.pre_restorer import OWN, STAGES
 from shared.restorers.protocol import Restorer, names_pipeline
 from shared.restorers.published import load_published, names_published
+from shared.weights import load_network, read_description
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+_AGAIN = "train or download it again"
 
 
 def save_policy(
@@ -58,13 +61,32 @@ def load_policy(folder: str | Path) -> tuple[PixelUNet, SamplerSpec]:
     config = _read_config(folder)
     if config.get("kind") != "pixel_unet":
         raise UserError(f"expected a diffusion policy in {folder}, but it holds a {config.get('kind')!r}")
-    for name, digest in config.get("sha256", {}).items():
+    require_checksums(folder, config)
+    try:
+        architecture, spec = from_dict(PixelUNetConfig, config["policy"]), from_dict(SamplerSpec, config["sampler"])
+    except (OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{folder / CONFIG_FILE} describes no policy ({reason}); {_AGAIN}") from None
+    stages = [open_stage(architecture, stage, folder) for stage in STAGES]
+    try:
+        policy = load_network(lambda: PixelUNet(architecture, *stages), folder / WEIGHTS_FILE, advice=_AGAIN)
+    except (ValueError, RuntimeError, TypeError) as error:  # as diffusers refuses an architecture
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{folder / CONFIG_FILE} describes no policy ({reason}); {_AGAIN}") from None
+    return policy.eval(), spec
+
+
+def require_checksums(folder: Path, config: dict[str, Any]) -> None:
+    """Raises UserError unless every file that a policy's config lists lies in its folder and is the one that was saved."""
+    listed = config.get("sha256", {})
+    known = {WEIGHTS_FILE, *(f"{stage}/{WEIGHTS_FILE}" for stage in STAGES)}
+    if not isinstance(listed, dict) or not listed.keys() <= known:
+        raise UserError(f"{folder / CONFIG_FILE} lists checksums of files that a policy has not; {_AGAIN}")
+    for name, digest in listed.items():
         if not (folder / name).is_file() or _sha256(folder / name) != digest:
-            raise UserError(f"{folder / name} is not the file that was saved (sha256 {digest[:12]}…): fetch it again")
-    architecture = from_dict(PixelUNetConfig, config["policy"])
-    policy = PixelUNet(architecture, *(open_stage(architecture, stage, folder) for stage in STAGES))
-    policy.load_state_dict(load_file(folder / WEIGHTS_FILE))
-    return policy.eval(), from_dict(SamplerSpec, config["sampler"])
+            raise UserError(
+                f"{folder / name} is not the file that was saved (sha256 {str(digest)[:12]}…): fetch it again"
+            )
 
 
 def open_stage(architecture: PixelUNetConfig, stage: str, folder: Path) -> Restorer | None:
@@ -83,7 +105,7 @@ def open_stage(architecture: PixelUNetConfig, stage: str, folder: Path) -> Resto
 
 def read_provenance(folder: str | Path) -> dict[str, Any]:
     """Returns what the policy saved in `folder` says of where it comes from. Raises UserError when there is none."""
-    return _read_config(Path(find_checkpoint(str(folder))))["provenance"]
+    return _read_config(Path(find_checkpoint(str(folder)))).get("provenance", {})
 
 
 def load_restorer(
@@ -140,11 +162,9 @@ def load_restorer(
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / CONFIG_FILE).read_text())
+        return read_description(folder / CONFIG_FILE, advice=_AGAIN)
     except FileNotFoundError:
         raise UserError(f"no {CONFIG_FILE} in {folder}: it is no finished restorer; train it first") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{folder / CONFIG_FILE} is damaged ({error}); train or download it again") from None
 
 
 def _sha256(path: Path) -> str:

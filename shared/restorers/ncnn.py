@@ -18,7 +18,7 @@ import torch
 from shared.app.errors import UserError
 from shared.restorers.feed_forward import SpandrelRestorer
 
-PARAM_MAGIC = "7767517"
+PARAM_MAGIC, MOST_PARAM_BYTES = "7767517", 10_000_000
 OUT_CHANNELS, KERNEL_SIZE, HAS_BIAS, WEIGHT_COUNT = 0, 1, 5, 6  # keys of a Convolution
 FLOAT16_TAG, FLOAT32_TAG = 0x01306B47, 0  # what precedes a convolution's weights
 CONVS_PER_DENSE_BLOCK, DENSE_BLOCKS = 5, 3
@@ -54,6 +54,9 @@ def load_ncnn(param: str | Path) -> SpandrelRestorer:
 def read_layers(param: Path) -> list[NcnnLayer]:
     """Returns the layers that have weights, in order. Raises UserError when the two files do not fit each other."""
     binary = param.with_suffix(".bin")
+    odd = [path for path in (param, binary) if path.exists() and not path.is_file()]
+    if odd or (param.is_file() and param.stat().st_size > MOST_PARAM_BYTES):
+        raise UserError(f"{(odd or [param])[0]} is no file of an ncnn pair; download the pair again")
     try:
         lines, content = param.read_text().splitlines(), binary.read_bytes()
     except (OSError, UnicodeDecodeError) as error:

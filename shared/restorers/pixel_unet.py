@@ -52,7 +52,11 @@ class PixelUNetConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        require_range(scale=(self.scale, 1, 8), unshuffle=(self.unshuffle, 1, 16))
+        require_range(scale=(self.scale, 1, 8), unshuffle=(self.unshuffle, 1, 16), levels=(len(self.channels), 1, 8))
+        require_range(layers_per_block=(self.layers_per_block, 1, 16), norm_groups=(self.norm_groups, 1, 1024))
+        require_range(head_channels=(self.head_channels, 1, 1024))
+        for width in self.channels:
+            require_range(channels=(width, 1, 16384))
         require_range(pixel_channels=(self.pixel_channels, 0, 1024), shrink=(self.shrink, 0, 16))
         if self.pixel_channels and self.unshuffle & (self.unshuffle - 1):
             raise ValueError(f"a stem and head (pixel_channels) need unshuffle 1, 2, 4 or 8, got {self.unshuffle}")

@@ -29,6 +29,7 @@ class FakeHub:
     uploads: dict[str, bytes] = field(default_factory=dict)  # sha256 → content
     private: dict[str, bool] = field(default_factory=dict)  # of the repositories that were created over HTTP
     refused_commits: int = 0  # how many commits, from the next one on, are answered with an error
+    handler: type[BaseHTTPRequestHandler] | None = None  # that answers in place of the honest one
 
     def add(self, repo: str, files: dict[str, bytes], *, revision: str = "main") -> str:
         """Puts files at a revision and returns their commit."""
@@ -38,7 +39,7 @@ class FakeHub:
         return commit
 
     def __enter__(self) -> FakeHub:
-        handler = type("Handler", (_Handler,), {"hub": self})
+        handler = type("Handler", (self.handler or HubHandler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
@@ -85,7 +86,9 @@ def git_oid(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class HubHandler(BaseHTTPRequestHandler):
+    """One request to the Hub."""
+
     hub: FakeHub
     protocol_version = "HTTP/1.1"
 
