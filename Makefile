@@ -63,7 +63,7 @@ base_of = $(if $(SHIPPED_START),shipped:base_$(1),$(IN_RUN)/base_$(1))
 REWARD_MODEL = $(if $(and $(SHIPPED_START),$(if $(DOWNLOADED),,yes)),shipped:reward_model,$(IN_RUN)/reward_model/checkpoint)
 
 .DEFAULT_GOAL := help
-.PHONY: help env base-policies base-sr base-face pool dataset browse bench bench-dataset bench-rm bench-rl train-rm train-rl report eval restore score eval-rm download-rm checkpoints test campaign lint
+.PHONY: help env base-policies base-sr base-face pool dataset browse bench bench-dataset bench-rm bench-rl train-rm train-rl report eval restore score eval-rm download-rm reproduce checkpoints test campaign kills lint
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -126,6 +126,12 @@ test: env ## run every test
 
 campaign: env ## try tens of thousands of hostile inputs, minutes: CAMPAIGN=1 (of the whole), ARGS='--hypothesis-seed=1'
 	@CAMPAIGN=$(call given,CAMPAIGN,1) ARGS=$(call quoted,ARGS) $(PY) -c 'import os, pytest, shlex, sys; sys.exit(pytest.main(["tests/campaigns", *shlex.split(os.environ["ARGS"])]))'
+
+kills: env ## kill every stage at random moments, mostly inside writes, and compare its bytes: ARGS='kills=200 full=60 seed=0'
+	@folder=$$(mktemp -d) && $(PY) -m tests.kills folder=$$folder kills=200 full=60 $(if $(value ARGS),--words $(call quoted,ARGS)); code=$$?; rm -rf "$$folder"; exit $$code
+
+reproduce: env ## repeat a finished stage (or all of a run's) from its saved config and say what differs: RUN=runs/name/rl_sr OUT=
+	@$(RESTORE_RL) reproduce run=$(IN_RUN) $(if $(value OUT),out=$(call quoted,OUT)) $(call spread,ARGS)
 
 lint: env ## check style
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

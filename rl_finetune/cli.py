@@ -33,6 +33,7 @@ COMMANDS = {
     "restore": "rl_finetune.restore",
     "ship": "rl_finetune.ship",
     "report": "rl_finetune.report",
+    "reproduce": "rl_finetune.reproduce",
     "study": "rl_finetune.study",
     "bench-dataset": "data.bench",
     "bench-rm": "reward_model.bench",

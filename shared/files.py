@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_HOST = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+_swept: set[Path] = set()
 
 
 @contextmanager
@@ -17,12 +21,34 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name may be as long as the disk allows: the temporary one is no longer.
     short = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
-    temporary = path.with_name(f".{short}.{os.getpid()}.part")
+    temporary = path.with_name(f".{short}.{_HOST}.{os.getpid()}.part")
+    remove_leftovers(path.parent)
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed process of this machine left half-written in a folder; looks once into each."""
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    for path in folder.glob(f".*.{_HOST}.*.part"):
+        pid = path.name.split(".")[-2]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 from shared.app.errors import UserError
@@ -24,6 +25,7 @@ def run_command(
     """
     argv = sys.argv[1:] if argv is None else argv
     plain_where_needed()
+    threading.excepthook = _end_of_thread
     try:
         if "--help" in argv and not own_help:
             print_help(main.__globals__["__spec__"].name, argv)
@@ -44,7 +46,7 @@ def run_command(
         raise SystemExit(1) from None
     except OSError as error:
         # Some libraries wrap ENOSPC in exceptions of their own; only the message is left of it then.
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        if _is_full(error):
             _stop(
                 f"the disk is full ({error.filename or error}); free some space and run the same command again", code=2
             )
@@ -55,6 +57,16 @@ def run_command(
                 f"no permission for {error.filename}; choose a folder you may write to with out=, RUN= or OUT=", code=2
             )
         raise
+
+
+def _is_full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and (error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error))
+
+
+def _end_of_thread(ended: threading.ExceptHookArgs) -> None:
+    """Leaves a full disk to the main thread, which meets it as well and says so in one line: tensorboard writes by its own."""
+    if not _is_full(ended.exc_value):
+        threading.__excepthook__(ended)
 
 
 def leave_together() -> None:

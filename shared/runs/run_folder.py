@@ -61,7 +61,8 @@ class RunFolder:
             raise UserError(f"expected a run folder, but {path} is a file; choose another with out= or RUN=")
         if folder.config_path.exists():
             _refuse_difference(folder, config, free_keys)
-        elif folder.path.is_dir() and any(folder.path.iterdir()):
+        # A kill in the first moment leaves a part of the config.
+        elif folder.path.is_dir() and any(not each.name.startswith(".") for each in folder.path.iterdir()):
             raise UserError(
                 f"{path} holds files but no {CONFIG_FILE}; it is no run folder: choose an empty one with out= or RUN="
             )

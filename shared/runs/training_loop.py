@@ -49,7 +49,10 @@ class TrainingLoop:
         self._title, self._unit = title, unit
         self._bar: tqdm | None = None
         self.log = MetricsLog(
-            log_folder or folder, resume_step=log_offset + self.done, enabled=accelerator.is_main_process
+            log_folder or folder,
+            # Nothing is kept of a run that was killed before its first state: its records at step 0 come again.
+            resume_step=log_offset + self.done if log_offset or self.done else -1,
+            enabled=accelerator.is_main_process,
         )
 
     def __iter__(self) -> Iterator[int]:

@@ -1,0 +1,114 @@
+"""Two folders that one config made, file by file: what is equal to the last bit, what differs, and on what it may hang."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared.app.config import flatten
+from shared.weights import tensors_in
+
+# What is another at every start: the clock, and where the folder lies.
+_CLOCK = ("second", "says", "table", "command", "started", "timing", "sessions", "path")
+_PASSING = ("tensorboard", "build_log", "state", "provenance.json")
+_SHOWN = 3
+_ADVICE = "train it again"
+
+
+@dataclass
+class Compared:
+    """What the comparison found, each file by its name."""
+
+    equal: list[str] = field(default_factory=list)  # to the last bit
+    but_the_clock: list[str] = field(default_factory=list)  # in everything but seconds and places
+    differing: dict[str, str] = field(default_factory=dict)  # and how, in words
+
+    @property
+    def is_same(self) -> bool:
+        return not self.differing
+
+
+def compare_folders(first: Path, second: Path) -> Compared:
+    """Returns how the result in the second folder differs from that in the first; logs and resumable states do not count."""
+    found, names = Compared(), sorted({*_results_in(first), *_results_in(second)})
+    for name in names:
+        one, other = first / name, second / name
+        if not (one.is_file() and other.is_file()):
+            found.differing[name] = f"is in {first if one.is_file() else second} alone"
+        elif one.read_bytes() == other.read_bytes():
+            found.equal.append(name)
+        elif said := _difference(one, other):
+            found.differing[name] = said
+        else:
+            found.but_the_clock.append(name)
+    return found
+
+
+def machine_changes(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Returns what of versions, machine, threads and environment is another in two notes of a start: a bit may hang on each."""
+    kept = ("versions", "machine", "threads", "processes", "environment", "commit")
+    one, other = ({k: v for k, v in flatten(dict(note)).items() if k.split(".")[0] in kept} for note in (first, second))
+    return [
+        f"{key.removeprefix('versions.').removeprefix('machine.')}: {one.get(key, 'not set')} → {other.get(key, 'not set')}"
+        for key in sorted(one.keys() | other.keys())
+        if one.get(key) != other.get(key)
+    ]
+
+
+def _results_in(folder: Path) -> Iterator[str]:
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and not path.name.startswith(".") and not any(part in _PASSING for part in parts):
+            yield path.relative_to(folder).as_posix()
+
+
+def _difference(one: Path, other: Path) -> str:
+    """Returns in words how two files differ, and nothing where only clock and place do."""
+    match one.suffix:
+        case ".safetensors":
+            return _tensors_differ(one, other)
+        case ".json":
+            return _figures_differ(json.loads(one.read_text()), json.loads(other.read_text()))
+        case ".jsonl":
+            rows = [[json.loads(line) for line in path.read_text().splitlines()] for path in (one, other)]
+            return _figures_differ(*rows)
+        case ".yaml":
+            lines = [[line for line in p.read_text().splitlines() if not line.startswith("out:")] for p in (one, other)]
+            return "" if lines[0] == lines[1] else "other settings"
+        case ".md":
+            return ""  # cards state seconds and dates; their figures stand in the json beside them
+    if one.stem.startswith("seconds"):
+        return ""
+    return f"{one.stat().st_size} and {other.stat().st_size} bytes, not the same"
+
+
+def _tensors_differ(one: Path, other: Path) -> str:
+    first, second = tensors_in(one, advice=_ADVICE), tensors_in(other, advice=_ADVICE)
+    if {k: v.shape for k, v in first.items()} != {k: v.shape for k, v in second.items()}:
+        return "other tensors"
+    gaps = {
+        k: float((v.double() - second[k].double()).abs().max())
+        for k, v in first.items()
+        if not torch.equal(v, second[k])
+    }
+    return f"{len(gaps)} of {len(first)} tensors, by up to {max(gaps.values()):.1e}" if gaps else ""
+
+
+def _figures_differ(one: Any, other: Any) -> str:
+    flat = [
+        {
+            k: v
+            for k, v in flatten({"": tree}).items()
+            if not any(word in part for part in k.split(".") for word in _CLOCK)
+        }
+        for tree in (one, other)
+    ]
+    keys = [k for k in flat[0].keys() | flat[1].keys() if repr(flat[0].get(k)) != repr(flat[1].get(k))]
+    said = [f"{k.strip('.')} {flat[0].get(k)} → {flat[1].get(k)}" for k in sorted(keys)]
+    more = f" and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
+    return "; ".join(said[:_SHOWN]) + more
