@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from shared.files import write_bytes
+
 Item = TypeVar("Item")
 
 
@@ -45,7 +47,7 @@ class MetricsLog:
         kept = (
             [line for line in path.read_text().splitlines() if _step_of(line) <= resume_step] if path.exists() else []
         )
-        path.write_text("".join(line + "\n" for line in kept))
+        write_bytes(path, "".join(line + "\n" for line in kept).encode())
         self._file = path.open("a", buffering=1)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
