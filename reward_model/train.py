@@ -175,6 +175,8 @@ def publish(config: TrainConfig, run: RunFolder, data: TrainingData, device: tor
     stages = run.path / STAGES_FOLDER
     temporary = run.path / f"{CHECKPOINT_FOLDER}.part"
     shutil.rmtree(temporary, ignore_errors=True)
+    for stage in finished_stages(run):  # a kill between a stage's weights and this leaves its state
+        shutil.rmtree(training_folder(run, stage), ignore_errors=True)
     temporary.mkdir()
     figures: dict[str, dict[str, float]] = {}
     references: dict[str, dict[str, ScoreReference]] = {}
