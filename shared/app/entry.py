@@ -36,21 +36,18 @@ def run_command(
         _stop(str(error), code=2)
     except KeyboardInterrupt:
         _stop("interrupted; run the same command again to go on from the last checkpoint", code=130)
-    except RuntimeError as error:
-        # Another process has stopped and printed why; this one notices in the middle of a collective operation.
-        if "RANK" in os.environ and any(said in str(error) for said in _LOST_PEER):
-            _stop("another process stopped; its message says why", code=LOST_PEER)
-        raise
     except BrokenPipeError:  # the reader of the output, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-    except OSError as error:
-        # Some libraries wrap ENOSPC in exceptions of their own; only the message is left of it then.
+    except Exception as error:
+        # Some libraries wrap ENOSPC in exceptions of their own, no OSErrors; only the message is left of it then.
         if _is_full(error):
-            _stop(
-                f"the disk is full ({error.filename or error}); free some space and run the same command again", code=2
-            )
-        if error.errno == errno.ENAMETOOLONG:
+            where = getattr(error, "filename", None) or error
+            _stop(f"the disk is full ({where}); free some space and run the same command again", code=2)
+        # Another process has stopped and printed why; this one notices in the middle of a collective operation.
+        if isinstance(error, RuntimeError) and "RANK" in os.environ and any(s in str(error) for s in _LOST_PEER):
+            _stop("another process stopped; its message says why", code=LOST_PEER)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             _stop(f"a name is longer than the disk allows: {error.filename}", code=2)
         if isinstance(error, PermissionError):
             _stop(
@@ -60,7 +57,7 @@ def run_command(
 
 
 def _is_full(error: BaseException | None) -> bool:
-    return isinstance(error, OSError) and (error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error))
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
 def _end_of_thread(ended: threading.ExceptHookArgs) -> None:

@@ -13,10 +13,11 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -69,6 +70,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
 }  # fmt: skip
 # Where the clock stands in a run's files, and what is another at every start.
 _CLOCK = ("second", "says", "table", "sessions", "command", "started", "timing")
+_ROOMY = 600_000_000  # bytes of a disk on which every stage begins
 _NO_RESULT = ("tensorboard", ".lock", "provenance.json", "build_log")
 
 
@@ -108,10 +110,19 @@ for _module, _ in STAGES.values():
     import_module(_module)
 
 
-def fork(stage: str, here: Path, out: Path, *, die_at: int = 0, die_after: float = 0.0, full_at: int = 0) -> Ended:
+def fork(
+    stage: str,
+    here: Path,
+    out: Path,
+    *,
+    die_at: int = 0,
+    die_after: float = 0.0,
+    full_at: int = 0,
+    after: tuple[float, Callable[[], None]] | None = None,
+) -> Ended:
     """Runs a stage in a process of its own, and kills its process group at the `die_at`-th change to the disk, or after
-    `die_after` seconds; from the `full_at`-th change on, its disk is full."""
-    log, counted = out.with_name(f"{out.name}.log"), out.with_name(f"{out.name}.events")
+    `die_after` seconds; from the `full_at`-th change on, its disk is full; `after` some seconds something happens to it."""
+    log, counted = here / "logs" / f"{stage}.log", here / "logs" / f"{stage}.events"
     log.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     pid = os.fork()
@@ -125,6 +136,9 @@ def fork(stage: str, here: Path, out: Path, *, die_at: int = 0, die_after: float
             time.sleep(0.002)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
+    if after is not None:
+        time.sleep(after[0])
+        after[1]()
     _, status = os.waitpid(pid, 0)
     events = int(counted.read_text() or 0) if counted.exists() else 0
     counted.unlink(missing_ok=True)
@@ -282,11 +296,58 @@ def fill_and_resume(
     at = rng.randint(1, usual.events)
     ended = fork(stage, here, out, full_at=at)
     trial.kills.append(f"full from change {at} of {usual.events}")
+    _require_one_line(ended, trial)
+    _finish(stage, here, out, whole, trial)
+    return trial
+
+
+@contextlib.contextmanager
+def small_disk(place: Path) -> Iterator[Callable[[int | None], None]]:
+    """Yields resize(free bytes) of a disk in memory mounted at `place`; None: as large as any stage wants.
+
+    Raises OSError where this process may mount none.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+
+    def mount(*words: str) -> None:
+        done = subprocess.run(["mount", *words], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError(f"cannot mount a disk in memory: {done.stderr.strip()}")
+
+    def resize(free: int | None) -> None:
+        whole = os.statvfs(place)
+        used = (whole.f_blocks - whole.f_bfree) * whole.f_frsize
+        with contextlib.suppress(OSError):  # written meanwhile: it stays as it is
+            mount("-o", f"remount,size={_ROOMY if free is None else used + free}", str(place))
+
+    mount("-t", "tmpfs", "-o", f"size={_ROOMY}", "tmpfs", str(place))
+    try:
+        yield resize
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def shrink_and_resume(
+    stage: str, here: Path, out: Path, whole: dict[str, str], usual: Ended, rng: random.Random
+) -> Trial:
+    """Runs a stage on a disk of its own, which in one moment has 0 to 200 MB left; then with room again."""
+    trial = Trial()
+    with small_disk(here / "disk") as resize:
+        inside = here / "disk" / stage
+        free = rng.choice([0, rng.randint(0, 65_536), rng.randint(10**6, 2 * 10**8)])
+        when = rng.uniform(0.0, usual.seconds)
+        ended = fork(stage, here, inside, after=(when, lambda: resize(free)))
+        trial.kills.append(f"{free} bytes left after {when:.2f} s")
+        _require_one_line(ended, trial)
+        resize(None)
+        _finish(stage, here, inside, whole, trial)
+    return trial
+
+
+def _require_one_line(ended: Ended, trial: Trial) -> None:
     lines = [line for line in ended.said.splitlines() if line.startswith("error: ")]
     if ended.code not in (0, 2) or "Traceback" in ended.said or (ended.code == 2 and len(lines) != 1):
         trial.wrong.append(f"a full disk ended with {ended.code}: {ended.said[-700:]}")
-    _finish(stage, here, out, whole, trial)
-    return trial
 
 
 def _finish(stage: str, here: Path, out: Path, whole: dict[str, str], trial: Trial) -> None:
@@ -306,6 +367,3 @@ def reference(stage: str, here: Path, out: Path) -> tuple[dict[str, str], Ended]
     usual = fork(stage, here, out)
     assert usual.code == 0, usual.said
     return result_of(out), usual
-
-
-Way = Callable[[str, Path, Path, dict[str, str], Ended, random.Random], Trial]
