@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from shared.app.entry import run_command
 from shared.app.errors import UserError
-from shared.files import write_bytes
+from shared.files import _swept, remove_leftovers, write_bytes, written_whole
 from shared.runs.run_folder import RunFolder, replace_folder, require_free_space
 from shared.runs.tracking import MetricsLog, read_metrics
 from shared.seeds import derive_seed, gaussian, shuffled
@@ -73,6 +77,24 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_debris(tmp_path, monkey
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
 
 
+def test_what_a_killed_process_left_half_written_is_removed_and_what_another_writes_is_not(tmp_path):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    with written_whole(tmp_path / "a.bin") as temporary:
+        temporary.write_bytes(b"whole")
+        ours = temporary.name
+    (tmp_path / ours.replace(f".{os.getpid()}.", f".{dead.stdout.strip()}.")).write_bytes(b"ha")
+    (tmp_path / ours.replace(f".{os.getpid()}.", f".{os.getppid()}.")).write_bytes(b"under way")
+    remove_leftovers(tmp_path / "." / "..")  # another folder
+    _swept.discard(tmp_path)
+    write_bytes(tmp_path / "b.bin", b"b")
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".bin", ".bin", ".part"]
+
+
+def test_a_folder_killed_in_its_first_write_is_begun_again(tmp_path):
+    (tmp_path / ".240a9caf62987989.00000000.1.part").write_bytes(b"ou")
+    RunFolder.open(tmp_path, Config())
+
+
 def test_replacing_a_folder_leaves_exactly_the_new_one(tmp_path):
     for name in ("final", "new"):
         (tmp_path / name).mkdir()
@@ -93,6 +115,7 @@ def test_too_little_disk_is_refused_before_anything_is_written(tmp_path):
     [
         (UserError("expected a,\n got b"), 2, "error: expected a, got b\n"),
         (OSError(errno.ENOSPC, "No space left on device", "x.png"), 2, "error: the disk is full (x.png)"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), 2, "error: the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "error: no permission for /x"),
         (KeyboardInterrupt(), 130, "error: interrupted"),
     ],

@@ -52,6 +52,16 @@ def test_a_killed_loop_goes_on_after_its_last_saved_step(tmp_path):
     assert [(record["step"], record["count"]) for record in read_metrics(tmp_path)] == [(n, n) for n in range(1, 8)]
 
 
+def test_a_run_killed_before_its_first_state_logs_its_beginning_once(tmp_path):
+    for _ in range(2):
+        loop = make_loop(tmp_path, Counter(), save_every=9)
+        loop.record({"check": 1.0})
+        with pytest.raises(KeyboardInterrupt):
+            for _ in loop:
+                raise KeyboardInterrupt
+    assert [record["step"] for record in read_metrics(tmp_path)] == [0]
+
+
 def test_the_state_is_not_saved_after_the_last_step(tmp_path):
     run_until(tmp_path, steps=4)
     # After step 2, not after 4: the caller is about to save the result and drop the state.
