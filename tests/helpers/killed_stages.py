@@ -334,7 +334,7 @@ def shrink_and_resume(
     trial = Trial()
     with small_disk(here / "disk") as resize:
         inside = here / "disk" / stage
-        free = rng.choice([0, rng.randint(0, 65_536), rng.randint(10**6, 2 * 10**8)])
+        free = rng.choice([1, rng.randint(1, 65_536), rng.randint(10**6, 2 * 10**8)])
         when = rng.uniform(0.0, usual.seconds)
         ended = fork(stage, here, inside, after=(when, lambda: resize(free)))
         trial.kills.append(f"{free} bytes left after {when:.2f} s")
