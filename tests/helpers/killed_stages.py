@@ -11,6 +11,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -69,7 +70,9 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "score": ("reward_model.score", ("in={here}/few", "out={out}", "checkpoint={here}/rm")),
 }  # fmt: skip
 # Where the clock stands in a run's files, and what is another at every start.
-_CLOCK = ("second", "says", "table", "sessions", "command", "started", "timing")
+# The state of the global generators is another, too, after a loader was opened twice; no step draws from them.
+_CLOCK = ("second", "random_", "says", "table", "sessions", "command", "started", "timing")
+_CLOCKED = re.compile("seconds|/random_")
 _ROOMY = 600_000_000  # bytes of a disk on which every stage begins
 _NO_RESULT = ("tensorboard", ".lock", "provenance.json", "build_log")
 
@@ -241,7 +244,7 @@ def result_of(out: Path) -> dict[str, str]:
     found = {}
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
-        if path.is_file() and "seconds" not in name and not any(part in _NO_RESULT for part in Path(name).parts):
+        if path.is_file() and not _CLOCKED.search(name) and not any(part in _NO_RESULT for part in Path(name).parts):
             found[name] = hashlib.sha256(_timeless(path)).hexdigest()
     return found
 
