@@ -38,13 +38,13 @@ def main(argv: Sequence[str]) -> None:
     config = read_words(ReproduceConfig, argv, expected="run=<folder of a finished stage>")
     run = Path(config.run)
     out = Path(config.out or f"{config.run.rstrip('/')}.again")
-    stages = {path: out / path.relative_to(run) for path in finished_stages(run)}
-    same = [repeat(path, again) for path, again in stages.items()]
+    stages = {path: out / path.relative_to(run) for path in finished_runs_in(run)}
+    same = [reproduce_stage(path, again) for path, again in stages.items()]
     if not all(same):
         raise SystemExit(1)
 
 
-def finished_stages(run: Path) -> list[Path]:
+def finished_runs_in(run: Path) -> list[Path]:
     """Returns the folders of the finished stages in `run`, itself or below. Raises UserError where there is none."""
     if (run / CONFIG_FILE).is_file() and not (run / SUMMARY_FILE).is_file():
         raise UserError(f"{run} is not finished; finish it with the command that began it")
@@ -56,7 +56,7 @@ def finished_stages(run: Path) -> list[Path]:
     return found
 
 
-def repeat(run: Path, again: Path) -> bool:
+def reproduce_stage(run: Path, again: Path) -> bool:
     """Runs the stage of `run` once more, into `again`, prints how the two compare, and returns whether they are the same."""
     name = command_of(run)
     print(f"{run}: {name}, again in {again}", flush=True)
