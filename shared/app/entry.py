@@ -25,7 +25,7 @@ def run_command(
     """
     argv = sys.argv[1:] if argv is None else argv
     plain_where_needed()
-    threading.excepthook = _end_of_thread
+    threading.excepthook, sys.unraisablehook = _end_of_thread, _end_of_object
     try:
         if "--help" in argv and not own_help:
             print_help(main.__globals__["__spec__"].name, argv)
@@ -64,6 +64,12 @@ def _end_of_thread(ended: threading.ExceptHookArgs) -> None:
     """Leaves a full disk to the main thread, which meets it as well and says so in one line: tensorboard writes by its own."""
     if not _is_full(ended.exc_value):
         threading.__excepthook__(ended)
+
+
+def _end_of_object(ended: sys.UnraisableHookArgs) -> None:
+    """The same for what is closed as the process ends."""
+    if not _is_full(ended.exc_value):
+        sys.__unraisablehook__(ended)
 
 
 def leave_together() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -26,6 +27,18 @@ FORMATS = tuple(_READ.split())
 _SMALL_PIXELS, _PIXELS_PER_BYTE = 64_000_000, 2_000
 _ICONS = ("ICO", "ICNS")  # a list of small pictures, each a file of its own whose size Pillow learns as it decodes it
 _INNER_SIZE = re.compile(rb"IHDR(.{8})|ihdr(.{8})", re.DOTALL)  # of PNG and of JPEG 2000
+
+
+class BoundedFile(io.BufferedReader):
+    """A file that is never asked for more than it holds: a length of 4 GB in a damaged chunk would be reserved at once."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._bytes = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(0, self._bytes - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 class TooManyPixels(Exception):

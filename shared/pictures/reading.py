@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from shared.pictures.exif import ORIENTATION, carried_exif
 from shared.pictures.levels import decode_deep, levels_by_range
-from shared.pictures.limits import FORMATS, require_decodable, require_decodable_tiff
+from shared.pictures.limits import FORMATS, BoundedFile, require_decodable, require_decodable_tiff
 from shared.pictures.profiles import NOTHING_TO_CONVERT, grey_to_srgb, to_srgb
 
 # Damage that Pillow reads past: what becomes of the picture shows whether it mattered.
@@ -73,7 +73,7 @@ def read_picture(path: str | Path) -> DecodedPicture:
     """Returns the picture in a file, of an animation the first frame. Raises UnreadableImage when it does not decode."""
     try:
         # By its handle: Pillow maps a named file into memory, and then loses the rows of a TIFF that lies on its side.
-        with open(path, "rb") as file:
+        with BoundedFile(path) as file:
             try:
                 image = Image.open(file, formats=FORMATS)
             except UnidentifiedImageError:

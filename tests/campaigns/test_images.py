@@ -115,6 +115,12 @@ def tiff(width: int, height: int, bits: int, samples: int, kind: int, packed: in
     return b"II*\0" + struct.pack("<I", 28) + bytes(20) + body + bytes(4)
 
 
+def test_a_chunk_that_says_it_is_4_gigabytes_is_not_reserved(folder):
+    content = bytearray(next(whole for whole in VALID if whole.startswith(b"\x89PNG")))
+    content[33:37] = b"\x7f\xff\xff\xff"  # the length of the second chunk
+    read(folder, bytes(content), ".png")
+
+
 SIDES = st.one_of(st.integers(1, 64), st.integers(5_000, 30_000), st.integers(1, 2**31 - 1))
 
 
