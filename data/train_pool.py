@@ -135,9 +135,16 @@ def train(config: TrainPoolConfig, run: RunFolder, pairs: PairDataset, accelerat
     optimizer = torch.optim.Adam(net.parameters(), lr=config.learning_rate)
     critic_optimizer = torch.optim.Adam(critic.parameters(), lr=config.critic_learning_rate, betas=(0.5, 0.99))
     net, critic, optimizer, critic_optimizer = accelerator.prepare(net, critic, optimizer, critic_optimizer)
+    states = {
+        "network": accelerator.unwrap_model(net),
+        "critic": accelerator.unwrap_model(critic),
+        "optimizer": optimizer,
+        "critic_optimizer": critic_optimizer,
+    }
     loop = TrainingLoop(
         accelerator,
         run.path,
+        states,
         title=f"pool networks {config.task}",
         steps=config.iterations,
         save_every=config.checkpoint_every,

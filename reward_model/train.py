@@ -33,8 +33,8 @@ from reward_model.network.model import RewardModel, RewardModelConfig
 from shared.app import devices
 from shared.app.config import load_config, require_range, to_yaml
 from shared.app.entry import run_command
-from shared.files import write_bytes
-from shared.runs.run_folder import RunFolder, replace_folder
+from shared.files import replace_folder, write_bytes
+from shared.runs.run_folder import RunFolder
 from shared.seeds import derive_seed
 
 CHECKPOINT_FOLDER, STAGES_FOLDER = "checkpoint", "stages"

@@ -133,11 +133,11 @@ def train(config: PretrainConfig, run: RunFolder, pairs: PairDataset, accelerato
         policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
     )
     ema = moving_average(policy, config.ema_decay).to(accelerator.device)
-    accelerator.register_for_checkpointing(ema)
     model, optimizer = accelerator.prepare(policy, optimizer)
     loop = TrainingLoop(
         accelerator,
         run.path,
+        {"policy": policy, "optimizer": optimizer, "average": ema},
         title=f"base policy {config.task}",
         steps=config.iterations,
         save_every=config.checkpoint_every,

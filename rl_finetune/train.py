@@ -53,6 +53,7 @@ def train(session: Session) -> float:
     loop = TrainingLoop(
         accelerator,
         session.run.path,
+        session.states(),
         title=f"RL {config.task}",
         unit="iteration",
         steps=config.iterations,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,17 +111,6 @@ def require_free_space(path: str | Path, needed_bytes: int) -> None:
             f"about {needed_bytes / 1e6:.0f} MB are needed in {path}, but its disk has {free / 1e6:.0f} MB free; "
             "free some space, or choose another disk with out= or RUN="
         )
-
-
-def replace_folder(temporary: Path, final: Path) -> None:
-    """Puts a fully written folder in place of another by renames; a kill between them leaves `final.old`, never a mix."""
-    old = final.with_name(final.name + ".old")
-    if old.exists():
-        shutil.rmtree(old)
-    if final.exists():
-        os.replace(final, old)
-    os.replace(temporary, final)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _refuse_difference(folder: RunFolder, config: Any, free_keys: tuple[str, ...]) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
+
+from shared.files import write_bytes
 
 Item = TypeVar("Item")
 
@@ -45,7 +48,7 @@ class MetricsLog:
         kept = (
             [line for line in path.read_text().splitlines() if _step_of(line) <= resume_step] if path.exists() else []
         )
-        path.write_text("".join(line + "\n" for line in kept))
+        write_bytes(path, "".join(line + "\n" for line in kept).encode())
         self._file = path.open("a", buffering=1)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
@@ -56,6 +59,11 @@ class MetricsLog:
         self._file.write(json.dumps({"step": step, **{k: float(v) for k, v in values.items()}}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, float(value), step)
+
+    def flush(self) -> None:
+        """Returns once every record is on disk."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if self._file is not None:

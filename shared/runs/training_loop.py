@@ -10,26 +10,28 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from shared.runs.checkpoints import Progress, load_state, save_state
+from shared.runs.checkpoints import Progress, Stateful, load_state, save_state
 from shared.runs.tracking import MetricsLog, progress
 
 
 class TrainingLoop:
     """The steps that a training has left, as an iterable with one bar, one metrics log and one clock.
 
-        loop = TrainingLoop(accelerator, run.path, title="base policy", steps=1000, save_every=100)
+        states = {"model": model, "optimizer": optimizer}
+        loop = TrainingLoop(accelerator, run.path, states, title="base policy", steps=1000, save_every=100)
         for step in loop:
             figures = train_step(step)
             loop.record(figures, show=["loss"])
 
-    Create it after everything that has a state is prepared by or registered with `accelerator`: it loads the last saved
-    state. The remaining steps are a function of the step number and this state alone, so stopping changes nothing.
+    It loads the last saved state into `states`, whatever the training changes, by the name of its file. The remaining
+    steps are a function of the step number and this state alone, so stopping changes nothing.
     """
 
     def __init__(
         self,
         accelerator: Accelerator,
         folder: Path,
+        states: Mapping[str, Stateful],
         *,
         title: str,
         steps: int,
@@ -40,9 +42,9 @@ class TrainingLoop:
         unit: str = "step",
     ) -> None:
         """`folder` holds the resumable state. A part of a longer run logs to `log_folder`, `log_offset` steps late."""
-        self.accelerator, self.folder = accelerator, folder
+        self.accelerator, self.folder, self.states = accelerator, folder, dict(states)
         self.save_every, self.log_every, self.log_offset = save_every, log_every, log_offset
-        resumed = load_state(accelerator, folder)
+        resumed = load_state(accelerator, folder, self.states)
         self.left = range(resumed.step, steps)
         self.done = resumed.step  # includes the current step: its number in the log
         self._started = time.monotonic() - resumed.seconds
@@ -67,7 +69,8 @@ class TrainingLoop:
                 self.done = step + 1
                 yield step
                 if self.done % self.save_every == 0 and self.done < self.left.stop:
-                    save_state(self.accelerator, self.folder, Progress(self.done, self.seconds))
+                    self.log.flush()  # a resumed run does not write these records again
+                    save_state(self.accelerator, self.folder, Progress(self.done, self.seconds), self.states)
         finally:  # also when the caller leaves the loop early
             self.log.close()
 

@@ -11,8 +11,8 @@ import torch
 
 from shared.app.entry import run_command
 from shared.app.errors import UserError
-from shared.files import write_bytes
-from shared.runs.run_folder import RunFolder, replace_folder, require_free_space
+from shared.files import replace_folder, write_bytes
+from shared.runs.run_folder import RunFolder, require_free_space
 from shared.runs.tracking import MetricsLog, read_metrics
 from shared.seeds import derive_seed, gaussian, shuffled
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from shared.runs.run_folder import replace_folder
+from shared.files import replace_folder
 from shared.runs.tracking import read_metrics
 from shared.runs.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
 
@@ -25,9 +25,8 @@ class Counter:
 
 
 def make_loop(folder, counter: Counter, **options) -> TrainingLoop:
-    accelerator = Accelerator(cpu=True)
-    accelerator.register_for_checkpointing(counter)
-    return TrainingLoop(accelerator, folder, title="test", **{"steps": 7, "save_every": 2, **options})
+    states = {"counter": counter}
+    return TrainingLoop(Accelerator(cpu=True), folder, states, title="test", **{"steps": 7, "save_every": 2, **options})
 
 
 def run_until(folder, stop: int | None = None, **options) -> list[int]:
