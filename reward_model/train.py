@@ -38,7 +38,7 @@ from shared.runs.run_folder import RunFolder
 from shared.seeds import derive_seed
 
 CHECKPOINT_FOLDER, STAGES_FOLDER = "checkpoint", "stages"
-FREE_KEYS = ("workers", "device")  # speed, not results; a compiled network's state has other names
+FREE_KEYS = ("workers", "device", "optim.save_every")  # speed, not results
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
     if run is None:
         return
     data = open_data(config)
-    run.make(config)
+    run.make(config, inputs={"dataset": config.dataset, "encoder_weights": config.model.encoder_weights})
     train(config, run, data)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shared.app.errors import UserError
+
 _CANNOT_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}  # what disks say that flush no folders
 
 
@@ -73,6 +75,19 @@ def replace_folder(temporary: Path, final: Path) -> None:
     os.replace(temporary, final)
     flush(final.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def require_free_space(path: str | Path, needed_bytes: int) -> None:
+    """Raises UserError unless the disk that will hold `path` has `needed_bytes` free."""
+    place = Path(path).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed_bytes:
+        raise UserError(
+            f"about {needed_bytes / 1e6:.0f} MB are needed in {path}, but its disk has {free / 1e6:.0f} MB free; "
+            "free some space, or choose another disk with out= or RUN="
+        )
 
 
 def flush(place: str | Path) -> None:

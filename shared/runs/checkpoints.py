@@ -18,10 +18,9 @@ from accelerate.utils import DistributedType
 
 from shared.app.errors import UserError
 from shared.files import make_folder, replace_folder
-from shared.runs.run_folder import STATE_FOLDER
+from shared.runs.growth import PROGRESS_FILE, STATE_FOLDER, state_place
 from shared.runs.state_files import DamagedState, read_tree, write_tree
 
-PROGRESS_FILE = "progress.json"
 FORMAT = 2  # 1, Accelerate's own, holds pickles and is not read
 # Each process would hold a part of the network, which only pickles can be made of.
 _IN_PARTS = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
@@ -96,13 +95,6 @@ def load_state(accelerator: Accelerator, folder: Path, states: Mapping[str, Stat
     except (DamagedState, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"the state in {place} is damaged ({said}); remove it to begin this training again") from None
-
-
-def state_place(folder: Path) -> Path | None:
-    """Returns where the last whole state of a training lies, or None."""
-    # A kill between the two renames of replace_folder leaves only the old folder.
-    places = (folder / name for name in (STATE_FOLDER, f"{STATE_FOLDER}.old"))
-    return next((place for place in places if (place / PROGRESS_FILE).exists()), None)
 
 
 def _with_scaler(accelerator: Accelerator, states: Mapping[str, Stateful]) -> dict[str, Stateful]:

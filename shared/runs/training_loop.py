@@ -40,13 +40,19 @@ class TrainingLoop:
         log_folder: Path | None = None,
         log_offset: int = 0,
         unit: str = "step",
+        can_go_on: bool = False,
     ) -> None:
-        """`folder` holds the resumable state. A part of a longer run logs to `log_folder`, `log_offset` steps late."""
+        """`folder` holds the resumable state. A part of a longer run logs to `log_folder`, `log_offset` steps late.
+
+        A training that `can_go_on` when it is asked for more steps also saves its state after the last one.
+        """
         self.accelerator, self.folder, self.states = accelerator, folder, dict(states)
         self.save_every, self.log_every, self.log_offset = save_every, log_every, log_offset
+        self.can_go_on = can_go_on
         resumed = load_state(accelerator, folder, self.states)
         self.left = range(resumed.step, steps)
         self.done = resumed.step  # includes the current step: its number in the log
+        self.figures = resumed.figures  # of the last recorded step
         self._started = time.monotonic() - resumed.seconds
         self._title, self._unit = title, unit
         self._bar: tqdm | None = None
@@ -55,7 +61,7 @@ class TrainingLoop:
         )
 
     def __iter__(self) -> Iterator[int]:
-        """Yields the number of every remaining step, counted from 0; saves the state every `save_every` steps but the last."""
+        """Yields the number of every remaining step, counted from 0; saves the state every `save_every` steps."""
         self._bar = progress(
             self.left,
             title=self._title,
@@ -68,9 +74,10 @@ class TrainingLoop:
             for step in self._bar:
                 self.done = step + 1
                 yield step
-                if self.done % self.save_every == 0 and self.done < self.left.stop:
+                if self.can_go_on if self.done == self.left.stop else self.done % self.save_every == 0:
                     self.log.flush()  # a resumed run does not write these records again
-                    save_state(self.accelerator, self.folder, Progress(self.done, self.seconds), self.states)
+                    made = Progress(self.done, self.seconds, self.figures)
+                    save_state(self.accelerator, self.folder, made, self.states)
         finally:  # also when the caller leaves the loop early
             self.log.close()
 
@@ -81,6 +88,7 @@ class TrainingLoop:
 
     def record(self, figures: Mapping[str, float], *, show: Sequence[str] = ()) -> None:
         """Logs the current step's figures every `log_every` steps; the bar shows those named in `show`."""
+        self.figures = {name: float(value) for name, value in figures.items()}
         if self.done % self.log_every == 0:
             self.log.write(self.log_offset + self.done, figures)
             if show:

@@ -95,6 +95,18 @@ def test_weights_optimizer_and_every_stream_of_chance_come_back(saved):
     assert resumed.optimizer.param_groups[0]["betas"] == (0.9, 0.99)
 
 
+def test_the_gradient_scaler_of_half_precision_comes_back(tmp_path):
+    scalers = [torch.amp.GradScaler("cpu", init_scale=scale) for scale in (4.0, 64.0)]
+    for scaler in scalers:
+        scaler.scale(torch.ones(1))  # it begins with its first use
+    saving, loading = Accelerator(cpu=True), Accelerator(cpu=True)
+    saving.scaler, loading.scaler = scalers
+    save_state(saving, tmp_path, Progress(1), {})
+    load_state(loading, tmp_path, {})
+    assert scalers[1].state_dict() == scalers[0].state_dict()
+    assert scalers[1].get_scale() == 4.0
+
+
 def test_no_file_of_a_state_needs_unpickling(saved):
     assert open_every_file(saved / "state") == {
         "network.safetensors",

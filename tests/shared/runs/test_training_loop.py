@@ -57,6 +57,16 @@ def test_the_state_is_not_saved_after_the_last_step(tmp_path):
     assert make_loop(tmp_path, Counter(), steps=4).left == range(2, 4)
 
 
+def test_a_training_that_can_go_on_saves_its_last_state(tmp_path):
+    run_until(tmp_path, steps=4, can_go_on=True)
+    counter = Counter()
+    again = make_loop(tmp_path, counter, steps=4, can_go_on=True)
+    assert again.left == range(4, 4)
+    assert again.figures == {"count": 4.0}
+    assert run_until(tmp_path, steps=6) == [4, 5]
+    assert [(record["step"], record["count"]) for record in read_metrics(tmp_path)] == [(n, n) for n in range(1, 7)]
+
+
 def test_a_kill_between_the_two_renames_loses_nothing(tmp_path, monkeypatch):
     run_until(tmp_path, steps=3)
     (tmp_path / "new").mkdir()
