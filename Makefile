@@ -20,7 +20,7 @@ READY := $(VENV)/.ready
 quoted = '$(subst ','\'',$(value $(1)))'
 given = $(if $(value $(1)),$(call quoted,$(1)),$(2))
 # make would expand a variable to hand it on to the recipes' environment.
-unexport AGAINST RUN DATASET IMAGES FACES HELD_OUT TASK FROM BENCH PROCESSES PYTHON CONFIG ARGS BASE_ARGS POOL_ARGS DATASET_ARGS
+unexport AGAINST RUN DATASET IMAGES FACES HELD_OUT IF_CHANGED TASK FROM BENCH PROCESSES PYTHON CONFIG ARGS BASE_ARGS POOL_ARGS DATASET_ARGS
 unexport RM_ARGS IN OUT LQ GT POLICY TRIPLES RESTORERS REPO REVISION CAMPAIGN
 unexport SHIPPED_IMAGES SHIPPED_FACES MANIFEST LICENCE STAGES
 # The words in a variable such as ARGS: restore-rl takes them apart, with a shell's quotes but without a shell.
@@ -32,7 +32,7 @@ ON_CPU := $(if $(shell command -v nvidia-smi),,ACCELERATE_USE_CPU=1)
 LAUNCH := $(if $(filter 1,$(value PROCESSES)),$(RESTORE_RL),$(ON_CPU) $(RESTORE_RL) launch $(call quoted,PROCESSES))
 IN_RUN = $(call quoted,RUN)
 IN_DATASET = $(call given,DATASET,datasets/"$$(basename -- $(call quoted,RUN))")
-SOURCE = source.images=$(call quoted,IMAGES) source.faces=$(call quoted,FACES) source.held_out=$(call quoted,HELD_OUT)
+SOURCE = source.images=$(call quoted,IMAGES) source.faces=$(call quoted,FACES) source.held_out=$(call quoted,HELD_OUT) $(if $(value IF_CHANGED),source.if_changed=$(call quoted,IF_CHANGED))
 # ARGS and CONFIG go to the stage that was asked for by name; BASE_ARGS, POOL_ARGS, DATASET_ARGS, RM_ARGS to the
 # stages before it.
 asked = $(filter $(1),$(MAKECMDGOALS))
@@ -68,7 +68,7 @@ REWARD_MODEL = $(if $(and $(SHIPPED_START),$(if $(DOWNLOADED),,yes)),shipped:rew
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 20
-	@echo "Variables: IMAGES= FACES= (folder | hf:dataset_id | embedded)  HELD_OUT=part  RUN=runs/name  TASK=sr|face  FROM=shipped|scratch  CONFIG=file.yaml  ARGS='key=value …'"
+	@echo "Variables: IMAGES= FACES= (folder | hf:dataset_id | embedded)  HELD_OUT=part  IF_CHANGED=go_on  RUN=runs/name  TASK=sr|face  FROM=shipped|scratch  CONFIG=file.yaml  ARGS='key=value …'"
 	@echo "Fields of a stage: $(RESTORE_RL) <command> --help"
 
 env: $(READY) ## create or refresh the environment in .venv
@@ -119,7 +119,7 @@ report: env ## one page with curves, before/after tables and pictures of a run
 eval: $(addprefix eval-,$(TASKS)) ## measure tuned policies again on held-out pictures: AGAINST=bicubic (or any restorer), ARGS='images=100 steps=20'
 
 eval-sr eval-face: eval-%: env
-	@$(RESTORE_RL) evaluate run=$(IN_RUN)/rl_$* $(if $(value AGAINST),against=$(call quoted,AGAINST)) $(call args,eval $@)
+	@$(RESTORE_RL) evaluate run=$(IN_RUN)/rl_$* $(if $(value AGAINST),against=$(call quoted,AGAINST)) $(if $(value IF_CHANGED),if_changed=$(call quoted,IF_CHANGED)) $(call args,eval $@)
 
 test: env ## run every test
 	@ARGS=$(call quoted,ARGS) $(PY) -c 'import os, pytest, shlex, sys; sys.exit(pytest.main(shlex.split(os.environ["ARGS"])))'

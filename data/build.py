@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 from omegaconf.errors import OmegaConfBaseException
 
+from data.degradation.pairs import SUBJECTS
 from data.regions.targets import Distances, Normaliser, fit_normaliser
+from data.sources.open_source import picture_lists
 from data.store.config import FREE_KEYS, BuildConfig, shard_of
 from data.store.dataset_card import write_dataset_card
 from data.store.merge import check_shards, take_over
@@ -30,8 +32,9 @@ from data.store.upload import push_dataset
 from shared.app.config import from_dict, load_config
 from shared.app.entry import run_command
 from shared.app.errors import UserError
+from shared.files import require_free_space
 from shared.restorers.published import WHEEL
-from shared.runs.run_folder import RunFolder, require_free_space
+from shared.runs.run_folder import RunFolder
 from shared.runs.tracking import progress
 
 FIT_PAIRS_PER_TASK = 8
@@ -41,7 +44,13 @@ def main(argv: Sequence[str]) -> None:
     started = time.perf_counter()
     config = load_config(BuildConfig, argv)
     # A push can fail after a finished build: then only this command tries it again.
-    run = RunFolder.begin(config.out, config, () if config.push else argv, free_keys=FREE_KEYS)
+    run = RunFolder.begin(
+        config.out,
+        config,
+        () if config.push else argv,
+        free_keys=FREE_KEYS,
+        pictures=lambda: picture_lists(config.source, *SUBJECTS.values(), min_side_px=config.crop_px),
+    )
     if run is None:
         push(config)
         return
@@ -52,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     check_shards(config)
     chunks = make_chunks(maker.plan, config.pairs, pairs_per_file=config.pairs_per_file)
     require_free_space(config.out, estimated_bytes(config, chunks))
-    run.make(config)
+    run.make(config, pictures={source.subject: source.listed() for source in maker.sources.values()})
     check_inputs(run, inputs)
     take_over(run, config, chunks)
     with processes(config, maker) as each:

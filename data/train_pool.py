@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -18,20 +17,21 @@ from accelerate.utils import set_seed
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from data.degradation.pairs import PairConfig, PairDataset, pair_batches, pairs_for_task
+from data.degradation.pairs import SUBJECTS, PairConfig, PairDataset, pair_batches, pairs_for_task
 from data.degradation.ranges import DegradationConfig
 from data.degradation.records import SCALES, PairBatch, Task
 from data.pool.exemplars import gather_exemplars
-from data.sources.open_source import SourceConfig
+from data.sources.open_source import FREE_SOURCE_KEYS, SourceConfig, picture_lists
 from shared.app.config import load_config, require_range
 from shared.app.devices import open_accelerator
 from shared.app.entry import run_command
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
+from shared.runs.growth import Growth
 from shared.runs.run_folder import RunFolder
 from shared.runs.training_loop import TrainingLoop, set_learning_rate
 from shared.seeds import derive_seed
 
-FREE_KEYS = ("out", "workers", "checkpoint_every", "log_every", "cpu_threads")
+FREE_KEYS = ("workers", "checkpoint_every", "log_every", "cpu_threads", *FREE_SOURCE_KEYS)
 L1_FOLDER, GAN_FOLDER, EXEMPLAR_FOLDER = "l1", "gan", "exemplar"
 
 
@@ -89,14 +89,22 @@ class TrainPoolConfig:
 
 def main(argv: Sequence[str]) -> None:
     config = load_config(TrainPoolConfig, argv)
-    run = RunFolder.begin(config.out, config, argv, free_keys=FREE_KEYS, needed_mb=50)
+    run = RunFolder.begin(
+        config.out,
+        config,
+        argv,
+        free_keys=FREE_KEYS,
+        needed_mb=50,
+        growth=Growth("gan_iterations", learning_rate),
+        pictures=lambda: picture_lists(config.source, SUBJECTS[config.task], min_side_px=config.pairs.crop_px),
+    )
     if run is None:
         return
     torch.set_num_threads(config.cpu_threads)
     accelerator = open_accelerator(config.mixed_precision)
     set_seed(config.seed)
     pairs = pairs_for_task(config.source, config.pairs, task=config.task, split="train", seed=config.seed)
-    run.make(config)
+    run.make(config, pictures={pairs.source.subject: pairs.source.listed()})
     if accelerator.is_main_process:
         gather_exemplars(pairs, blocks=config.exemplars, seed=config.seed).save(run.path / EXEMPLAR_FOLDER)
     summary = train(config, run, pairs, accelerator)
@@ -135,13 +143,16 @@ def train(config: TrainPoolConfig, run: RunFolder, pairs: PairDataset, accelerat
     optimizer = torch.optim.Adam(net.parameters(), lr=config.learning_rate)
     critic_optimizer = torch.optim.Adam(critic.parameters(), lr=config.critic_learning_rate, betas=(0.5, 0.99))
     net, critic, optimizer, critic_optimizer = accelerator.prepare(net, critic, optimizer, critic_optimizer)
+    bare = {"network": accelerator.unwrap_model(net), "critic": accelerator.unwrap_model(critic)}
     loop = TrainingLoop(
         accelerator,
         run.path,
+        bare | {"optimizer": optimizer, "critic_optimizer": critic_optimizer},
         title=f"pool networks {config.task}",
         steps=config.iterations,
         save_every=config.checkpoint_every,
         log_every=config.log_every,
+        can_go_on=True,
     )
     batches = pair_batches(
         pairs,
@@ -165,8 +176,9 @@ def train(config: TrainPoolConfig, run: RunFolder, pairs: PairDataset, accelerat
         loop.record(losses, show=["l1"])
         if loop.done in (config.l1_iterations, config.iterations) and accelerator.is_main_process:
             folder = L1_FOLDER if loop.done == config.l1_iterations else GAN_FOLDER
-            save_network(run.path / folder, accelerator.unwrap_model(net))
-    return {**losses, "seconds": loop.seconds, "iterations": config.iterations}
+            FeedForwardRestorer(bare["network"]).save(run.path / folder)
+            bare["network"].train()
+    return {**loop.figures, "seconds": loop.seconds, "iterations": config.iterations}
 
 
 def l1_step(
@@ -230,12 +242,6 @@ def learning_rate(config: TrainPoolConfig, iteration: int) -> float:
     if iteration >= config.l1_iterations:
         return config.gan_learning_rate
     return config.learning_rate * min(1.0, (config.l1_iterations - iteration) / (config.l1_iterations / 3))
-
-
-def save_network(folder: Path, net: FeedForwardNet) -> None:
-    """Saves a copy of the network as a restorer's folder."""
-    FeedForwardRestorer(net).save(folder)
-    net.train()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from reward_model.network.checkpoint import locate_checkpoint, verify_checkpoint
 from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.app.words import read_words
-from shared.runs.run_folder import replace_folder
+from shared.files import replace_folder
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from shared.app.devices import open_device
 from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.files import write_bytes
+from shared.runs.lock import FolderLock
 from shared.runs.tracking import progress
 
 SPLITS = ("test", "test_restorer", "test_source")
@@ -73,11 +74,14 @@ class EvaluateRmConfig:
 def main(argv: Sequence[str]) -> None:
     config = load_config(EvaluateRmConfig, argv)
     folder = locate_checkpoint(config.checkpoint)
+    own = Path(config.checkpoint).is_dir()  # neither shipped nor in the Hub's cache
+    out = Path(config.out) if config.out else (folder.parent if own else Path("runs")) / "evaluation"
     methods = open_methods(config, folder)
     sets, notes = open_sets(config)
-    thresholds = choose_thresholds(config, methods)
-    results = measure_methods(config, methods, sets, thresholds)
-    out = write_report(config, folder, results, notes)
+    with FolderLock.take(out):
+        thresholds = choose_thresholds(config, methods)
+        results = measure_methods(config, methods, sets, thresholds)
+        write_report(config, folder, results, notes, out=out)
     print(f"{out / 'evaluation.md'} and evaluation.json")
 
 
@@ -160,11 +164,14 @@ def measure_methods(
 
 
 def write_report(
-    config: EvaluateRmConfig, folder: Path, results: dict[str, dict[str, tables.MethodRow]], notes: list[str]
-) -> Path:
-    """Writes evaluation.md and evaluation.json, prints the tables, updates the card, returns the folder."""
-    own = Path(config.checkpoint).is_dir()  # neither shipped nor in the Hub's cache
-    out = Path(config.out) if config.out else (folder.parent if own else Path("runs")) / "evaluation"
+    config: EvaluateRmConfig,
+    folder: Path,
+    results: dict[str, dict[str, tables.MethodRow]],
+    notes: list[str],
+    *,
+    out: Path,
+) -> None:
+    """Writes evaluation.md and evaluation.json, prints the tables, and updates the checkpoint's own card."""
     texts = {title: tables.markdown(rows) for title, rows in results.items()}
     by_area = {f"{title}, by defect area": tables.markdown_by_area(rows) for title, rows in results.items()}
     sections = [f"## {title}\n\n{text}" for title, text in {**texts, **by_area}.items()]
@@ -174,9 +181,8 @@ def write_report(
     write_bytes(out / "evaluation.md", page.encode())
     write_bytes(out / "evaluation.json", (json.dumps(figures, indent=2) + "\n").encode())
     print("\n\n".join(f"{title}\n{text}" for title, text in texts.items()))
-    if config.update_card and own:
+    if config.update_card and Path(config.checkpoint).is_dir():  # neither shipped nor in the Hub's cache
         add_tables(folder, texts, figures)
-    return out
 
 
 def _dataset(config: EvaluateRmConfig) -> Path:

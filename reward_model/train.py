@@ -33,12 +33,12 @@ from reward_model.network.model import RewardModel, RewardModelConfig
 from shared.app import devices
 from shared.app.config import load_config, require_range, to_yaml
 from shared.app.entry import run_command
-from shared.files import write_bytes
-from shared.runs.run_folder import RunFolder, replace_folder
+from shared.files import replace_folder, write_bytes
+from shared.runs.run_folder import RunFolder
 from shared.seeds import derive_seed
 
 CHECKPOINT_FOLDER, STAGES_FOLDER = "checkpoint", "stages"
-FREE_KEYS = ("workers", "device")  # speed, not results; a compiled network's state has other names
+FREE_KEYS = ("workers", "device", "optim.save_every")  # speed, not results
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
     if run is None:
         return
     data = open_data(config)
-    run.make(config)
+    run.make(config, inputs={"dataset": config.dataset, "encoder_weights": config.model.encoder_weights})
     train(config, run, data)
 
 

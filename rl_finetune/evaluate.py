@@ -9,15 +9,18 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
+from data.degradation.pairs import SUBJECTS
 from data.degradation.records import SCALES
+from data.sources.open_source import picture_lists
 from data.sources.splits import Split
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.loop.final_evaluation import evaluate_restorers
 from rl_finetune.loop.session import base_restorer, open_judge, panel_of, scales_of
-from shared.app.config import load_config
+from shared.app.config import from_dict, load_config
 from shared.app.devices import open_device
 from shared.app.entry import run_command
 from shared.app.errors import UserError
@@ -26,7 +29,9 @@ from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.load import load_restorer
 from shared.restorers.pixel_unet import PixelUNetRestorer
 from shared.restorers.protocol import Restorer, on_device
-from shared.runs.run_folder import CONFIG_FILE
+from shared.runs.lock import FolderLock
+from shared.runs.run_folder import CONFIG_FILE, RunFolder
+from shared.runs.same_settings import where_it_is_now
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class EvaluateRlConfig:
     steps: int | None = None  # network passes; if changed, every step is stochastic, not only those that RL trained
     eta: float | None = None  # DDIM stochasticity, 0 to 1
     seed: int | None = None  # seed of crops, degradation and the sampler's noise; the split stays
+    # Where pictures of the run came, went or changed since, and so may those that are kept for testing: stop | go_on.
+    if_changed: Literal["stop", "go_on"] = "stop"
     device: str = "cpu"  # cpu | cuda
 
 
@@ -57,6 +64,18 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(str(error)) from None
     torch.set_num_threads(rl.cpu_threads)
     device = open_device(config.device)
+    if config.pictures is None:
+        require_same_pictures(config, rl)
+    folder = Path(config.out or f"{config.run}/eval")
+    with FolderLock.take(folder):
+        figures = measure_again(config, rl, sampler, device, folder)
+    print(f"{figures['table']}\npictures and values in {folder}")
+
+
+def measure_again(
+    config: EvaluateRlConfig, rl: TrainRlConfig, sampler: SamplerSpec, device: torch.device, folder: Path
+) -> dict[str, Any]:
+    """Returns the figures of both restorers, and writes tables and pictures into the folder."""
     before, after = (
         open_restorer(where, sampler, scale=SCALES[rl.task], device=device)
         for where in (config.against or rl.base, config.policy or config.run)
@@ -66,9 +85,14 @@ def main(argv: Sequence[str]) -> None:
     panel = panel_of(rl, judge, scales_of(rl, judge, base_restorer(rl, rl.sampler, device)))
     base = base_restorer(rl, sampler, device)
     rl = on_pictures(rl, config.pictures)
-    folder = Path(config.out or f"{config.run}/eval")
-    figures = evaluate_restorers(rl, before, after, judge, panel, base=base, folder=folder, split=config.split)
-    print(f"{figures['table']}\npictures and values in {folder}")
+    return evaluate_restorers(rl, before, after, judge, panel, base=base, folder=folder, split=config.split)
+
+
+def require_same_pictures(config: EvaluateRlConfig, rl: TrainRlConfig) -> None:
+    """Raises UserError unless the run's pictures are those it was trained on, or others were accepted."""
+    now = picture_lists(rl.source, SUBJECTS[rl.task], min_side_px=rl.pairs.crop_px)
+    told = dataclasses.replace(rl, source=dataclasses.replace(rl.source, if_changed=config.if_changed))
+    RunFolder(Path(config.run)).require_same_pictures(now, told, told="if_changed=go_on")
 
 
 def settings_of(config: EvaluateRlConfig) -> tuple[TrainRlConfig, SamplerSpec]:
@@ -79,7 +103,8 @@ def settings_of(config: EvaluateRlConfig) -> tuple[TrainRlConfig, SamplerSpec]:
     path = Path(config.run) / CONFIG_FILE
     if not path.is_file():
         raise UserError(f"expected an RL run's folder, but {config.run} has no {CONFIG_FILE}; make train-rl makes one")
-    rl = load_config(TrainRlConfig, [str(path)])
+    written = load_config(TrainRlConfig, [str(path)])
+    rl = from_dict(TrainRlConfig, where_it_is_now(dataclasses.asdict(written), Path(config.run), written.out))
     asked = {"eval_images": config.images, "eval_crop_px": config.crop_px, "seed": config.seed}
     sampler = rl.deployed
     if config.steps is not None or config.eta is not None:

@@ -13,12 +13,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from data.degradation.pairs import PairConfig, PairDataset, collate_pairs, pair_batches, pairs_for_task
+from data.degradation.pairs import SUBJECTS, PairConfig, PairDataset, pair_batches, pairs_for_task
 from data.degradation.records import SCALES, Task
-from data.sources.open_source import SourceConfig, open_source
+from data.sources.open_source import FREE_SOURCE_KEYS, SourceConfig, open_source, picture_lists
 from rl_finetune.supervised.average import moving_average
 from rl_finetune.supervised.first_stage import StageConfig, StageRun, train_network
-from rl_finetune.supervised.step import DetailConfig, train_step
+from rl_finetune.supervised.step import DetailConfig, residual_std, train_step
 from rl_finetune.supervised.teacher import TaughtPairs, draw_pictures
 from rl_finetune.supervised.windows import Window, windows
 from shared.app.config import load_config, require_range
@@ -30,13 +30,14 @@ from shared.restorers.load import load_restorer, open_stage, save_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig
 from shared.restorers.pre_restorer import OWN, STAGES, fitted
 from shared.restorers.protocol import Restorer
+from shared.runs.growth import Growth
 from shared.runs.run_folder import RunFolder
 from shared.runs.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
 from shared.seeds import derive_seed, numpy_rng
 
 TEACHER_FOLDER = "teacher"  # in the run's folder: the teacher's pictures
 DECAY = 1 / 3  # share of the iterations over which the learning rate falls at the end
-FREE_KEYS = ("workers", "checkpoint_every", "log_every", "cpu_threads", "source.cache_folder", "source.memory_mb")
+FREE_KEYS = ("workers", "checkpoint_every", "log_every", "cpu_threads", *FREE_SOURCE_KEYS)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,15 @@ class PretrainConfig:
 
 def main(argv: Sequence[str]) -> None:
     config = load_config(PretrainConfig, argv)
-    run = RunFolder.begin(config.out, config, argv, free_keys=FREE_KEYS, needed_mb=300)
+    run = RunFolder.begin(
+        config.out,
+        config,
+        argv,
+        free_keys=FREE_KEYS,
+        needed_mb=300,
+        growth=Growth("iterations", supervised_rate),
+        pictures=lambda: picture_lists(config.source, SUBJECTS[config.task], min_side_px=config.pairs.crop_px),
+    )
     if run is None:
         return
     torch.set_num_threads(config.cpu_threads)
@@ -107,9 +116,9 @@ def main(argv: Sequence[str]) -> None:
     set_seed(config.seed)
     pairs = pairs_for_task(config.source, config.pairs, task=config.task, split="train", seed=config.seed)
     # The other task's pictures are needed later in the same run: a mistake in their name is found now.
-    other = "faces" if config.task == "sr" else "photos"
-    open_source(config.source, other, min_side_px=config.pairs.crop_px)
-    run.make(config)
+    open_source(config.source, "faces" if config.task == "sr" else "photos", min_side_px=config.pairs.crop_px)
+    inputs = {**{name: getattr(config.policy, name) for name in STAGES}, "teacher": config.detail.teacher}
+    run.make(config, pictures={pairs.source.subject: pairs.source.listed()}, inputs=inputs)
     summary = train(config, run, pairs, accelerator)
     if accelerator.is_main_process:
         figures = f"{summary['seconds']:.0f} s, loss {summary['loss']:.4f}"
@@ -125,29 +134,28 @@ def train(config: PretrainConfig, run: RunFolder, pairs: PairDataset, accelerato
     unit = PixelUNet(replace(config.policy, residual_std=1.0), *stages)
     with torch.random.fork_rng(devices=[]):  # as in the stages
         torch.manual_seed(derive_seed(config.seed, "init", "policy"))
-        deviation = config.noise_scale * residual_std(unit, pairs)
-        policy = PixelUNet(replace(config.policy, residual_std=deviation), *stages)
+        policy = PixelUNet(replace(config.policy, residual_std=config.noise_scale * residual_std(unit, pairs)), *stages)
     if accelerator.device.type == "cpu":
         policy = policy.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
     )
     ema = moving_average(policy, config.ema_decay).to(accelerator.device)
-    accelerator.register_for_checkpointing(ema)
     model, optimizer = accelerator.prepare(policy, optimizer)
     loop = TrainingLoop(
         accelerator,
         run.path,
+        {"policy": policy, "optimizer": optimizer, "average": ema},
         title=f"base policy {config.task}",
         steps=config.iterations,
         save_every=config.checkpoint_every,
         log_every=config.log_every,
         log_offset=logged,
+        can_go_on=True,
     )
     drawn = training_windows(config, taught or pairs, accelerator, loop.left, config.batch_size)
     for iteration in loop:
-        factor = learning_rate_factor(iteration, config.iterations, warmup=config.warmup_iterations, decay=DECAY)
-        set_learning_rate(optimizer, config.learning_rate * factor)
+        set_learning_rate(optimizer, supervised_rate(config, iteration))
         figures = train_step(
             model,
             optimizer,
@@ -163,12 +171,17 @@ def train(config: PretrainConfig, run: RunFolder, pairs: PairDataset, accelerato
         ema.update_parameters(accelerator.unwrap_model(model))
         loop.record(figures, show=list(figures))
         if loop.done == config.early_iteration and accelerator.is_main_process:
-            provenance = {"iterations": loop.done}
-            save_policy(run.path / "early", ema.module, config.sampler, provenance=provenance, half=config.half)
+            made = {"iterations": loop.done}
+            save_policy(run.path / "early", ema.module, config.sampler, provenance=made, half=config.half)
     if accelerator.is_main_process:
-        provenance = {"iterations": config.iterations}
-        save_policy(run.path, ema.module, config.sampler, provenance=provenance, half=config.half)
-    return {**figures, "seconds": loop.seconds, "iterations": config.iterations}
+        save_policy(run.path, ema.module, config.sampler, provenance={"iterations": loop.done}, half=config.half)
+    return {**loop.figures, "seconds": loop.seconds, "iterations": config.iterations}
+
+
+def supervised_rate(config: PretrainConfig, iteration: int) -> float:
+    """Returns the policy's learning rate at an iteration."""
+    steps, warmup = config.iterations, config.warmup_iterations
+    return config.learning_rate * learning_rate_factor(iteration, steps, warmup=warmup, decay=DECAY)
 
 
 def open_stages(
@@ -231,15 +244,6 @@ def training_windows(
         yield windows(
             batch, pictures, task=config.task, window_px=config.window_px, multiple_px=config.multiple_px, rng=rng
         )
-
-
-def residual_std(unit: PixelUNet, pairs: PairDataset, count: int = 64) -> float:
-    """Returns the standard deviation of the residuals to the first stage's pictures over the first pairs.
-
-    `unit` is the policy with a residual_std of 1; the figure is in units of the [0, 1] range.
-    """
-    batch = collate_pairs([pairs[i] for i in range(min(count, len(pairs)))])
-    return max(1e-3, float(unit.encode(batch.gt, unit.condition(batch.lq)).std()))
 
 
 if __name__ == "__main__":

@@ -19,17 +19,17 @@ from data.sources.open_source import SourceConfig
 from reward_model.measuring.model_card import card_text
 from reward_model.network.checkpoint import CARD_FILE, TRAINING_FILE
 from rl_finetune.shipping.halved import copy_policy, copy_reward_model
+from rl_finetune.shipping.making import Making, portable
 from rl_finetune.shipping.manifest import Learnt, Manifest, pictures_of
 from rl_finetune.shipping.policy_card import PICTURES_FILE, making_text, pictures_text, policy_text
-from rl_finetune.shipping.provenance import Making, portable
 from shared.app.config import from_dict, require_range
 from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.app.shipped import PREFIX, find_checkpoint
 from shared.app.words import read_words
-from shared.files import write_bytes
+from shared.files import replace_folder, write_bytes
 from shared.restorers.load import CONFIG_FILE
-from shared.runs.run_folder import RunFolder, replace_folder
+from shared.runs.run_folder import RunFolder
 
 SUBJECTS: dict[str, Subject] = {"sr": "photos", "face": "faces"}
 
@@ -122,7 +122,7 @@ def learnt_from(settings: dict[str, Any], manifest: Manifest | None) -> Learnt:
         if where.startswith(PREFIX):
             learnt += Learnt(others=(f"those of {where}: see its card",))
         elif before.config_path.is_file():
-            learnt += learnt_from(OmegaConf.to_container(OmegaConf.load(before.config_path)), manifest)
+            learnt += learnt_from(before.settings(), manifest)
         else:
             raise UserError(f"the run learnt from {where}, which is not there: its pictures cannot be told")
     return learnt

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast
 
+from data.degradation.pairs import SUBJECTS
+from data.sources.open_source import picture_lists
 from rl_finetune.evidence.held_out import after_removals
 from rl_finetune.loop.config import FREE_KEYS, TrainRlConfig
 from rl_finetune.loop.final_evaluation import evaluate_restorers
@@ -23,26 +25,35 @@ from shared.app.devices import open_accelerator
 from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.restorers.load import read_provenance, save_policy
+from shared.runs.growth import Growth
 from shared.runs.run_folder import RunFolder
 from shared.runs.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
 
 
 def main(argv: Sequence[str]) -> None:
     config = load_config(TrainRlConfig, argv)
-    run = RunFolder.begin(config.out, config, argv, free_keys=FREE_KEYS, needed_mb=500)
+    run = RunFolder.begin(
+        config.out,
+        config,
+        argv,
+        free_keys=FREE_KEYS,
+        needed_mb=500,
+        growth=Growth("iterations", rl_rate, also=gauge_otherwise),
+        pictures=lambda: picture_lists(config.source, SUBJECTS[config.task], min_side_px=config.pairs.crop_px),
+    )
     if run is None:
         return
     torch.set_num_threads(config.cpu_threads)
     accelerator = open_accelerator(config.mixed_precision)
     require_divisible(config, accelerator.num_processes)
     session = Session.open(config, run, accelerator)
-    run.make(config)
+    run.make(config, pictures={session.pairs.source.subject: session.pairs.source.listed()}, inputs=inputs_of(config))
     seconds = train(session)
     if accelerator.is_main_process:
         figures = compare_with_base(session)
         print(figures["table"])
         says = f"RL {config.task}: {seconds:.0f} s of training, policy and pictures in {run.path}"
-        run.finish({"seconds": seconds, **figures}, says=says)
+        run.finish({"seconds": seconds, "rolled_back": session.rolled_back_to is not None, **figures}, says=says)
         if session.pairs.source.skipped:
             print(session.pairs.source.report_skipped())
 
@@ -53,19 +64,18 @@ def train(session: Session) -> float:
     loop = TrainingLoop(
         accelerator,
         session.run.path,
+        session.states(),
         title=f"RL {config.task}",
         unit="iteration",
         steps=config.iterations,
         save_every=config.checkpoint_every,
+        can_go_on=True,
     )
     if loop.done == 0:
         _announce(session)
         check(session, loop)
     for iteration in loop:
-        factor = learning_rate_factor(
-            iteration, config.iterations, warmup=config.warmup_iterations, decay=config.decay_share
-        )
-        set_learning_rate(session.learner.optimizer, config.learning_rate * factor)
+        set_learning_rate(session.learner.optimizer, rl_rate(config, iteration))
         loop.record(iterate(session, iteration), show=["reward"])
         if config.check_every and loop.done % config.check_every == 0 and check(session, loop):
             accelerator.wait_for_everyone()
@@ -77,6 +87,31 @@ def train(session: Session) -> float:
             provenance = read_provenance(session.good)
         save_policy(session.run.path, session.tuned(), config.deployed, provenance=provenance)
     return loop.seconds
+
+
+def rl_rate(config: TrainRlConfig, iteration: int) -> float:
+    """Returns the policy's learning rate at an iteration."""
+    factor = learning_rate_factor(
+        iteration, config.iterations, warmup=config.warmup_iterations, decay=config.decay_share
+    )
+    return config.learning_rate * factor
+
+
+def gauge_otherwise(old: TrainRlConfig, new: TrainRlConfig) -> list[str]:
+    """Returns what the gauge has done otherwise in a run that was asked for fewer iterations: it expected fewer readings."""
+    if old.readings == new.readings:
+        return []
+    return [f"its gauge was read at a level for {old.readings} readings, not {new.readings}"]
+
+
+def inputs_of(config: TrainRlConfig) -> dict[str, str]:
+    """Returns the files and folders that a run's result depends on, besides its pictures."""
+    return {
+        "base": config.base,
+        "reward_model": config.reward_model,
+        "identity_weights": config.identity_weights,
+        **{f"metrics.{name}": getattr(config.metrics, name) for name in ("perceptual", "landmarks")},
+    }
 
 
 def compare_with_base(session: Session) -> dict[str, Any]:

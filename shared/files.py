@@ -1,7 +1,8 @@
-"""Writes files whole or not at all."""
+"""Writes files and folders whole or not at all, also where the power fails: what has a name has its content on disk."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
@@ -10,22 +11,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shared.app.errors import UserError
+
+_CANNOT_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}  # what disks say that flush no folders
 _HOST = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
 _swept: set[Path] = set()
 
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary name in the same folder; the finished file is renamed to `path` when the block ends."""
+    """Yields a temporary name in the same folder; the finished file is renamed to `path` when the block ends.
+
+    It is on disk before it has its name, and its name is on disk before this returns.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     # A name may be as long as the disk allows: the temporary one is no longer.
     short = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
     temporary = path.with_name(f".{short}.{_HOST}.{os.getpid()}.part")
     remove_leftovers(path.parent)
     try:
         yield temporary
+        flush(temporary)
         os.replace(temporary, path)
+        flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -67,3 +76,52 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
             os.link(Path(source).resolve(), temporary)
         except OSError:  # another disk, or one without links
             shutil.copyfile(source, temporary)
+
+
+def make_folder(folder: str | Path) -> None:
+    """Makes a folder and those above it that are missing, each of them on disk when this returns."""
+    folder = Path(folder)
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in reversed(missing):
+        flush(place.parent)
+
+
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Puts a fully written folder in place of another by renames; a kill between them leaves `final.old`, never a mix."""
+    for place in sorted(temporary.rglob("*"), reverse=True):  # a folder after what it holds
+        if not place.is_symlink():
+            flush(place)
+    flush(temporary)
+    old = final.with_name(final.name + ".old")
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(final, old)
+    os.replace(temporary, final)
+    flush(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def require_free_space(path: str | Path, needed_bytes: int) -> None:
+    """Raises UserError unless the disk that will hold `path` has `needed_bytes` free."""
+    place = Path(path).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed_bytes:
+        raise UserError(
+            f"about {needed_bytes / 1e6:.0f} MB are needed in {path}, but its disk has {free / 1e6:.0f} MB free; "
+            "free some space, or choose another disk with out= or RUN="
+        )
+
+
+def flush(place: str | Path) -> None:
+    """Returns once a file's content, or the names in a folder, are on disk."""
+    handle = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT_FLUSH:
+            raise
+    finally:
+        os.close(handle)

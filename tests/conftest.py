@@ -7,6 +7,15 @@ from collections.abc import Iterator
 import pytest
 from accelerate.state import AcceleratorState
 
+from shared.runs.lock import release_all
+
+
+@pytest.fixture(autouse=True, scope="module")
+def runs_end_with_their_file() -> Iterator[None]:
+    """A run that a test leaves in the middle would hold its folder until all tests have ended."""
+    yield
+    release_all()
+
 
 @pytest.fixture(autouse=True, scope="module")
 def fresh_accelerator_state() -> Iterator[None]:

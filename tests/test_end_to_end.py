@@ -66,7 +66,11 @@ def test_the_main_job_ends_with_tables_pictures_and_a_page(run):
         assert {"objective", "reward", "psnr", "ssim", "gradient_distance"} <= set(names)
         assert all(row["change"]["n"] == 3 for row in summary["rows"])
         assert (run / "run" / f"rl_{task}" / "before_after.png").stat().st_size > 1000
-        assert not (run / "run" / f"rl_{task}" / "state").exists()
+        assert (run / "run" / f"rl_{task}" / "state" / "progress.json").exists()  # it can be asked for more
+        assert json.loads((run / "run" / f"rl_{task}" / "provenance.json").read_text())["inputs"].keys() == {
+            "base",
+            "reward_model",
+        }
     page = (run / "run" / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= 2
     assert "http" not in page  # self-contained

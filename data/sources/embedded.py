@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from data.procedural.portraits import portrait
 from data.procedural.scenes import dead_leaves
 from data.sources.image_source import ImageSource, Subject
+from shared.runs.picture_list import PictureList
 from shared.vision.images import read_image
 
 # Part of the wheel: nothing is fetched. Left out: drawings, a blurred clock, the second view of a stereo pair.
@@ -61,6 +63,15 @@ class EmbeddedSource(ImageSource):
             return read_image(_shipped_folder() / name)
         draw = portrait if family == "portrait" else dead_leaves
         return draw(self.seed, int(name), side_px=self.side_px)
+
+    def listed(self) -> PictureList:
+        listed = super().listed()
+        for image_id in self.image_ids:
+            family, _, name = image_id.partition("/")
+            if family == "scikit-image":
+                content = (_shipped_folder() / name).read_bytes()
+                listed.files[image_id] = [len(content), hashlib.sha256(content).hexdigest()]
+        return listed
 
 
 def _shipped_folder() -> Path:

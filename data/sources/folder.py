@@ -16,6 +16,7 @@ from shared.app.errors import UserError
 from shared.files import write_bytes
 from shared.pictures.inputs import find_images
 from shared.pictures.reading import UnreadableImage
+from shared.runs.picture_list import PictureList, folder_times
 from shared.runs.tracking import progress
 from shared.vision.images import read_image, read_image_8bit
 
@@ -31,6 +32,7 @@ class Scanned:
     height: int = 0
     width: int = 0
     failure: str = ""
+    sha256: str = ""  # of its content
 
 
 class FolderSource(ImageSource):
@@ -49,7 +51,8 @@ class FolderSource(ImageSource):
     ) -> None:
         super().__init__(name=name, subject=subject, licence=licence or _licence_beside(folder), memory_mb=memory_mb)
         self.folder = folder
-        scan = scan_folder(folder, cache=cache)
+        self._folder_times = folder_times(folder)  # before the scan: what comes during it is noticed
+        self._scan = scan = scan_folder(folder, cache=cache)
         reasons = {path: _reason(found, min_side_px) for path, found in scan.items()}
         self.image_ids = tuple(path for path, reason in reasons.items() if not reason)
         self.skipped = tuple((path, reason) for path, reason in reasons.items() if reason)
@@ -69,9 +72,15 @@ class FolderSource(ImageSource):
                 f"{error}; it was readable when the run started: put it back and run the same command again"
             ) from None
 
+    def listed(self) -> PictureList:
+        files = {path: [self._scan[path].size_bytes, self._scan[path].sha256] for path in self.image_ids}
+        # Also those that were left out: one that is mended is a picture that came.
+        looks = {path: [found.size_bytes, found.modified_ns] for path, found in self._scan.items()}
+        return PictureList(self.name, files, str(self.folder.resolve()), looks | self._folder_times)
+
 
 def scan_folder(folder: Path, *, cache: Path) -> dict[str, Scanned]:
-    """Returns what every picture below the folder is, by relative path in sorted order, decoding only what is new."""
+    """Returns what every picture below the folder is, by relative path in sorted order, reading only what is new."""
     paths = find_images(folder)
     stats = {path.relative_to(folder).as_posix(): path.stat() for path in paths}
     record = cache / f"{hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest()}.json"
@@ -79,7 +88,9 @@ def scan_folder(folder: Path, *, cache: Path) -> dict[str, Scanned]:
     new = [
         path
         for path, stat in stats.items()
-        if path not in known or (known[path].size_bytes, known[path].modified_ns) != (stat.st_size, stat.st_mtime_ns)
+        if path not in known
+        or (known[path].size_bytes, known[path].modified_ns) != (stat.st_size, stat.st_mtime_ns)
+        or not known[path].sha256  # scanned by an earlier version
     ]
     found = {path: known[path] for path in stats if path in known}
     try:
@@ -98,11 +109,13 @@ def scan_folder(folder: Path, *, cache: Path) -> dict[str, Scanned]:
 
 def _scan(folder: Path, path: str, stat: os.stat_result) -> Scanned:
     try:
+        with (folder / path).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         height, width = read_image_8bit(folder / path).shape[:2]
     except UnreadableImage as error:
         reason = str(error).removeprefix(f"{folder / path}: ")
-        return Scanned(stat.st_size, stat.st_mtime_ns, failure=reason)
-    return Scanned(stat.st_size, stat.st_mtime_ns, height, width)
+        return Scanned(stat.st_size, stat.st_mtime_ns, failure=reason, sha256=digest)
+    return Scanned(stat.st_size, stat.st_mtime_ns, height, width, sha256=digest)
 
 
 def _read_record(record: Path) -> dict[str, Scanned]:

@@ -8,6 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from shared.runs.picture_list import PictureList
+
 Subject = Literal["photos", "faces"]
 
 
@@ -28,6 +30,10 @@ class ImageSource(ABC):
     @abstractmethod
     def decode(self, image_id: str) -> np.ndarray:
         """Returns the picture as [H, W, 3] float32 in [0, 1], decoded anew."""
+
+    def listed(self) -> PictureList:
+        """Returns which pictures these are, with checksums of those that are read; the others are drawn from their names."""
+        return PictureList(self.name, {image_id: [0, ""] for image_id in self.image_ids})
 
     def load(self, image_id: str) -> np.ndarray:
         """Returns the picture as [H, W, 3] float32 in [0, 1], read-only; the latest ones stay in memory."""

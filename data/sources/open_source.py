@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from data.sources.embedded import EmbeddedSource
 from data.sources.folder import FolderSource
@@ -12,6 +13,10 @@ from data.sources.image_source import ImageSource, Subject
 from data.sources.splits import NONE, Split, split_image_ids
 from shared.app.config import require_range
 from shared.app.errors import UserError
+from shared.runs.picture_list import PictureList
+
+# What may differ between two runs on one folder: none of it changes which pictures a run learns from.
+FREE_SOURCE_KEYS = ("source.cache_folder", "source.memory_mb", "source.if_changed")
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class SourceConfig:
     hub_images: int = 2000  # how many pictures are streamed from a Hub dataset
     cache_folder: str = "datasets"  # scans and streamed pictures go below it, never into the pictures' own folder
     memory_mb: int = 256  # decoded pictures kept in memory
+    # What a run does that was begun with other pictures: some came, went or changed since. stop: says which | go_on.
+    if_changed: Literal["stop", "go_on"] = "stop"
 
     def __post_init__(self) -> None:
         require_range(
@@ -85,6 +92,11 @@ def open_source(config: SourceConfig, subject: Subject, *, min_side_px: int) -> 
         cache=cache / ".scan",
         memory_mb=config.memory_mb,
     )
+
+
+def picture_lists(config: SourceConfig, *subjects: Subject, min_side_px: int) -> dict[str, PictureList]:
+    """Returns which pictures the configured sources hold now. Raises UserError as `open_source` does."""
+    return {subject: open_source(config, subject, min_side_px=min_side_px).listed() for subject in subjects}
 
 
 def split_ids(source: ImageSource, config: SourceConfig) -> dict[Split, tuple[str, ...]]:

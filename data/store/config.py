@@ -13,12 +13,12 @@ from data.degradation.truths import TruthConfig
 from data.pool.restorer_pool import RestorerEntry
 from data.regions.masks import MaskConfig
 from data.regions.targets import TargetConfig
-from data.sources.open_source import SourceConfig
+from data.sources.open_source import FREE_SOURCE_KEYS, SourceConfig
 from data.store.plan import PairCounts, short_name
 from shared.app.config import require_range, to_yaml
 
 # What may differ between two runs on one folder: none of it reaches a byte of the dataset.
-FREE_KEYS = ("out", "workers", "shard", "merge", "push", "scale", "runs", "source.memory_mb", "source.cache_folder")
+FREE_KEYS = ("out", "workers", "shard", "merge", "push", "scale", "runs", *FREE_SOURCE_KEYS)
 
 
 @dataclass(frozen=True)

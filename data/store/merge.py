@@ -17,7 +17,7 @@ def check_shards(config: BuildConfig) -> None:
     for folder in map(Path, config.merge):
         if not RunFolder(folder).config_path.exists():
             raise UserError(f"merge: {folder} is no dataset folder; name folders that shard=k/n builds wrote")
-        RunFolder.open(folder, config, free_keys=FREE_KEYS)
+        RunFolder.check(folder, config, free_keys=FREE_KEYS)
         for other in map(Path, config.merge):
             _require_same(folder, other)
 

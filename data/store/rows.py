@@ -76,8 +76,7 @@ class RowMaker:
         """Returns a checksum of everything read from outside the config, pictures and weights, and commits on the Hub."""
         checksums = {}
         for task, source in self.sources.items():
-            ids = "\n".join(source.image_ids).encode()
-            checksums[f"source.{SUBJECTS[task]}"] = hashlib.sha256(ids).hexdigest()
+            checksums[f"source.{SUBJECTS[task]}"] = source.listed().sha256
         for weights in self.pool.files():
             with weights.path.open("rb") as file:  # weights can be larger than memory
                 checksums[f"restorers.{weights.name}"] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -69,10 +69,10 @@ def train_stage(
     optimizer = torch.optim.AdamW(parameter_groups(model, optim), lr=optim.learning_rate)
     wrapped, optimizer = accelerator.prepare(torch.compile(model) if job.compile else model, optimizer)
     averaged = AveragedWeights(model, optim.ema_decay)
-    accelerator.register_for_checkpointing(averaged)
     loop = TrainingLoop(
         accelerator,
         job.folder,
+        {"model": model, "optimizer": optimizer, "average": averaged},
         title=f"reward model, stage {model.stage}",
         steps=job.iterations,
         save_every=optim.save_every,

@@ -7,7 +7,7 @@ from typing import Literal
 
 from data.degradation.pairs import PairConfig
 from data.degradation.records import Task
-from data.sources.open_source import SourceConfig
+from data.sources.open_source import FREE_SOURCE_KEYS, SourceConfig
 from rl_finetune.credit.config import AdvantageConfig
 from rl_finetune.evidence.gauge import GaugeConfig
 from rl_finetune.evidence.held_out import HeldOut
@@ -23,7 +23,7 @@ from shared.app.config import require_range
 from shared.diffusion.sampler import Deployment, SamplerSpec
 from shared.vision.available import MetricWeights
 
-FREE_KEYS = ("checkpoint_every", "cpu_threads", "source.cache_folder", "source.memory_mb")
+FREE_KEYS = ("checkpoint_every", "cpu_threads", *FREE_SOURCE_KEYS)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.load import load_policy
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetRestorer
 from shared.restorers.protocol import Condition, Restorer
+from shared.runs.checkpoints import Stateful
 from shared.runs.run_folder import RunFolder
 
 
@@ -74,9 +75,7 @@ class Session:
         average = WeightAverage(learner.policy, config.ema_decay)
         old = WeightAverage(learner.policy, config.nft.old_decay) if config.method == "nft" else None
         base_rewards = BaseRewards(base, judge, scales, seed=config.seed)
-        session = cls(config, run, learner, judge, pairs, average, panel, gauge, scales, base_rewards, old)
-        accelerator.register_for_checkpointing(average, session, *([old] if old else []))
-        return session
+        return cls(config, run, learner, judge, pairs, average, panel, gauge, scales, base_rewards, old)
 
     @property
     def good(self) -> Path:
@@ -104,6 +103,12 @@ class Session:
         """Returns what a saved policy says of where it comes from."""
         names = ("base", "reward_model", "method", "trainable")
         return {**{name: getattr(self.config, name) for name in names}, "iterations": iterations}
+
+    def states(self) -> dict[str, Stateful]:
+        """Returns everything that a resumed run goes on from, by name."""
+        learner = self.learner
+        states = {"policy": learner.policy, "optimizer": learner.optimizer, "average": self.average, "session": self}
+        return states | ({"old": self.old} if self.old else {})
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a resumed run needs besides weights and optimizer."""

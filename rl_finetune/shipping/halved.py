@@ -9,7 +9,7 @@ from typing import Any
 
 from reward_model.network.checkpoint import METRICS_FILE, read_config, write_stage
 from reward_model.network.model import RewardModel
-from rl_finetune.shipping.provenance import portable
+from rl_finetune.shipping.making import portable
 from shared.app.errors import UserError
 from shared.app.shipped import PREFIX, shipped_checkpoints
 from shared.restorers.interpolation import BUILT_IN

@@ -89,12 +89,12 @@ def train_network(
             net = net.to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.99))
         ema = moving_average(net, place.ema_decay).to(accelerator.device)
-        accelerator.register_for_checkpointing(ema)
         model, optimizer = accelerator.prepare(net, optimizer)
         training = place.run.path / f"{place.name}{TRAINING_SUFFIX}"
         loop = TrainingLoop(
             accelerator,
             training,
+            {"network": net, "optimizer": optimizer, "average": ema},
             title=place.name,
             steps=config.iterations,
             save_every=place.save_every,

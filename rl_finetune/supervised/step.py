@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from data.degradation.pairs import PairDataset, collate_pairs
 from rl_finetune.supervised.windows import Window
 from shared.app.config import require_range
 from shared.diffusion.sampler import SamplerSpec, draw_step, pure_noise
@@ -141,3 +142,12 @@ def decided(schedule: NoiseSchedule, timesteps: torch.Tensor, sampler: SamplerSp
     """
     last = float(schedule.alphas[sampler.plan(schedule)[-1].t])
     return (schedule.alpha_sigma(timesteps)[0] / max(last, 1e-3)).clamp(max=1.0)
+
+
+def residual_std(unit: PixelUNet, pairs: PairDataset, count: int = 64) -> float:
+    """Returns the standard deviation of the residuals to the first stage's pictures over the first pairs.
+
+    `unit` is the policy with a residual_std of 1; the figure is in units of the [0, 1] range.
+    """
+    batch = collate_pairs([pairs[i] for i in range(min(count, len(pairs)))])
+    return max(1e-3, float(unit.encode(batch.gt, unit.condition(batch.lq)).std()))

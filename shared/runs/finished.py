@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.app.shipped import find_config
+from shared.runs.picture_list import looks_unchanged
 
 SUMMARY_FILE = "summary.json"
 
@@ -43,6 +44,8 @@ def main(argv: Sequence[str]) -> int:
     summary = json.loads(path.read_text())
     if summary.get("command") != command_hash(argv):
         return 1  # possibly the same settings in other words: the stage itself compares them
+    if not looks_unchanged(path.parent):
+        return 1  # pictures may have come, gone or changed: the stage itself looks closer
     print(finished_line(summary))
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -58,6 +59,11 @@ class MetricsLog:
         self._file.write(json.dumps({"step": step, **{k: float(v) for k, v in values.items()}}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, float(value), step)
+
+    def flush(self) -> None:
+        """Returns once every record is on disk."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if self._file is not None:

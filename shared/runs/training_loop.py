@@ -10,26 +10,28 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from shared.runs.checkpoints import Progress, load_state, save_state
+from shared.runs.checkpoints import Progress, Stateful, load_state, save_state
 from shared.runs.tracking import MetricsLog, progress
 
 
 class TrainingLoop:
     """The steps that a training has left, as an iterable with one bar, one metrics log and one clock.
 
-        loop = TrainingLoop(accelerator, run.path, title="base policy", steps=1000, save_every=100)
+        states = {"model": model, "optimizer": optimizer}
+        loop = TrainingLoop(accelerator, run.path, states, title="base policy", steps=1000, save_every=100)
         for step in loop:
             figures = train_step(step)
             loop.record(figures, show=["loss"])
 
-    Create it after everything that has a state is prepared by or registered with `accelerator`: it loads the last saved
-    state. The remaining steps are a function of the step number and this state alone, so stopping changes nothing.
+    It loads the last saved state into `states`, whatever the training changes, by the name of its file. The remaining
+    steps are a function of the step number and this state alone, so stopping changes nothing.
     """
 
     def __init__(
         self,
         accelerator: Accelerator,
         folder: Path,
+        states: Mapping[str, Stateful],
         *,
         title: str,
         steps: int,
@@ -38,13 +40,19 @@ class TrainingLoop:
         log_folder: Path | None = None,
         log_offset: int = 0,
         unit: str = "step",
+        can_go_on: bool = False,
     ) -> None:
-        """`folder` holds the resumable state. A part of a longer run logs to `log_folder`, `log_offset` steps late."""
-        self.accelerator, self.folder = accelerator, folder
+        """`folder` holds the resumable state. A part of a longer run logs to `log_folder`, `log_offset` steps late.
+
+        A training that `can_go_on` when it is asked for more steps also saves its state after the last one.
+        """
+        self.accelerator, self.folder, self.states = accelerator, folder, dict(states)
         self.save_every, self.log_every, self.log_offset = save_every, log_every, log_offset
-        resumed = load_state(accelerator, folder)
+        self.can_go_on = can_go_on
+        resumed = load_state(accelerator, folder, self.states)
         self.left = range(resumed.step, steps)
         self.done = resumed.step  # includes the current step: its number in the log
+        self.figures = resumed.figures  # of the last recorded step
         self._started = time.monotonic() - resumed.seconds
         self._title, self._unit = title, unit
         self._bar: tqdm | None = None
@@ -56,7 +64,7 @@ class TrainingLoop:
         )
 
     def __iter__(self) -> Iterator[int]:
-        """Yields the number of every remaining step, counted from 0; saves the state every `save_every` steps but the last."""
+        """Yields the number of every remaining step, counted from 0; saves the state every `save_every` steps."""
         self._bar = progress(
             self.left,
             title=self._title,
@@ -69,8 +77,10 @@ class TrainingLoop:
             for step in self._bar:
                 self.done = step + 1
                 yield step
-                if self.done % self.save_every == 0 and self.done < self.left.stop:
-                    save_state(self.accelerator, self.folder, Progress(self.done, self.seconds))
+                if self.can_go_on if self.done == self.left.stop else self.done % self.save_every == 0:
+                    self.log.flush()  # a resumed run does not write these records again
+                    made = Progress(self.done, self.seconds, self.figures)
+                    save_state(self.accelerator, self.folder, made, self.states)
         finally:  # also when the caller leaves the loop early
             self.log.close()
 
@@ -81,6 +91,7 @@ class TrainingLoop:
 
     def record(self, figures: Mapping[str, float], *, show: Sequence[str] = ()) -> None:
         """Logs the current step's figures every `log_every` steps; the bar shows those named in `show`."""
+        self.figures = {name: float(value) for name, value in figures.items()}
         if self.done % self.log_every == 0:
             self.log.write(self.log_offset + self.done, figures)
             if show:

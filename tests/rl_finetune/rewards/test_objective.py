@@ -78,7 +78,7 @@ def test_the_gauge_follows_what_training_maximises(tiny_run, tmp_path, order):
     reward = RewardConfig(parts=[RewardPart("fgr_score", 0.5), RewardPart("dwt", 0.5)], order=order)
     config = dataclasses.replace(tiny_run, reward=reward, check_every=1, check_images=2)
     session = open_session(config, tmp_path / "out")
-    loop = TrainingLoop(session.learner.accelerator, session.run.path, title="x", steps=1, save_every=1)
+    loop = TrainingLoop(session.learner.accelerator, session.run.path, {}, title="x", steps=1, save_every=1)
     train.check(session, loop)
     assert session.panel.proxy == ("objective" if order == "normalise_first" else "reward")
     pairs = config.held_out().draw("val", 2)

@@ -26,10 +26,10 @@ def words(tmp_path, capsys) -> list[str]:
     words = [str(tmp_path / "c.yaml"), f"out={tmp_path / 'run'}", "steps=3"]
     run = RunFolder.begin(tmp_path / "run", Config(), words, free_keys=())
     run.make(Config())
-    (run.path / "state").mkdir()
+    (run.path / "state.old").mkdir()
     run.finish({"seconds": 1.0}, says="stage: 1 s")
     assert capsys.readouterr().out == "stage: 1 s\n"
-    assert not (run.path / "state").exists()
+    assert not (run.path / "state.old").exists()
     return words
 
 

@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 
 from shared.app.entry import run_command
 from shared.app.errors import UserError
-from shared.files import _swept, remove_leftovers, write_bytes, written_whole
-from shared.runs.run_folder import RunFolder, replace_folder, require_free_space
+from shared.files import _swept, remove_leftovers, replace_folder, require_free_space, write_bytes, written_whole
+from shared.runs.lock import FolderLock
+from shared.runs.run_folder import RunFolder
 from shared.runs.tracking import MetricsLog, read_metrics
 from shared.seeds import derive_seed, gaussian, shuffled
 
@@ -46,6 +47,64 @@ def test_free_keys_may_differ(tmp_path):
     RunFolder.open(tmp_path / "run", Config(), free_keys=("workers",))
     again = RunFolder.open(tmp_path / "run", Config(workers=5), free_keys=("workers",))
     assert "workers: 1" in again.config_path.read_text()
+
+
+@dataclass(frozen=True)
+class Later(Config):
+    """The same settings in a later version, which has one more."""
+
+    added: int = 5
+
+
+def test_a_setting_that_a_later_version_added_is_no_difference_at_its_default(tmp_path):
+    RunFolder.open(tmp_path / "run", Config())
+    RunFolder.check(tmp_path / "run", Later())
+    with pytest.raises(UserError, match="added is 5 there and 6 here"):
+        RunFolder.check(tmp_path / "run", Later(added=6))
+
+
+@dataclass(frozen=True)
+class Placed:
+    out: str
+    base: str = "none"
+    name: str = "x"
+
+
+def test_a_place_is_the_same_however_it_is_spelled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/base", "runs/other", "x"):
+        (tmp_path / name).mkdir(parents=True)
+    RunFolder.open("runs/mine", Placed("runs/mine", "runs/base"))
+    for out, base in (
+        (str(tmp_path / "runs/mine"), "runs/base"),
+        ("runs/mine", f"{tmp_path}/runs/../runs/base/"),
+        ("runs/./mine", str(tmp_path / "runs/base")),
+    ):
+        RunFolder.check(out, Placed(out, base))
+    with pytest.raises(UserError, match="base is 'runs/base' there and 'runs/other' here"):
+        RunFolder.check("runs/mine", Placed("runs/mine", "runs/other"))
+    (tmp_path / "link").symlink_to(tmp_path / "runs/base")
+    RunFolder.check("runs/mine", Placed("runs/mine", "link"))
+
+
+def test_a_place_is_the_same_from_a_run_that_has_moved(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/base").mkdir(parents=True)
+    RunFolder.open("runs/mine", Placed("runs/mine", "runs/base"))
+    FolderLock.release_if_held("runs/mine")  # as when its process has ended
+    os.rename("runs", "moved")
+    run = RunFolder.check("moved/mine", Placed("moved/mine", "moved/base"))
+    assert run.settings()["base"] == "moved/base"
+    with pytest.raises(UserError, match="base is 'runs/base' there and 'none' here"):
+        RunFolder.check("moved/mine", Placed("moved/mine"))
+    run.make(Placed("moved/mine", "moved/base"))
+    assert "base: moved/base" in run.config_path.read_text()
+
+
+def test_a_kill_before_the_config_is_whole_leaves_a_folder_that_can_be_used(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".0123abcd.77.part").write_text("out: ")
+    RunFolder.open(tmp_path / "run", Config())
 
 
 def test_a_folder_with_strange_files_is_no_run_folder(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from shared.runs.run_folder import replace_folder
+from shared.files import replace_folder
 from shared.runs.tracking import read_metrics
 from shared.runs.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
 
@@ -25,9 +25,8 @@ class Counter:
 
 
 def make_loop(folder, counter: Counter, **options) -> TrainingLoop:
-    accelerator = Accelerator(cpu=True)
-    accelerator.register_for_checkpointing(counter)
-    return TrainingLoop(accelerator, folder, title="test", **{"steps": 7, "save_every": 2, **options})
+    states = {"counter": counter}
+    return TrainingLoop(Accelerator(cpu=True), folder, states, title="test", **{"steps": 7, "save_every": 2, **options})
 
 
 def run_until(folder, stop: int | None = None, **options) -> list[int]:
@@ -64,6 +63,16 @@ def test_the_state_is_not_saved_after_the_last_step(tmp_path):
     run_until(tmp_path, steps=4)
     # After step 2, not after 4: the caller is about to save the result and drop the state.
     assert make_loop(tmp_path, Counter(), steps=4).left == range(2, 4)
+
+
+def test_a_training_that_can_go_on_saves_its_last_state(tmp_path):
+    run_until(tmp_path, steps=4, can_go_on=True)
+    counter = Counter()
+    again = make_loop(tmp_path, counter, steps=4, can_go_on=True)
+    assert again.left == range(4, 4)
+    assert again.figures == {"count": 4.0}
+    assert run_until(tmp_path, steps=6) == [4, 5]
+    assert [(record["step"], record["count"]) for record in read_metrics(tmp_path)] == [(n, n) for n in range(1, 7)]
 
 
 def test_a_kill_between_the_two_renames_loses_nothing(tmp_path, monkeypatch):

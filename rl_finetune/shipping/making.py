@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import subprocess
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from omegaconf import OmegaConf
-
 from shared.app.errors import UserError
+from shared.runs.provenance import LIBRARIES, head_commit, this_machine
 from shared.runs.run_folder import RunFolder
-
-LIBRARIES = ("torch", "torchvision", "timm", "diffusers", "accelerate", "safetensors", "numpy")
 
 
 @dataclass(frozen=True)
@@ -34,7 +28,7 @@ class Making:
         """Returns the making of a finished run; what is left empty is read from the checkout and this machine."""
         if not run.config_path.is_file() or not run.is_finished():
             raise UserError(f"{run.path} is no finished run; run its command to the end first")
-        settings = OmegaConf.to_container(OmegaConf.load(run.config_path))
+        settings = run.settings()
         versions = ", ".join(
             [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in LIBRARIES)]
         )
@@ -52,26 +46,3 @@ def portable(value: Any) -> Any:
         case str() if value.startswith(("/", "~", "..")):
             return Path(value).name
     return value
-
-
-def head_commit() -> str:
-    """Returns the checkout's commit, with a plus where files have changed since; "unknown" outside a checkout."""
-    try:
-        head, changed = (
-            subprocess.run(
-                ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{head}{'+' if changed else ''}"
-
-
-def this_machine() -> str:
-    """Returns this machine's processor, and its GPU where it has one."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{os.cpu_count()} cores of {model}{gpu}"
