@@ -63,7 +63,7 @@ base_of = $(if $(SHIPPED_START),shipped:base_$(1),$(IN_RUN)/base_$(1))
 REWARD_MODEL = $(if $(and $(SHIPPED_START),$(if $(DOWNLOADED),,yes)),shipped:reward_model,$(IN_RUN)/reward_model/checkpoint)
 
 .DEFAULT_GOAL := help
-.PHONY: help env base-policies base-sr base-face pool dataset browse bench bench-dataset bench-rm bench-rl train-rm train-rl report eval restore score eval-rm download-rm reproduce checkpoints test campaign kills lint
+.PHONY: help env base-policies base-sr base-face pool dataset browse bench bench-dataset bench-rm bench-rl train-rm train-rl report eval restore score demo eval-rm download-rm reproduce checkpoints test campaign kills lint
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -138,6 +138,9 @@ lint: env ## check style
 
 restore: env ## restore a picture or a folder: IN= OUT=, with POLICY=, else RUN's tuned policy, else the shipped one; TASK=face
 	@$(RESTORE_RL) restore in=$(call quoted,IN) out=$(call given,OUT,restored) policy=$(call quoted,POLICY) run=$(IN_RUN) task=$(FIRST_TASK) $(call spread,ARGS)
+
+demo: env ## before and after RL, score, map and best of N in the browser, on this machine alone: POLICY=, RUN=, TASK=face
+	@$(RESTORE_RL) demo policy=$(call quoted,POLICY) run=$(IN_RUN) task=$(FIRST_TASK) $(call spread,ARGS)
 
 eval-rm: env ## measure the reward model: TRIPLES=folder of real triples, RESTORERS='[a.pth,b.pth]' it never met
 	@$(RESTORE_RL) eval-rm $(call config,eval-rm,configs/eval_rm.yaml) checkpoint=$(IN_RUN)/reward_model/checkpoint dataset=$(IN_DATASET) $(if $(value TRIPLES),triples=$(call quoted,TRIPLES)) $(if $(value RESTORERS),restorers=$(call quoted,RESTORERS)) $(call spread,ARGS)

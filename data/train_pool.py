@@ -31,7 +31,7 @@ from shared.runs.run_folder import RunFolder
 from shared.runs.training_loop import TrainingLoop, set_learning_rate
 from shared.seeds import derive_seed
 
-FREE_KEYS = ("workers", "checkpoint_every", "log_every", "cpu_threads", *FREE_SOURCE_KEYS)
+FREE_KEYS = ("workers", "checkpoint_every", "log_every", "tracking", "cpu_threads", *FREE_SOURCE_KEYS)
 L1_FOLDER, GAN_FOLDER, EXEMPLAR_FOLDER = "l1", "gan", "exemplar"
 
 
@@ -60,6 +60,7 @@ class TrainPoolConfig:
     mixed_precision: str = "no"  # no | bf16 | fp16
     checkpoint_every: int = 200  # iterations between resumable states; a kill loses at most this much work
     log_every: int = 20  # iterations between lines of metrics.jsonl
+    tracking: str = "tensorboard"  # trackers that Accelerate knows, commas between: tensorboard,wandb; or none
     workers: int = 0  # processes that prepare pairs; 0: the training process itself
     cpu_threads: int = 2  # PyTorch's threads
     seed: int = 0  # seed of weights, pairs and order
@@ -153,6 +154,7 @@ def train(config: TrainPoolConfig, run: RunFolder, pairs: PairDataset, accelerat
         save_every=config.checkpoint_every,
         log_every=config.log_every,
         can_go_on=True,
+        tracking=config.tracking,
     )
     batches = pair_batches(
         pairs,

@@ -38,7 +38,7 @@ from shared.runs.run_folder import RunFolder
 from shared.seeds import derive_seed
 
 CHECKPOINT_FOLDER, STAGES_FOLDER = "checkpoint", "stages"
-FREE_KEYS = ("workers", "device", "optim.save_every")  # speed, not results
+FREE_KEYS = ("workers", "device", "tracking", "optim.save_every")  # speed, not results
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class TrainConfig:
     lq_share: float = 0.0  # share of the samples shown with the lq they were restored from; 0 without model.takes_lq
     licence: str = ""  # licence of the weights, for the model card; empty: the card states none
     validation_samples: int = 96  # samples of the split val on which the best weights are chosen
+    tracking: str = "tensorboard"  # trackers that Accelerate knows, commas between: tensorboard,wandb; or none
     workers: int = 1  # processes that decode and augment
     device: Literal["auto", "cpu"] = "auto"  # auto: a GPU where there is one
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # precision of the forward pass
@@ -123,6 +124,7 @@ def train(config: TrainConfig, run: RunFolder, data: TrainingData) -> None:
                 folder=training_folder(run, stage),
                 log_folder=run.path,
                 log_offset=sum(config.stage_iterations[:stage]),
+                tracking=config.tracking,
                 workers=config.workers,
                 compile=config.compile,
                 channels_last=config.channels_last,

@@ -31,6 +31,7 @@ COMMANDS = {
     "train-rl": "rl_finetune.train",
     "evaluate": "rl_finetune.evaluate",
     "restore": "rl_finetune.restore",
+    "demo": "rl_finetune.demo",
     "ship": "rl_finetune.ship",
     "report": "rl_finetune.report",
     "reproduce": "rl_finetune.reproduce",

@@ -37,7 +37,7 @@ from shared.seeds import derive_seed, numpy_rng
 
 TEACHER_FOLDER = "teacher"  # in the run's folder: the teacher's pictures
 DECAY = 1 / 3  # share of the iterations over which the learning rate falls at the end
-FREE_KEYS = ("workers", "checkpoint_every", "log_every", "cpu_threads", *FREE_SOURCE_KEYS)
+FREE_KEYS = ("workers", "checkpoint_every", "log_every", "tracking", "cpu_threads", *FREE_SOURCE_KEYS)
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class PretrainConfig:
     mixed_precision: str = "no"  # no | bf16 | fp16
     checkpoint_every: int = 200  # iterations between resumable states; a kill loses at most this much work
     log_every: int = 20  # iterations between lines of metrics.jsonl
+    tracking: str = "tensorboard"  # trackers that Accelerate knows, commas between: tensorboard,wandb; or none
     workers: int = 0  # processes that prepare pairs; 0: the training process itself
     cpu_threads: int = 2  # PyTorch's threads
     seed: int = 0  # seed of weights, pairs and noise
@@ -138,7 +139,7 @@ def train(config: PretrainConfig, run: RunFolder, pairs: PairDataset, accelerato
     if accelerator.device.type == "cpu":
         policy = policy.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(
-        policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+        policy.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay
     )
     ema = moving_average(policy, config.ema_decay).to(accelerator.device)
     model, optimizer = accelerator.prepare(policy, optimizer)
@@ -152,6 +153,7 @@ def train(config: PretrainConfig, run: RunFolder, pairs: PairDataset, accelerato
         log_every=config.log_every,
         log_offset=logged,
         can_go_on=True,
+        tracking=config.tracking,
     )
     drawn = training_windows(config, taught or pairs, accelerator, loop.left, config.batch_size)
     for iteration in loop:
@@ -197,11 +199,13 @@ def open_stages(
         stage: StageConfig = getattr(config, name)
         # An accelerator of its own: what is prepared here is no part of the policy's state.
         accelerator = open_accelerator(config.mixed_precision)
-        seed = derive_seed(config.seed, "init", name)
-        place = StageRun(name, run, logged, seed, config.ema_decay, config.checkpoint_every, config.log_every)
+        every = config.checkpoint_every, config.log_every
+        at = StageRun(
+            name, run, logged, derive_seed(config.seed, "init", name), config.ema_decay, *every, config.tracking
+        )
         drawn = partial(training_windows, config, seen, accelerator)
         before = stages[0].net if stages and isinstance(stages[0], FeedForwardRestorer) else None
-        stages.append(train_network(stage, place, accelerator, drawn, before=before))
+        stages.append(train_network(stage, at, accelerator, drawn, before=before))
         logged += stage.iterations
     return stages, logged
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rl_finetune.evidence.study_figures import ArmFigures, ObjectivePart, read_run, study_tables, written_figures
-from rl_finetune.evidence.study_plot import panels_svg
+from rl_finetune.reporting.study_plot import panels_svg
 from shared.app.config import load_config
 from shared.app.entry import run_command
 from shared.app.errors import UserError

@@ -7,13 +7,17 @@ accelerate launch -m rl_finetune.train configs/train_rl_sr.yaml key=value …
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast
+from PIL import Image
 
 from data.degradation.pairs import SUBJECTS
 from data.sources.open_source import picture_lists
+from rl_finetune.evidence.gallery import GRID_FILE, check_grid
 from rl_finetune.evidence.held_out import after_removals
 from rl_finetune.loop.config import FREE_KEYS, TrainRlConfig
 from rl_finetune.loop.final_evaluation import evaluate_restorers
@@ -27,7 +31,9 @@ from shared.app.errors import UserError
 from shared.restorers.load import read_provenance, save_policy
 from shared.runs.growth import Growth
 from shared.runs.run_folder import RunFolder
+from shared.runs.trackers import Trackers
 from shared.runs.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
+from shared.vision.images import to_tensor, to_unit
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,6 +57,7 @@ def main(argv: Sequence[str]) -> None:
     seconds = train(session)
     if accelerator.is_main_process:
         figures = compare_with_base(session)
+        track_pictures(config, run.path)
         print(figures["table"])
         says = f"RL {config.task}: {seconds:.0f} s of training, policy and pictures in {run.path}"
         run.finish({"seconds": seconds, "rolled_back": session.rolled_back_to is not None, **figures}, says=says)
@@ -70,6 +77,7 @@ def train(session: Session) -> float:
         steps=config.iterations,
         save_every=config.checkpoint_every,
         can_go_on=True,
+        tracking=config.tracking,
     )
     if loop.done == 0:
         _announce(session)
@@ -122,6 +130,15 @@ def compare_with_base(session: Session) -> dict[str, Any]:
     )
 
 
+def track_pictures(config: TrainRlConfig, folder: Path) -> None:
+    """Shows the final pictures, before and after, in the run's trackers."""
+    with Image.open(folder / GRID_FILE) as grid:
+        picture = to_tensor(to_unit(np.asarray(grid.convert("RGB"))))
+    trackers = Trackers.open(config.tracking, folder, resume_step=config.iterations)
+    trackers.log_pictures({"before and after": picture}, config.iterations)
+    trackers.close()
+
+
 def check(session: Session, loop: TrainingLoop) -> bool:
     """Reads the hacking gauge on validation pictures; returns whether it asks to stop and go back to the last good policy.
 
@@ -137,6 +154,8 @@ def check(session: Session, loop: TrainingLoop) -> bool:
     # The main process's figures count everywhere: the last bits may differ, and a verdict must not.
     values = {n: v.cpu() for n, v in broadcast({n: v.to(device) for n, v in found.values.items()}).items()}
     loop.record({f"check/{name}": float(v.nanmean()) for name, v in values.items()})
+    if is_main:
+        loop.log.write_pictures(loop.done, {"check/pictures": check_grid(pairs, found.sr, session.judge)})
     removed = after_removals(found.sr, pairs, session.panel, batch=config.eval_batch)
     reading = session.gauge.read(
         {n: v.tolist() for n, v in values.items()},

@@ -22,7 +22,18 @@ CUPBOARDS = {
     "shared": ("{} app", "runs", "pictures", "vision", "diffusion", "restorers"),
     "data": ("procedural", "sources", "degradation", "pool", "regions", "store", "{}"),
     "reward_model": ("network", "measuring", "learning", "{}"),
-    "rl_finetune": ("supervised", "rewards", "credit", "methods", "evidence", "loop", "shipping", "restoring", "{}"),
+    "rl_finetune": (
+        "supervised",
+        "rewards",
+        "credit",
+        "methods",
+        "evidence",
+        "loop",
+        "shipping",
+        "restoring",
+        "reporting",
+        "{}",
+    ),
 }
 MOST_FILES, MOST_LINES = 12, 250
 

@@ -59,12 +59,17 @@ def pip(*words: str) -> None:
 def test_the_wheel_holds_every_module_config_and_checkpoint(wheel):
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    templates = {
+        path.relative_to(ROOT).as_posix()
+        for kind in ("css", "html", "js")
+        for path in (ROOT / "rl_finetune" / "reporting").glob(f"*.{kind}")
+    }
     configs = {f"shared/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
     shipped = {
         f"shared/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "checkpoints").rglob("*") if path.is_file()
     }
     tiny = {f"shared/checkpoints/rl_sr/{name}" for name in ("config.json", "model.safetensors")}
-    assert held == modules | configs | shipped | tiny
+    assert held == modules | templates | configs | shipped | tiny
 
 
 def test_help_works_without_the_checkout(installed):

@@ -45,6 +45,7 @@ class StageJob:
     folder: Path  # of the resumable state
     log_folder: Path
     log_offset: int  # iterations of the stages before
+    tracking: str  # trackers' names
     workers: int
     compile: bool
     channels_last: bool
@@ -78,6 +79,7 @@ def train_stage(
         save_every=optim.save_every,
         log_folder=job.log_folder,
         log_offset=job.log_offset,
+        tracking=job.tracking,
     )
     batches = StepBatches(
         data.train,

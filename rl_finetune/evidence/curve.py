@@ -8,7 +8,8 @@ of perception.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,23 @@ class Curve:
         if metric not in found:
             raise ValueError(f"the curve has no {metric} of {setting.words()}: measure it first")
         return found[metric]
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Returns the values as plain lists, a record a sampler."""
+        return [
+            {"sampler": asdict(spec), "values": {name: v.tolist() for name, v in of.items()}}
+            for spec, of in self.values.items()
+        ]
+
+    @classmethod
+    def from_json(cls, records: Sequence[Mapping[str, Any]]) -> Curve:
+        """Returns the curve that `as_json` wrote."""
+        return cls(
+            {
+                SamplerSpec(**record["sampler"]): {name: np.array(v) for name, v in record["values"].items()}
+                for record in records
+            }
+        )
 
 
 @dataclass(frozen=True)

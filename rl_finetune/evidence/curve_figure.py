@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -18,9 +19,25 @@ from shared.diffusion.sampler import SamplerSpec
 from shared.files import write_bytes
 from shared.vision.metrics import paired_difference
 
-BASE, TUNED, INK, GRID, REACH = "#1b6ca8", "#b3261e", "#222222", "#dddddd", "#e8f0f7"
 TITLE_LETTERS = 80  # that fit a line above one plane
 MARKERS = ("o", "^", "s", "D", "v", "P")  # one a number of steps, from the fewest
+
+
+@dataclass(frozen=True)
+class Inks:
+    """The colours of a figure."""
+
+    paper: str
+    ink: str  # text, axes
+    grid: str
+    base: str  # the base policy
+    tuned: str  # the tuned one, and what is worse
+    better: str
+    reach: str  # what the base reaches by itself
+
+
+LIGHT = Inks("#ffffff", "#222222", "#dddddd", "#1b6ca8", "#b3261e", "#187a2f", "#e8f0f7")
+DARK = Inks("#1a1f25", "#e3e6ea", "#3b424b", "#74b9ee", "#ff8f85", "#6fcf8a", "#22313e")
 
 
 def curve_table(base: Curve, tuned: Curve, planes: Sequence[Plane], *, deployed: SamplerSpec) -> str:
@@ -54,14 +71,14 @@ def draw_curve(
     Shaded is what the base reaches by itself: its samplers, the mixtures of two, and whatever is worse. The cross is the
     deployed sampler's, its arms the 95 % interval of the paired change since the base.
     """
-    settings = {"svg.hashsalt": "restore-rl", "svg.fonttype": "none", "font.size": 9, "text.color": INK}
+    settings = {"svg.hashsalt": "restore-rl", "svg.fonttype": "none", "font.size": 9, "text.color": LIGHT.ink}
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(1.7 + 5.5 * len(panels), 4.6), facecolor="white", layout="constrained")
-        figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
+        figure = Figure(figsize=(1.7 + 5.5 * len(panels), 4.6), facecolor=LIGHT.paper, layout="constrained")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=LIGHT.ink)
         row = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (plane, said) in zip(row, panels.items(), strict=True):
-            _draw_plane(axes, base, tuned, plane, deployed=deployed.canonical(), said=said)
-        row[-1].legend(handles=_legend(base), loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+            draw_plane(axes, base, tuned, plane, deployed=deployed, said=said)
+        row[-1].legend(handles=plane_legend(base), loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         drawn = io.BytesIO()
         kind = path.suffix.removeprefix(".")
         # Without the date the same figures make the same bytes.
@@ -97,14 +114,17 @@ def _turns_left(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> bool:
     return bool((b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]) >= 0)
 
 
-def _draw_plane(axes: Axes, base: Curve, tuned: Curve, plane: Plane, *, deployed: SamplerSpec, said: str) -> None:
+def draw_plane(
+    axes: Axes, base: Curve, tuned: Curve, plane: Plane, *, deployed: SamplerSpec, said: str, inks: Inks = LIGHT
+) -> None:
+    """Draws one plane into `axes`, under what is `said` of it."""
     of_base, of_tuned = _points(base, plane), _points(tuned, plane)
-    _frame(axes, plane, title=textwrap.fill(said, TITLE_LETTERS))
+    _frame(axes, plane, title=textwrap.fill(said, TITLE_LETTERS), inks=inks)
     _fit(axes, np.array([*of_base.values(), *of_tuned.values()]), plane)
-    _shade(axes, np.array(list(of_base.values())), plane)
-    for points, colour in ((of_base, BASE), (of_tuned, TUNED)):
-        _draw_policy(axes, points, colour)
-    _draw_deployed(axes, base, tuned, plane, deployed)
+    _shade(axes, np.array(list(of_base.values())), plane, inks)
+    for points, colour in ((of_base, inks.base), (of_tuned, inks.tuned)):
+        _draw_policy(axes, points, colour, paper=inks.paper)
+    _draw_deployed(axes, base, tuned, plane, deployed.canonical(), inks)
 
 
 def _points(curve: Curve, plane: Plane) -> dict[SamplerSpec, tuple[float, float]]:
@@ -115,13 +135,13 @@ def _points(curve: Curve, plane: Plane) -> dict[SamplerSpec, tuple[float, float]
     }
 
 
-def _frame(axes: Axes, plane: Plane, *, title: str) -> None:
-    axes.set_facecolor("white")
-    axes.set_title(title, loc="left", fontsize=9, color=INK)
-    axes.set_xlabel(f"{plane.perception}, better to the right", color=INK)
-    axes.set_ylabel(f"{plane.fidelity}, better upwards", color=INK)
-    axes.tick_params(colors=INK)
-    axes.grid(color=GRID, linewidth=0.6)
+def _frame(axes: Axes, plane: Plane, *, title: str, inks: Inks) -> None:
+    axes.set_facecolor(inks.paper)
+    axes.set_title(title, loc="left", fontsize=9, color=inks.ink)
+    axes.set_xlabel(f"{plane.perception}, better to the right", color=inks.ink)
+    axes.set_ylabel(f"{plane.fidelity}, better upwards", color=inks.ink)
+    axes.tick_params(colors=inks.ink)
+    axes.grid(color=inks.grid, linewidth=0.6)
     axes.set_axisbelow(True)
 
 
@@ -134,36 +154,37 @@ def _fit(axes: Axes, places: np.ndarray, plane: Plane) -> None:
         set_limits(*(ends if plane.sign(metric) > 0 else ends[::-1]))
 
 
-def _shade(axes: Axes, places: np.ndarray, plane: Plane) -> None:
+def _shade(axes: Axes, places: np.ndarray, plane: Plane, inks: Inks) -> None:
     signs = np.array([plane.sign(plane.perception), plane.sign(plane.fidelity)])
     corners = frontier(places * signs)
     # What is worse than a corner is reached, too: down and to the left, past the ends of the axes.
     worst = np.array([min(np.array(axes.get_xlim()) * signs[0]), min(np.array(axes.get_ylim()) * signs[1])])
     outline = np.array([worst, [worst[0], corners[0][1]], *corners, [corners[-1][0], worst[1]]]) * signs
-    axes.fill(*outline.T, color=REACH, zorder=0)
-    axes.plot(*(corners * signs).T, color=BASE, linewidth=0.8, linestyle=":", zorder=1)
+    axes.fill(*outline.T, color=inks.reach, zorder=0)
+    axes.plot(*(corners * signs).T, color=inks.base, linewidth=0.8, linestyle=":", zorder=1)
 
 
-def _draw_policy(axes: Axes, points: Mapping[SamplerSpec, tuple[float, float]], colour: str) -> None:
+def _draw_policy(axes: Axes, points: Mapping[SamplerSpec, tuple[float, float]], colour: str, *, paper: str) -> None:
     for eta in sorted({setting.eta for setting in points}):
         path = sorted((s for s in points if s.eta == eta or s.steps == 1), key=lambda s: s.steps)
         axes.plot(*zip(*(points[s] for s in path), strict=True), color=colour, linewidth=0.8, alpha=0.6, zorder=2)
     for setting, place in points.items():
         style = {"marker": _marker(setting, points), "markersize": 6, "zorder": 3, "markeredgecolor": colour}
-        axes.plot(*place, color=colour, markerfacecolor=_faded(colour, setting.eta), **style)
+        axes.plot(*place, color=colour, markerfacecolor=_faded(colour, setting.eta, paper), **style)
 
 
-def _draw_deployed(axes: Axes, base: Curve, tuned: Curve, plane: Plane, deployed: SamplerSpec) -> None:
+def _draw_deployed(axes: Axes, base: Curve, tuned: Curve, plane: Plane, deployed: SamplerSpec, inks: Inks) -> None:
     def arm(metric: str) -> float:
         return paired_difference(base.of(deployed, metric), tuned.of(deployed, metric)).half_width
 
     x, y = (float(tuned.of(deployed, metric).mean()) for metric in (plane.perception, plane.fidelity))
     start = [float(base.of(deployed, metric).mean()) for metric in (plane.perception, plane.fidelity)]
-    axes.errorbar(x, y, xerr=arm(plane.perception), yerr=arm(plane.fidelity), color=INK, linewidth=1, zorder=4)
-    axes.annotate("", (x, y), start, arrowprops={"arrowstyle": "->", "color": INK, "linewidth": 1}, zorder=4)
+    axes.errorbar(x, y, xerr=arm(plane.perception), yerr=arm(plane.fidelity), color=inks.ink, linewidth=1, zorder=4)
+    axes.annotate("", (x, y), start, arrowprops={"arrowstyle": "->", "color": inks.ink, "linewidth": 1}, zorder=4)
 
 
-def _legend(base: Curve) -> list[Line2D]:
+def plane_legend(base: Curve, inks: Inks = LIGHT) -> list[Line2D]:
+    """Returns what markers and colours mean."""
     first = {setting.steps: setting for setting in sorted(base.values, key=lambda s: s.steps)}
     etas = sorted({setting.eta for setting in base.values})
 
@@ -171,11 +192,17 @@ def _legend(base: Curve) -> list[Line2D]:
         return Line2D([], [], label=label, marker=marker, color=colour, markerfacecolor=face, linestyle="none")
 
     return [
-        spot("base", "o", BASE, BASE),
-        spot("tuned", "o", TUNED, TUNED),
-        *(spot(f"{n} step{'s' if n > 1 else ''}", _marker(s, base.values), INK, INK) for n, s in first.items()),
-        *(spot("ODE" if eta == 0 else f"SDE η {eta:g}", "o", INK, _faded(INK, eta)) for eta in etas),
-        Line2D([], [], label="deployed: base to tuned", color=INK, linewidth=1),
+        spot("base", "o", inks.base, inks.base),
+        spot("tuned", "o", inks.tuned, inks.tuned),
+        *(
+            spot(f"{n} step{'s' if n > 1 else ''}", _marker(s, base.values), inks.ink, inks.ink)
+            for n, s in first.items()
+        ),
+        *(
+            spot("ODE" if eta == 0 else f"SDE η {eta:g}", "o", inks.ink, _faded(inks.ink, eta, inks.paper))
+            for eta in etas
+        ),
+        Line2D([], [], label="deployed: base to tuned", color=inks.ink, linewidth=1),
     ]
 
 
@@ -184,9 +211,10 @@ def _marker(setting: SamplerSpec, settings: Collection[SamplerSpec]) -> str:
     return MARKERS[counts.index(setting.steps) % len(MARKERS)]
 
 
-def _faded(colour: str, eta: float) -> tuple[float, float, float]:
-    """Returns the colour of a filling: full without noise, white at η = 1."""
-    return tuple(float(c + (1.0 - c) * eta) for c in matplotlib.colors.to_rgb(colour))
+def _faded(colour: str, eta: float, paper: str) -> tuple[float, float, float]:
+    """Returns the colour of a filling: full without noise, the paper's at η = 1."""
+    full, empty = (matplotlib.colors.to_rgb(each) for each in (colour, paper))
+    return tuple(float(f + (e - f) * eta) for f, e in zip(full, empty, strict=True))
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from shared.files import write_bytes
 from shared.restorers.pixel_unet import PixelUNet, PixelUNetRestorer
 from shared.vision.metrics import METRICS
 
-TABLE_FILE, FIGURE_FILE = "curve.md", "curve.png"
+TABLE_FILE, FIGURE_FILE, VALUES_FILE = "curve.md", "curve.png", "curve.json"
+UNTOLD = "No gain can be told: every metric of fidelity or of perception is missing or rewarded"
 # In each order the first that is measured and that no reward contains.
 FIDELITY = ("psnr", "ssim", "ms_ssim")
 # A gain in perception must show in both; without either, the first of the substitutes stands in, and that is said.
@@ -32,6 +34,12 @@ class Gain:
     tuned: Curve
     standings: tuple[Standing, ...]  # of the deployed sampler, one a plane
     pictures: int
+    judged: bool = True  # False: the planes hold a metric that is rewarded, and are there to be looked at
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the tuned policy has gained something that the base policy's sampler could not have given."""
+        return self.judged and self.standing.beyond
 
     @property
     def standing(self) -> Standing:
@@ -41,6 +49,8 @@ class Gain:
     @property
     def line(self) -> str:
         """Returns what may be said of the run, in one line."""
+        if not self.judged:
+            return UNTOLD
         said = "A gain" if self.standing.beyond else "No gain"
         return f"{said}: {'; '.join(s.line() for s in self.standings)}, {self.pictures} pictures{self._stand_in()}"
 
@@ -59,7 +69,8 @@ class Gain:
             for name, curve in (("base", self.base), ("tuned", self.tuned))
         }
         return {
-            "beyond": self.standing.beyond,
+            "beyond": self.beyond,
+            "judged": self.judged,
             "p": self.standing.p,
             "line": self.line,
             "planes": [{"metrics": list(s.plane.metrics), "beyond": s.beyond, "p": s.p} for s in self.standings],
@@ -79,6 +90,7 @@ def measure_gain(
     batch: int,
     seed: int,
     device: str,
+    judged: bool = True,
 ) -> Gain:
     """Returns both policies' curves on `pairs` and whether the tuned one, as deployed, lies beyond the base's."""
     curves = [
@@ -93,7 +105,13 @@ def measure_gain(
         )
         for policy in (base, tuned)
     ]
-    return Gain(*curves, tuple(beyond(*curves, setting=deployed, plane=plane) for plane in planes), len(pairs.indices))
+    return gain_of(*curves, planes=planes, deployed=deployed, judged=judged)
+
+
+def gain_of(base: Curve, tuned: Curve, *, planes: Sequence[Plane], deployed: SamplerSpec, judged: bool) -> Gain:
+    """Returns where the tuned policy stands in each plane."""
+    standings = tuple(beyond(base, tuned, setting=deployed, plane=plane) for plane in planes)
+    return Gain(base, tuned, standings, len(base.of(deployed, planes[0].fidelity)), judged)
 
 
 def planes_of(measured: Collection[str], rewarded: Collection[str]) -> tuple[Plane, ...]:
@@ -105,15 +123,40 @@ def planes_of(measured: Collection[str], rewarded: Collection[str]) -> tuple[Pla
         return [name for name in names if name in measured and name not in rewarded]
 
     return tuple(
-        Plane(fidelity, perception, {name: METRICS[name].higher_is_better for name in (fidelity, perception)})
+        plane_of(fidelity, perception)
         for fidelity in free(FIDELITY)[:1]
         for perception in free(PERCEPTION) or free(SUBSTITUTES)[:1]
     )
 
 
+def plane_of(fidelity: str, perception: str) -> Plane:
+    """Returns the plane of two metrics by name."""
+    return Plane(fidelity, perception, {name: METRICS[name].higher_is_better for name in (fidelity, perception)})
+
+
 def write_gain(folder: Path, gain: Gain, *, deployed: SamplerSpec, title: str) -> None:
-    """Writes the table and the figure of a gain."""
-    panels = {standing.plane: standing.line() for standing in gain.standings}
+    """Writes the table, the figure and every picture's values of a gain."""
+    panels = {standing.plane: standing.line() if gain.judged else UNTOLD for standing in gain.standings}
     table = curve_table(gain.base, gain.tuned, list(panels), deployed=deployed)
     write_bytes(folder / TABLE_FILE, f"{gain.line}\n\n{table}".encode())
     draw_curve(folder / FIGURE_FILE, gain.base, gain.tuned, panels=panels, deployed=deployed, title=title)
+    content = {
+        "deployed": asdict(deployed),
+        "judged": gain.judged,
+        "planes": [standing.plane.metrics for standing in gain.standings],
+        "base": gain.base.as_json(),
+        "tuned": gain.tuned.as_json(),
+    }
+    write_bytes(folder / VALUES_FILE, json.dumps(content).encode())
+
+
+def read_gain(folder: Path) -> tuple[Gain, SamplerSpec] | None:
+    """Returns the gain that `write_gain` wrote, and the deployed sampler; None where there is none."""
+    path = folder / VALUES_FILE
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text())
+    base, tuned = (Curve.from_json(found[name]) for name in ("base", "tuned"))
+    deployed = SamplerSpec(**found["deployed"])
+    planes = [plane_of(*metrics) for metrics in found["planes"]]
+    return gain_of(base, tuned, planes=planes, deployed=deployed, judged=found["judged"]), deployed

@@ -8,7 +8,7 @@ have lost what nobody would miss (`shared.vision.removal`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -77,6 +77,14 @@ class GaugeReading:
         if self.gone:
             parts.append(f"the proxy's gain goes with: {', '.join(self.gone)}")
         return f"{self.verdict}: {'; '.join(parts)}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the verdict and every family as plain numbers; `size` in units of the change that somebody would mind."""
+        families = [
+            {**asdict(reading), "z": reading.change.z, "half_width": reading.change.half_width, "size": reading.size}
+            for reading in self.families
+        ]
+        return {"verdict": self.verdict, "families": families, "gone": list(self.gone)}
 
 
 class HackingGauge:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from data.degradation.pairs import PairConfig, collate_pairs, pairs_for_task
 from data.degradation.records import PairBatch, Task
 from data.sources.open_source import SourceConfig
 from data.sources.splits import Split
+from rl_finetune.evidence.gallery import GRID_FILE, before_after_grid, write_gallery
 from rl_finetune.evidence.judges import reward_parts
 from rl_finetune.evidence.measure import (
     Evaluation,
@@ -29,18 +29,16 @@ from rl_finetune.evidence.references import TRUTH
 from rl_finetune.evidence.whole_set import KERNEL_DISTANCE, WholeSet
 from rl_finetune.rewards.faces import identity, load_identity
 from rl_finetune.rewards.judge import Judge
-from rl_finetune.rewards.learned import judge_pictures
 from rl_finetune.rewards.objective import OBJECTIVE, RewardScale, StageScales, measure_scales, objective
 from shared.diffusion.sampler import SamplerSpec
 from shared.restorers.protocol import Restorer
 from shared.runs.run_folder import RunFolder
 from shared.vision.available import MetricWeights, open_metrics
-from shared.vision.images import paint_map, picture_grid, save_image
+from shared.vision.images import save_image
 from shared.vision.metrics import METRICS, PairMetric, judging
 from shared.vision.pattern import hatch
 from shared.vision.removal import REMOVALS
 
-GRID_ROWS = 12
 EVALUATION_FILE = "evaluation.json"
 REMOVED = "removed"  # its key: what is left of the proxy once the pictures have lost what nobody would miss
 SCALE_GROUPS, SCALE_MEMBERS = 8, 8  # of the same pictures and noise whatever the run's seed: one unit for all of them
@@ -114,7 +112,8 @@ def compare_on_held_out(
     """Returns the figures of two restorers on distinct pictures that RL does not train on, with the same noise.
 
     Beside them stand the `references` (title → restorer) and the truth itself, each metric's best value.
-    Writes `before_after.png` and `evaluation.json` (the figures, and every picture's values) into `folder`.
+    Writes `before_after.png`, `evaluation.json` (the figures, and every picture's values) and the pictures on which RL
+    lost and gained most into `folder`.
     """
     pairs = held_out.draw(split, images)
     found = {
@@ -149,11 +148,12 @@ def compare_on_held_out(
         "pictures": images,
         "seconds_per_picture": seconds,
     }
-    save_image(folder / "before_after.png", before_after_grid(pairs, found["before"], found["after"], judge))
+    save_image(folder / GRID_FILE, before_after_grid(pairs, found["before"], found["after"], judge))
     by_method = {name: each.values for name, each in found.items()} | beside
     values = {name: {k: v.tolist() for k, v in own.items()} for name, own in by_method.items()}
     removed = {name: after_removals(each.sr, pairs, panel, batch=held_out.batch) for name, each in found.items()}
     also = {REMOVED: {name: {k: v.tolist() for k, v in own.items()} for name, own in removed.items()}}
+    also["gallery"] = write_gallery(folder, pairs, found["before"], found["after"], judge)
     RunFolder(folder).write_json(EVALUATION_FILE, {**figures, "image_ids": pairs.image_ids, **also, **values})
     return figures
 
@@ -224,22 +224,3 @@ def objective_scales(
     dataset = pairs_for_task(source, few, task=task, split="train", seed=0)
     groups = collate_pairs([dataset[i] for i in range(SCALE_GROUPS)])
     return measure_scales(base, groups, judge.composites, members=SCALE_MEMBERS, seed=0)
-
-
-def before_after_grid(pairs: PairBatch, before: Evaluation, after: Evaluation, judge: Judge) -> torch.Tensor:
-    """Returns the picture grid [3, H, W]: lq · before · after · gt · map before · map after."""
-    model = judge.final.toolbox.given["reward_model"]
-    count = min(GRID_ROWS, len(pairs.indices))
-    size = pairs.gt.shape[-2:]
-    with torch.no_grad():
-        lq = pairs.lq[:count].to(judge.final.toolbox.device)
-        shown = [e.sr[:count].to(lq.device) for e in (before, after)]
-        maps = [judge_pictures(model, sr, lq).degradation_map for sr in shown]
-    rows = []
-    for i in range(count):
-        lq = F.interpolate(pairs.lq[i : i + 1], size=size, mode="nearest")[0]
-        row = [lq, before.sr[i], after.sr[i], pairs.gt[i]]
-        row += [paint_map(m[i].cpu()) for m in maps] if maps[0] is not None else []
-        rows.append(row)
-    titles = ["lq", "before RL", "after RL", "gt", "map before", "map after"][: len(rows[0])]
-    return picture_grid(rows, titles, cell_px=160)

@@ -23,7 +23,7 @@ from shared.app.config import require_range
 from shared.diffusion.sampler import Deployment, SamplerSpec
 from shared.vision.available import MetricWeights
 
-FREE_KEYS = ("checkpoint_every", "cpu_threads", *FREE_SOURCE_KEYS)
+FREE_KEYS = ("checkpoint_every", "tracking", "cpu_threads", *FREE_SOURCE_KEYS)
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class TrainRlConfig:
     check_every: int = 0  # iterations between checks on validation pictures, read by the hacking gauge; 0: never
     check_images: int = 16  # validation pictures of a check
     checkpoint_every: int = 10  # iterations between resumable states; a kill loses at most this much work
+    tracking: str = "tensorboard"  # trackers that Accelerate knows, commas between: tensorboard,wandb; or none
     cpu_threads: int = 2  # PyTorch's threads
     seed: int = 0  # seed of pairs, noise and windows
 

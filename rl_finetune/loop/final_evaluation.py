@@ -50,9 +50,8 @@ def evaluate_restorers(
     if len(policies) < 2 or not config.curve_images:
         return figures
     planes = planes_of(panel.of_each, panel.refused)
-    if not planes:
-        why = "No gain can be told: every metric of fidelity or of perception is missing or rewarded"
-        return {**figures, "table": f"{figures['table']}\n{why}"}
+    judged = bool(planes)
+    planes = planes or planes_of(panel.of_each, ())  # to be looked at: what is rewarded tells no gain
     gain = measure_gain(
         policies[0].policy,
         policies[1].policy,
@@ -63,11 +62,12 @@ def evaluate_restorers(
         batch=config.eval_batch,
         seed=config.seed,
         device=panel.device,
+        judged=judged,
     )
     write_gain(folder, gain, deployed=base.spec, title=f"{config.task}: before and after RL")
-    reading = final_reading(config, panel, folder, beyond_curve=gain.standing.beyond)
+    reading = final_reading(config, panel, folder, beyond_curve=gain.beyond)
     said = f"{figures['table']}\n{gain.line}\ngauge, {reading.line()}"
-    return {**figures, "table": said, "curve": gain.as_json(), "gauge": reading.line()}
+    return {**figures, "table": said, "curve": gain.as_json(), "gauge": reading.line(), **reading.as_json()}
 
 
 def final_reading(config: TrainRlConfig, panel: Panel, folder: Path, *, beyond_curve: bool) -> GaugeReading:

@@ -70,6 +70,7 @@ class StageRun:
     ema_decay: float
     save_every: int
     log_every: int
+    tracking: str  # trackers' names
 
 
 def train_network(
@@ -101,6 +102,7 @@ def train_network(
             log_every=place.log_every,
             log_folder=place.run.path,
             log_offset=place.log_offset,
+            tracking=place.tracking,
         )
         drawn = windows(loop.left, config.batch_size)
         for iteration in loop:

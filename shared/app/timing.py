@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -73,3 +74,19 @@ def peak_memory_mb(function: Callable[[], object], *, device: torch.device) -> f
         held += change.nbytes()
         peak = max(peak, held)
     return peak / 2**20
+
+
+def process_peak_mb() -> dict[str, float]:
+    """Returns the most memory in MB (2²⁰ bytes) that this process, and on a GPU its tensors, have taken so far.
+
+    Processes that it started are not counted.
+    """
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return {}
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux kilobytes
+    found = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        found["gpu"] = max(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count())) / 2**20
+    return {name: round(value, 1) for name, value in found.items()}

@@ -10,10 +10,13 @@ from shared.app.config import Schema, from_dict
 from shared.app.errors import UserError
 
 
-def read_words(schema: type[Schema], argv: Sequence[str], *, expected: str, bare: Sequence[str] = ()) -> Schema:
+def read_words(
+    schema: type[Schema], argv: Sequence[str], *, expected: str, bare: Sequence[str] = (), optional: bool = False
+) -> Schema:
     """Returns `schema` filled from key=value words; the word `in` goes to its field `inputs`, empty values to defaults.
 
-    `expected` names the word that must be there, as a person would write it: in=<picture or folder>. Words without a key
+    `expected` names the word that must be there, as a person would write it: in=<picture or folder>; an `optional` one
+    is an example alone. Words without a key
     fill the fields in `bare`, in that order. Raises UserError where the expected word is absent, and for a word of
     another form, an unknown key (with the nearest one), a wrong type, a broken invariant.
     """
@@ -30,7 +33,7 @@ def read_words(schema: type[Schema], argv: Sequence[str], *, expected: str, bare
         if value:
             values["inputs" if key == "in" else key] = value
     required = expected.partition("=")[0]
-    if ("inputs" if required == "in" else required) not in values:
+    if not optional and ("inputs" if required == "in" else required) not in values:
         raise UserError(f"expected {expected}, but nothing was named")
     try:
         return from_dict(schema, values)

@@ -14,7 +14,7 @@ from shared.app.config import flatten
 from shared.weights import tensors_in
 
 # What is another at every start: the clock, and where the folder lies.
-_CLOCK = ("second", "says", "table", "command", "started", "timing", "sessions", "path")
+_CLOCK = ("second", "says", "table", "command", "started", "timing", "sessions", "path", "peak_memory")
 _PASSING = ("tensorboard", "build_log", "state", "provenance.json")
 _SHOWN = 3
 _ADVICE = "train it again"

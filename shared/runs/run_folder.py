@@ -53,8 +53,13 @@ class RunFolder:
         """Returns the folder of a stage that has work to do; prints a line and returns None when it is finished.
 
         `pictures` lists those it would be made from now. Raises UserError as `check` and `require_same_pictures` do, while
-        another process works in the folder, and when its disk has less than `needed_mb` free. Writes no new folder.
+        another process works in the folder, and when its disk has less than `needed_mb` free, and for trackers that
+        are not installed. Writes no new folder.
         """
+        if names := getattr(config, "tracking", ""):
+            from shared.runs.trackers import require_trackers  # imports Accelerate, and only trainings need it
+
+            require_trackers(names)
         folder = cls.check(path, config, free_keys=free_keys, growth=growth)
         if folder.is_finished() and not folder.goes_on:
             if pictures is not None and not looks_unchanged(folder.path, [config.source.images, config.source.faces]):
@@ -150,7 +155,10 @@ class RunFolder:
 
     def finish(self, summary: dict[str, Any], *, says: str) -> None:
         """Marks the stage as finished, with its figures; `says` is printed now and when it is asked for again."""
-        self.write_json(SUMMARY_FILE, {"says": says, "command": command_hash(self.command), **summary})
+        from shared.app.timing import process_peak_mb  # imports torch, and a finished stage is asked without it
+
+        noted = {"says": says, "command": command_hash(self.command), "peak_memory_mb": process_peak_mb()}
+        self.write_json(SUMMARY_FILE, {**noted, **summary})
         for name in (f"{STATE_FOLDER}.old", f"{STATE_FOLDER}.part"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         FolderLock.release_if_held(self.path)

@@ -1,4 +1,4 @@
-"""Progress of a long stage: a bar with rate and remaining time, metrics.jsonl, and tensorboard."""
+"""Progress of a long stage: a bar with rate and remaining time, metrics.jsonl, and experiment trackers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
 from shared.files import write_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 Item = TypeVar("Item")
 
@@ -36,13 +39,16 @@ def progress(
 
 
 class MetricsLog:
-    """Scalars by step, to `metrics.jsonl` and to tensorboard; a resumed run drops what came after its checkpoint."""
+    """Scalars by step, to `metrics.jsonl` and to trackers; a resumed run drops what came after its checkpoint."""
 
-    def __init__(self, folder: Path, *, resume_step: int = 0, enabled: bool = True) -> None:
-        self._file = self._board = None
+    def __init__(
+        self, folder: Path, *, resume_step: int = 0, enabled: bool = True, tracking: str = "tensorboard"
+    ) -> None:
+        """`tracking`: trackers' names, commas between them. Raises UserError where one is unknown or not installed."""
+        self._file = self._trackers = None
         if not enabled:
             return
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the main process needs it
+        from shared.runs.trackers import Trackers  # slow to import, and only the main process needs it
 
         path = folder / "metrics.jsonl"
         kept = (
@@ -50,15 +56,19 @@ class MetricsLog:
         )
         write_bytes(path, "".join(line + "\n" for line in kept).encode())
         self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+        self._trackers = Trackers.open(tracking, folder, resume_step=resume_step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Records finite or not-finite floats under their names at `step`."""
         if self._file is None:
             return
         self._file.write(json.dumps({"step": step, **{k: float(v) for k, v in values.items()}}) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, float(value), step)
+        self._trackers.log({name: float(value) for name, value in values.items()}, step)
+
+    def write_pictures(self, step: int, pictures: Mapping[str, torch.Tensor]) -> None:
+        """Shows pictures [3, H, W] in [0, 1] in the trackers."""
+        if self._trackers is not None:
+            self._trackers.log_pictures(pictures, step)
 
     def flush(self) -> None:
         """Returns once every record is on disk."""
@@ -68,7 +78,7 @@ class MetricsLog:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-            self._board.close()
+            self._trackers.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

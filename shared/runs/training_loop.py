@@ -41,10 +41,12 @@ class TrainingLoop:
         log_offset: int = 0,
         unit: str = "step",
         can_go_on: bool = False,
+        tracking: str = "tensorboard",
     ) -> None:
         """`folder` holds the resumable state. A part of a longer run logs to `log_folder`, `log_offset` steps late.
 
         A training that `can_go_on` when it is asked for more steps also saves its state after the last one.
+        `tracking`: experiment trackers' names, commas between them.
         """
         self.accelerator, self.folder, self.states = accelerator, folder, dict(states)
         self.save_every, self.log_every, self.log_offset = save_every, log_every, log_offset
@@ -61,6 +63,7 @@ class TrainingLoop:
             # Nothing is kept of a run that was killed before its first state: its records at step 0 come again.
             resume_step=log_offset + self.done if log_offset or self.done else -1,
             enabled=accelerator.is_main_process,
+            tracking=tracking,
         )
 
     def __iter__(self) -> Iterator[int]:

@@ -71,7 +71,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
 }  # fmt: skip
 # Where the clock stands in a run's files, and what is another at every start.
 # The state of the global generators is another, too, after a loader was opened twice; no step draws from them.
-_CLOCK = ("second", "random_", "says", "table", "sessions", "command", "started", "timing")
+_CLOCK = ("second", "random_", "says", "table", "sessions", "command", "started", "timing", "peak_memory")
 _CLOCKED = re.compile("seconds|/random_")
 _ROOMY = 600_000_000  # bytes of a disk on which every stage begins
 _NO_RESULT = ("tensorboard", ".lock", "provenance.json", "build_log")

@@ -20,8 +20,8 @@ from rl_finetune.evidence.study_figures import (
     read_run,
     study_tables,
 )
-from rl_finetune.evidence.study_plot import panels_svg
 from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.reporting.study_plot import panels_svg
 from rl_finetune.rewards.composite import resolve
 from shared.app.config import load_config
 from shared.app.errors import UserError

@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rl_finetune import report
 from rl_finetune import train as rl
 from rl_finetune.evidence.held_out import IDENTITY
 from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.reporting.report_page import report_html
+from rl_finetune.reporting.run_facts import read_stages
 from rl_finetune.rewards.config import RewardConfig, RewardPart
 from rl_finetune.rewards.face_network import MobileFaceNet
 from rl_finetune.rewards.faces import crop_face
@@ -64,7 +65,7 @@ def test_without_a_recogniser_the_run_and_its_report_say_so(tiny_run, tmp_path, 
     summary = rl.compare_with_base(session)
     assert IDENTITY not in {row["name"] for row in summary["rows"]}
     (tmp_path / "rl_face" / "summary.json").write_text(json.dumps(summary))
-    html = report.report_page(tmp_path, report.stages_of_run(tmp_path, dataset=None))
+    html = report_html(tmp_path, read_stages(tmp_path, dataset=None))
     assert "<code>identity_check</code> was not measured: identity_weights names no face recogniser." in html
 
 

@@ -115,6 +115,23 @@ def test_a_folder_with_strange_files_is_no_run_folder(tmp_path):
         RunFolder.open(tmp_path / "photo.txt", Config())
 
 
+def test_every_start_is_noted_with_commit_versions_and_machine(tmp_path):
+    for words in (["out=x", "steps=3"], ["out=x", "steps=3", "workers=2"]):
+        RunFolder.begin(tmp_path / "run", Config(), words, free_keys=("workers",)).make(Config())
+    starts = RunFolder(tmp_path / "run").starts()
+    assert [start["command"] for start in starts] == [["out=x", "steps=3"], ["out=x", "steps=3", "workers=2"]]
+    assert starts[0]["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert starts[0]["threads"] == torch.get_num_threads()
+    assert starts[0]["machine"]["cores"] >= 1
+    assert starts[0]["commit"] is None or len(starts[0]["commit"].split()[0]) == 40
+
+
+def test_a_finished_stage_says_how_much_memory_it_took(tmp_path):
+    run = RunFolder.open(tmp_path / "run", Config())
+    run.finish({}, says="done")
+    assert run.summary()["peak_memory_mb"]["process"] > 50  # torch alone takes more
+
+
 def test_finishing_is_the_last_thing_written(tmp_path):
     run = RunFolder.open(tmp_path / "run", Config())
     assert not run.is_finished()
