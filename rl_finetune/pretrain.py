@@ -138,9 +138,7 @@ def train(config: PretrainConfig, run: RunFolder, pairs: PairDataset, accelerato
         policy = PixelUNet(replace(config.policy, residual_std=config.noise_scale * residual_std(unit, pairs)), *stages)
     if accelerator.device.type == "cpu":
         policy = policy.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(
-        policy.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay
-    )
+    optimizer = torch.optim.AdamW(policy.parameters(), config.learning_rate, (0.9, 0.99), 1e-8, config.weight_decay)
     ema = moving_average(policy, config.ema_decay).to(accelerator.device)
     model, optimizer = accelerator.prepare(policy, optimizer)
     loop = TrainingLoop(
@@ -199,13 +197,11 @@ def open_stages(
         stage: StageConfig = getattr(config, name)
         # An accelerator of its own: what is prepared here is no part of the policy's state.
         accelerator = open_accelerator(config.mixed_precision)
-        every = config.checkpoint_every, config.log_every
-        at = StageRun(
-            name, run, logged, derive_seed(config.seed, "init", name), config.ema_decay, *every, config.tracking
-        )
+        settings = config.ema_decay, config.checkpoint_every, config.log_every, config.tracking
+        place = StageRun(name, run, logged, derive_seed(config.seed, "init", name), *settings)
         drawn = partial(training_windows, config, seen, accelerator)
         before = stages[0].net if stages and isinstance(stages[0], FeedForwardRestorer) else None
-        stages.append(train_network(stage, at, accelerator, drawn, before=before))
+        stages.append(train_network(stage, place, accelerator, drawn, before=before))
         logged += stage.iterations
     return stages, logged
 

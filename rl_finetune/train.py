@@ -31,8 +31,8 @@ from shared.app.errors import UserError
 from shared.restorers.load import read_provenance, save_policy
 from shared.runs.growth import Growth
 from shared.runs.run_folder import RunFolder
-from shared.runs.trackers import Trackers
 from shared.runs.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
+from shared.trackers import Trackers
 from shared.vision.images import to_tensor, to_unit
 
 

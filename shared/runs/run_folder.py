@@ -57,7 +57,7 @@ class RunFolder:
         are not installed. Writes no new folder.
         """
         if names := getattr(config, "tracking", ""):
-            from shared.runs.trackers import require_trackers  # imports Accelerate, and only trainings need it
+            from shared.trackers import require_trackers  # imports Accelerate, and only trainings need it
 
             require_trackers(names)
         folder = cls.check(path, config, free_keys=free_keys, growth=growth)

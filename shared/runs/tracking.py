@@ -48,7 +48,7 @@ class MetricsLog:
         self._file = self._trackers = None
         if not enabled:
             return
-        from shared.runs.trackers import Trackers  # slow to import, and only the main process needs it
+        from shared.trackers import Trackers  # slow to import, and only the main process needs it
 
         path = folder / "metrics.jsonl"
         kept = (

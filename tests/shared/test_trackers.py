@@ -13,8 +13,8 @@ from accelerate.tracking import GeneralTracker
 
 from shared.app.errors import UserError
 from shared.runs.run_folder import RunFolder
-from shared.runs.trackers import ID_FILE, Trackers, require_trackers
 from shared.runs.tracking import MetricsLog, read_metrics
+from shared.trackers import ID_FILE, Trackers, require_trackers
 
 
 class Recorder(GeneralTracker):
