@@ -121,8 +121,8 @@ eval: $(addprefix eval-,$(TASKS)) ## measure tuned policies again on held-out pi
 eval-sr eval-face: eval-%: env
 	@$(RESTORE_RL) evaluate run=$(IN_RUN)/rl_$* $(if $(value AGAINST),against=$(call quoted,AGAINST)) $(if $(value IF_CHANGED),if_changed=$(call quoted,IF_CHANGED)) $(call args,eval $@)
 
-test: env ## run every test
-	@ARGS=$(call quoted,ARGS) $(PY) -c 'import os, pytest, shlex, sys; sys.exit(pytest.main(shlex.split(os.environ["ARGS"])))'
+test: env ## run every test, in two processes; ARGS='-n 0' in one, ARGS=tests/data some of them
+	@ARGS=$(call quoted,ARGS) $(PY) -c 'import os, pytest, shlex, sys; sys.exit(pytest.main(["-n", "2", "--dist", "loadfile", *shlex.split(os.environ.pop("ARGS"))]))'
 
 campaign: env ## try tens of thousands of hostile inputs, minutes: CAMPAIGN=1 (of the whole), ARGS='--hypothesis-seed=1'
 	@CAMPAIGN=$(call given,CAMPAIGN,1) ARGS=$(call quoted,ARGS) $(PY) -c 'import os, pytest, shlex, sys; sys.exit(pytest.main(["tests/campaigns", *shlex.split(os.environ["ARGS"])]))'

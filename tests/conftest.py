@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is loaded: workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from accelerate.state import AcceleratorState
 
 from shared.runs.lock import release_all

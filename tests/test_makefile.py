@@ -200,7 +200,9 @@ def test_nothing_is_trained_for_checkpoints_without_licences(tmp_path, missing):
 
 
 def test_words_for_pytest_are_taken_apart_without_a_shell(tmp_path):
-    (tmp_path / "test_one.py").write_text("def test_first():\n    pass\n\n\ndef test_second():\n    pass\n")
+    # ARGS is for pytest alone: the tests call make themselves.
+    head = "import os\n\nassert 'ARGS' not in os.environ\n\n\n"
+    (tmp_path / "test_one.py").write_text(f"{head}def test_first():\n    pass\n\n\ndef test_second():\n    pass\n")
     words = f"{tmp_path} -p no:cacheprovider -k 'test_first and not touch' --collect-only -q"
     command = ["make", "-o", ".venv/.ready", f"PY={sys.executable}", "test", f"ARGS={words}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -85,7 +85,10 @@ def _lines(field: Field, width: int) -> list[str]:
     gap = [""] if field.is_group else []
     if field.is_group and not field.kind:
         return [*gap, *textwrap.wrap(f"{field.key}: {field.meaning}", width, subsequent_indent="    ")]
-    head = "  " + textwrap.shorten(f"{field.key}={field.default}", width - 2, placeholder=" …")
+    room = max(
+        16, width - len(field.key) - 3
+    )  # for the default alone: one of a single long word is left out, its key is not
+    head = f"  {field.key}={textwrap.shorten(field.default, room, placeholder=' …')}"
     said = "; ".join(part for part in (field.kind, field.meaning) if part)
     indent = " " * 40
     if len(head) < len(indent) - 1:

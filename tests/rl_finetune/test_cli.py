@@ -34,8 +34,10 @@ def test_help_lists_every_command_in_a_line(capsys, words):
         assert 30 < len(line) < 120, line
 
 
+@pytest.mark.parametrize("columns", ["60", "140"])
 @pytest.mark.parametrize(("name", "module"), cli.COMMANDS.items())
-def test_help_of_a_command_names_every_field(capsys, name, module):
+def test_help_of_a_command_names_every_field(capsys, monkeypatch, name, module, columns):
+    monkeypatch.setenv("COLUMNS", columns)
     cli.main([name, "--help"])
     printed = capsys.readouterr().out
     assert f"restore-rl {name} " in printed
