@@ -87,8 +87,8 @@ def main(argv: Sequence[str]) -> None:
 
 def open_methods(config: EvaluateRmConfig, folder: Path) -> dict[str, Scorer]:
     """Returns every stage of the model, the baselines and the bounds as scorers, by the name they have in the table."""
-    swaps = SampleMaker(TargetScale.of(_dataset(config)))
     device = open_device(config.device)
+    swaps = SampleMaker(TargetScale.of(_dataset(config)), device=str(device))
     held = verify_checkpoint(folder)
     methods: dict[str, Scorer] = {}
     for stage in config.stages or held:
@@ -102,7 +102,7 @@ def open_methods(config: EvaluateRmConfig, folder: Path) -> dict[str, Scorer]:
 def open_sets(config: EvaluateRmConfig) -> tuple[dict[str, Sequence[Sample]], list[str]]:
     """Returns {title: samples} and notes on what was skipped or is not there."""
     dataset = _dataset(config)
-    swaps = SampleMaker(TargetScale.of(dataset))
+    swaps = SampleMaker(TargetScale.of(dataset), device=str(open_device(config.device)))
     sets: dict[str, Sequence[Sample]] = {}
     notes: list[str] = []
     for split in config.splits:

@@ -107,7 +107,10 @@ def open_data(config: TrainConfig) -> TrainingData:
     count = min(config.validation_samples, len(validation))
     kept = [validation[index * len(validation) // count] for index in range(count)]
     scale = TargetScale.of(folder, pixel_weight=config.pixel_weight)
-    return TrainingData(train_split, kept, Augmenter(config.augment, scale, seed=config.seed))
+    augmenter = Augmenter(config.augment, scale, seed=config.seed)
+    if augmenter.labels_later:  # a backbone that is not there is told before the run's folder is made
+        augmenter.maker(str(accelerator_of(config).device))
+    return TrainingData(train_split, kept, augmenter)
 
 
 def train(config: TrainConfig, run: RunFolder, data: TrainingData) -> None:
@@ -191,7 +194,7 @@ def publish(config: TrainConfig, run: RunFolder, data: TrainingData, device: tor
     metrics = {
         "validation": figures,
         "reference": reference_to_json(references, DetailReference.of(data.validation)),
-        "targets": targets_to_json(data.augmenter.swaps.scale),
+        "targets": targets_to_json(data.augmenter.scale),
     }
     write_bytes(temporary / METRICS_FILE, (json.dumps(metrics, indent=2) + "\n").encode())
     write_bytes(temporary / TRAINING_FILE, to_yaml(without_local_paths(config)).encode())

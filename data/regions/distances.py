@@ -14,6 +14,9 @@ from shared.app.errors import UserError
 
 GRADIENTS = "gradients"
 BATCH_PIXELS = 2**21  # of pictures that go through a backbone together
+# What a window needs around it to be described as it is within its picture, and the grid on which it begins. Oriented
+# gradients see 33 pixels; deep features see further, but little of that counts.
+GRADIENT_REACH_PX, BACKBONE_REACH_PX = (40, 4), (64, 32)
 Features = list[Any]  # one array or tensor per scale
 
 

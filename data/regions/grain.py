@@ -28,9 +28,12 @@ def grain_level(picture: np.ndarray) -> float:
     return float(np.quantile(np.median(blocks.reshape(-1, side * side), axis=1), FLATTEST) / 0.6745)
 
 
-def without_grain(picture: np.ndarray) -> np.ndarray | None:
-    """Returns [H, W, 3] float32 in [0, 1] smoothed by as much as its grain differs from it; None where it has none."""
-    level = grain_level(picture)
+def without_grain(picture: np.ndarray, level: float | None = None) -> np.ndarray | None:
+    """Returns [H, W, 3] float32 in [0, 1] smoothed by as much as its grain differs from it; None where it has none.
+
+    `level` is the grain's, where it is known of the picture that this one was cut from.
+    """
+    level = grain_level(picture) if level is None else level
     if level * 255 < LEAST_LEVELS:
         return None
     return cv2.bilateralFilter(np.ascontiguousarray(picture), WINDOW_PX, RANGE * level, REACH_PX)

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 
 from data.regions.distances import (
+    BACKBONE_REACH_PX,
+    GRADIENT_REACH_PX,
     GRADIENTS,
     FeatureDistance,
     Features,
@@ -111,11 +113,23 @@ class TargetMaker:
             config.features, pretrained=config.pretrained, input_scale=config.feature_input_scale, device=device
         )
 
-    def describe(self, truths: Sequence[np.ndarray], others: Sequence[np.ndarray] = ()) -> list[Described]:
-        """Returns every picture [H, W, 3] float32 with its features, truths first; a backbone computes them together."""
+    def describe(
+        self,
+        truths: Sequence[np.ndarray],
+        others: Sequence[np.ndarray] = (),
+        *,
+        grain: Sequence[float | None] | None = None,
+    ) -> list[Described]:
+        """Returns every picture [H, W, 3] float32 with its features, truths first; a backbone computes them together.
+
+        `grain`: the level of each truth's grain, where it is a window of a picture in which it was measured.
+        """
         grainless = {}
         if self.config.forgive_lost_grain:
-            smoothed = {number: without_grain(truth) for number, truth in enumerate(truths)}
+            levels = grain or [None] * len(truths)
+            smoothed = {
+                n: without_grain(truth, level) for n, (truth, level) in enumerate(zip(truths, levels, strict=True))
+            }
             grainless = {number: picture for number, picture in smoothed.items() if picture is not None}
         pictures = [*truths, *others, *grainless.values()]
         described = [Described(*both) for both in zip(pictures, self.feature_distance.describe(pictures), strict=True)]
@@ -144,6 +158,20 @@ class TargetMaker:
             pixel_distance(first.picture, second.picture, blur_px=self.config.pixel_blur_px),
             self.feature_distance.distance(first.features, second.features, shape),
         )
+
+
+def with_context(
+    window: tuple[slice, slice], shape: tuple[int, int], config: TargetConfig
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Returns the window of a picture of `shape` to describe for the sake of `window`, and where that lies in it."""
+    context, grid = GRADIENT_REACH_PX if config.features == GRADIENTS else BACKBONE_REACH_PX
+    context = max(context, config.dilate_px, round(4 * config.pixel_blur_px) + 1)
+    outer, inner = [], []
+    for place, side in zip(window, shape, strict=True):
+        start = max(0, place.start - context) // grid * grid
+        outer.append(slice(start, min(side, -(-(place.stop + context) // grid) * grid)))
+        inner.append(slice(place.start - start, place.stop - start))
+    return (outer[0], outer[1]), (inner[0], inner[1])
 
 
 def dilated(mask: np.ndarray, radius_px: int) -> np.ndarray:

@@ -51,6 +51,7 @@ class Swap:
     gt: np.ndarray
     sr: np.ndarray
     mask: np.ndarray
+    grain: float | None = None  # level of the grain in the picture that gt was cut from; None: it is measured in gt
 
 
 class SampleMaker:
@@ -67,7 +68,9 @@ class SampleMaker:
     def swap_all(self, swaps: Sequence[Swap]) -> list[Sample]:
         """Returns the samples of several swaps; a label backbone computes their features together."""
         syns = [on_8_bits(swap.gt + swap.mask[..., None] * (swap.sr - swap.gt)) for swap in swaps]
-        described = self.maker.describe([swap.gt for swap in swaps], [*syns, *(swap.sr for swap in swaps)])
+        described = self.maker.describe(
+            [swap.gt for swap in swaps], [*syns, *(swap.sr for swap in swaps)], grain=[swap.grain for swap in swaps]
+        )
         n = len(swaps)
         parts = zip(swaps, described[:n], described[n : 2 * n], described[2 * n :], strict=True)
         return [self._sample(swap, gt, syn, sr) for swap, gt, syn, sr in parts]

@@ -3,6 +3,7 @@ restorer takes the place of the pool's, with targets on the dataset's own scale.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -10,9 +11,12 @@ import numpy as np
 import torch
 
 from data.pool.simulated import recolour, simulated_restoration
+from data.regions.distances import GRADIENTS
+from data.regions.grain import grain_level
 from data.regions.masks import MaskConfig, draw_mask
+from data.regions.targets import with_context
 from data.store.dataset_sample import Sample
-from data.store.sample_maker import SampleMaker, TargetScale
+from data.store.sample_maker import SampleMaker, Swap, TargetScale
 from reward_model.network.lq_input import enlarge
 from shared.app.config import require_range
 from shared.seeds import numpy_rng
@@ -41,28 +45,66 @@ class AugmentConfig:
             raise ValueError(f"crop_px must be 0 or at least 32, got {self.crop_px}")
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A sample with everything drawn; where it is repainted, its maps are still to be made."""
+
+    sample: Sample | None  # cut to the crop; None where it is repainted
+    swap: Swap | None  # what a repainted one is made of: the crop, with what describing it needs around it
+    crop: tuple[slice, slice]  # of the swap's pictures
+    mirrored: bool
+    quarter_turns: int
+
+
 class Augmenter:
     """Returns another sample, its lq at gt's size, from (sample, seed, step, place): the same for the same four."""
 
     def __init__(self, config: AugmentConfig, scale: TargetScale, *, seed: int) -> None:
-        self.config, self.seed = config, seed
-        self.swaps = SampleMaker(scale)
+        self.config, self.scale, self.seed = config, scale, seed
+        # A label backbone belongs on a GPU, once for each process that trains: not in those that decode and draw.
+        self.labels_later = scale.targets.features != GRADIENTS
+        self._makers: dict[str, SampleMaker] = {}
 
     def __call__(self, sample: Sample, *, step: int, place: int) -> Sample:
+        return self.finish([self.draw(sample, step=step, place=place)])[0]
+
+    def draw(self, sample: Sample, *, step: int, place: int) -> Drawn:
+        """Returns the sample with everything drawn; only what the crop needs is left of its pictures."""
         rng = numpy_rng(self.seed, "augment", step, place)
         sample = replace(sample, lq=enlarge(sample.lq[None], tuple(sample.gt.shape[-2:]))[0])
-        sample = self._repaint(sample, rng)
-        sample = _cropped(sample, self.config.crop_px, rng)
-        return _turned(sample, self.config.flip, rng)
+        swap = self._repaint(sample, rng)
+        mask = sample.mask[0].numpy() if swap is None else swap.mask
+        crop = _draw_crop(mask, self.config.crop_px, rng)
+        mirrored, turns = _draw_turn(self.config.flip, rng)
+        if swap is None:
+            return Drawn(_cut(sample, crop), None, crop, mirrored, turns)
+        outer, inner = with_context(crop, mask.shape, self.scale.targets)
+        # The grain is the whole picture's: a window would often measure another.
+        grain = grain_level(swap.gt) if self.scale.targets.forgive_lost_grain else None
+        like, pictures = _cut(swap.like, outer), {n: getattr(swap, n)[outer] for n in ("gt", "sr", "mask")}
+        return Drawn(None, replace(swap, like=like, grain=grain, **pictures), inner, mirrored, turns)
 
-    def _repaint(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def finish(self, drawn: Sequence[Drawn], *, device: str = "cpu") -> list[Sample]:
+        """Returns the samples; the maps of those that are repainted are made together, by a backbone on `device`."""
+        made = iter(self.maker(device).swap_all([one.swap for one in drawn if one.swap is not None]))
+        samples = [one.sample if one.swap is None else _cut(next(made), one.crop) for one in drawn]
+        return [_turned(s, one.mirrored, one.quarter_turns) for s, one in zip(samples, drawn, strict=True)]
+
+    def maker(self, device: str) -> SampleMaker:
+        """Returns what makes the maps on `device`. Raises UserError where the label backbone cannot be loaded."""
+        if device not in self._makers:
+            self._makers[device] = SampleMaker(self.scale, device=device)
+        return self._makers[device]
+
+    def _repaint(self, sample: Sample, rng: np.random.Generator) -> Swap | None:
+        """Returns the sample's new pictures and mask, or None where it keeps its own."""
         c = self.config
         simulated, mixed, new_mask, rescale, colour = (
             rng.uniform() < chance for chance in (c.simulated, c.mixed, c.new_mask, c.rescale, c.colour)
         )
         # A control's syn cannot be rebuilt from what is stored, so a control keeps its pictures.
         if sample.is_control or not (simulated or mixed or new_mask or rescale or colour):
-            return sample
+            return None
         gt, lq, sr, mask = (to_array(getattr(sample, name)) for name in ("gt", "lq", "sr", "mask"))
         mask = mask[..., 0]
         if rescale:
@@ -79,7 +121,7 @@ class Augmenter:
             sr = sr + side.values[..., None] * (simulated_restoration(gt, rng) - sr)
         if new_mask:
             mask = draw_mask(gt, MaskConfig(), rng).values
-        return self.swaps.swap(replace(sample, lq=to_tensor(lq)), gt, on_8_bits(sr), mask)
+        return Swap(replace(sample, lq=to_tensor(lq)), gt, on_8_bits(sr), mask)
 
 
 def _rescaled(picture: np.ndarray, factor: float) -> np.ndarray:
@@ -96,29 +138,36 @@ def _rescaled(picture: np.ndarray, factor: float) -> np.ndarray:
 _PICTURES = ("gt", "lq", "sr", "syn", "mask", "degradation_map", "sr_degradation_map")
 
 
-def _cropped(sample: Sample, crop_px: int, rng: np.random.Generator) -> Sample:
-    height, width = sample.gt.shape[-2:]
+def _draw_crop(mask: np.ndarray, crop_px: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    height, width = mask.shape
     if not crop_px or min(height, width) < crop_px:
-        return sample
+        return slice(0, height), slice(0, width)
     # Around a point of the mask: a crop without any defect teaches little, and half the crops would have none.
-    inside = np.flatnonzero(sample.mask.numpy().ravel() > 0.5)
+    inside = np.flatnonzero(mask.ravel() > 0.5)
     if len(inside):
         row, column = divmod(int(inside[rng.integers(len(inside))]), width)
         row, column = row - rng.integers(crop_px), column - rng.integers(crop_px)
     else:
         row, column = rng.integers(height), rng.integers(width)
     top, left = int(np.clip(row, 0, height - crop_px)), int(np.clip(column, 0, width - crop_px))
-    cut = {name: getattr(sample, name)[..., top : top + crop_px, left : left + crop_px] for name in _PICTURES}
-    return replace(sample, **cut)
+    return slice(top, top + crop_px), slice(left, left + crop_px)
 
 
-def _turned(sample: Sample, chance: float, rng: np.random.Generator) -> Sample:
-    mirror, turns = rng.uniform() < chance, int(rng.integers(4)) if rng.uniform() < chance else 0
+def _draw_turn(chance: float, rng: np.random.Generator) -> tuple[bool, int]:
+    return rng.uniform() < chance, int(rng.integers(4)) if rng.uniform() < chance else 0
+
+
+def _cut(sample: Sample, window: tuple[slice, slice]) -> Sample:
+    # Contiguous: a worker would send all of a larger picture for a view of it.
+    return replace(sample, **{name: getattr(sample, name)[(..., *window)].contiguous() for name in _PICTURES})
+
+
+def _turned(sample: Sample, mirrored: bool, quarter_turns: int) -> Sample:
     if sample.gt.shape[-1] != sample.gt.shape[-2]:
-        turns = 2 * (turns // 2)  # a quarter turn would give another shape
+        quarter_turns = 2 * (quarter_turns // 2)  # a quarter turn would give another shape
 
     def turned(picture: torch.Tensor) -> torch.Tensor:
-        picture = torch.rot90(picture, turns, dims=(-2, -1))
-        return picture.flip(-1) if mirror else picture
+        picture = torch.rot90(picture, quarter_turns, dims=(-2, -1))
+        return picture.flip(-1) if mirrored else picture
 
     return replace(sample, **{name: turned(getattr(sample, name)) for name in _PICTURES})

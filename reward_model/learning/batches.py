@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data.store.dataset_sample import Sample
-from reward_model.learning.augment import Augmenter
+from reward_model.learning.augment import Augmenter, Drawn
 from shared.app.errors import UserError
 from shared.seeds import numpy_rng
 
@@ -49,8 +49,20 @@ class TripletBatch:
         )
 
 
+@dataclass(frozen=True)
+class DrawnBatch:
+    """B samples whose maps are still to be made, where a GPU is to make them."""
+
+    drawn: Sequence[Drawn]
+    lq_given: Sequence[bool] | None
+
+    def finish(self, augmenter: Augmenter, device: torch.device) -> TripletBatch:
+        """Returns the batch, its maps made together on `device`."""
+        return TripletBatch.collate(augmenter.finish(self.drawn, device=str(device)), self.lq_given)
+
+
 class StepBatches(Dataset):
-    """Item t is this process's part of the batch of step t."""
+    """Item t is this process's part of the batch of step t; a DrawnBatch where a label backbone makes the maps."""
 
     def __init__(
         self,
@@ -75,14 +87,16 @@ class StepBatches(Dataset):
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __getitem__(self, item: int) -> TripletBatch:
+    def __getitem__(self, item: int) -> TripletBatch | DrawnBatch:
         step = self.steps[item]
-        drawn = step_indices(len(self.samples), seed=self.seed, step=step, batch_triplets=self.batch_triplets)
-        samples = [self.augmenter(self.samples[drawn[place]], step=step, place=place) for place in self.places]
-        if not self.lq_share:
-            return TripletBatch.collate(samples)
-        draws = [numpy_rng(self.seed, "lq", step, place).uniform() for place in self.places]
-        return TripletBatch.collate(samples, [draw < self.lq_share for draw in draws])
+        picked = step_indices(len(self.samples), seed=self.seed, step=step, batch_triplets=self.batch_triplets)
+        drawn = [self.augmenter.draw(self.samples[picked[place]], step=step, place=place) for place in self.places]
+        lq_given = None
+        if self.lq_share:
+            lq_given = [numpy_rng(self.seed, "lq", step, place).uniform() < self.lq_share for place in self.places]
+        if self.augmenter.labels_later:
+            return DrawnBatch(drawn, lq_given)
+        return TripletBatch.collate(self.augmenter.finish(drawn), lq_given)
 
     def loader(self, *, workers: int) -> DataLoader:
         """Returns the batches in order, prepared ahead by worker processes."""

@@ -16,7 +16,7 @@ from reward_model.learning.adversarial import AdversarialConfig, make_adversaria
 from reward_model.learning.anchor import Anchor
 from reward_model.learning.augment import Augmenter
 from reward_model.learning.averaged_weights import AveragedWeights
-from reward_model.learning.batches import StepBatches, TripletBatch
+from reward_model.learning.batches import DrawnBatch, StepBatches, TripletBatch
 from reward_model.learning.losses import TripletLossConfig
 from reward_model.learning.optimizer import OptimConfig, cosine_rate, parameter_groups
 from reward_model.learning.stage_loss import stage_loss
@@ -94,7 +94,7 @@ def train_stage(
     loader = iter(batches.loader(workers=job.workers))
     if loop.done == 0 and model.stage > 1:  # a short stage may end up worse than it began: then the start is kept
         _validate(model, averaged, data.validation, accelerator.device)
-    prepared = _prepared(model, loader, job, accelerator, first=loop.done * optim.accumulate)
+    prepared = _prepared(model, loader, data.augmenter, job, accelerator, first=loop.done * optim.accumulate)
     for step in loop:
         wrapped.train()
         set_learning_rate(optimizer, cosine_rate(optim.learning_rate, step / job.iterations, optim.warmup))
@@ -110,10 +110,18 @@ def train_stage(
 
 
 def _prepared(
-    model: RewardModel, loader: Iterator[TripletBatch], job: StageJob, accelerator: Accelerator, *, first: int
+    model: RewardModel,
+    loader: Iterator[TripletBatch | DrawnBatch],
+    augmenter: Augmenter,
+    job: StageJob,
+    accelerator: Accelerator,
+    *,
+    first: int,
 ) -> Iterator[TripletBatch]:
     """Yields the batches on the device, some of their restorations perturbed against the model as it then is."""
     for number, batch in enumerate(loader, start=first):
+        if isinstance(batch, DrawnBatch):
+            batch = batch.finish(augmenter, accelerator.device)
         seed = derive_seed(job.seed, "disguise", number, accelerator.process_index)
         yield make_adversarial(model, batch.to(accelerator.device), job.adversarial, seed=seed)
 

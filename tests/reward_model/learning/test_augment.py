@@ -16,6 +16,7 @@ from shared.vision.images import to_array
 from tests.helpers.reward_samples import SCALE, tiny_sample
 
 PICTURES = ("gt", "lq", "sr", "syn", "mask", "degradation_map", "sr_degradation_map")
+WHOLE = (slice(None), slice(None))
 UNMASKED = tuple(name for name in PICTURES if name != "mask")
 NOTHING = AugmentConfig(flip=0, rescale=0, simulated=0, mixed=0, new_mask=0, colour=0)
 REPAINTS = {  # what each of them changes
@@ -221,3 +222,41 @@ def test_settings_that_cannot_be_are_refused():
     ):
         with pytest.raises(ValueError, match=said):
             AugmentConfig(**wrong)
+
+
+def grainy_sample(side_px: int = 192) -> Sample:
+    noise = 0.01 * torch.randn(3, side_px, side_px, generator=torch.Generator().manual_seed(3))
+    sample = tiny_sample(0, side_px=side_px)
+    levels = ((sample.gt + noise).clamp(0, 1) * 255).round() / 255
+    return dataclasses.replace(sample, gt=levels, lq=levels.flip(-1))
+
+
+def test_maps_are_made_of_the_crop_alone_and_are_those_of_the_whole_picture(monkeypatch):
+    scale = TargetScale(dataclasses.replace(OTHER_SCALE.targets, forgive_lost_grain=True), OTHER_SCALE.normaliser)
+    config = AugmentConfig(rescale=0.5, simulated=0.5, mixed=0.5, new_mask=0.5, colour=0.5, crop_px=32)
+    augmenter, sample, described = Augmenter(config, scale, seed=0), grainy_sample(), []
+    describe = TargetMaker.describe
+
+    def counted(self, truths, others=(), **how):
+        described.extend(len(picture) * len(picture[0]) for picture in (*truths, *others))
+        return describe(self, truths, others, **how)
+
+    monkeypatch.setattr(TargetMaker, "describe", counted)
+    cut = drawn(augmenter, sample, 12)
+    # 32 px, 40 around them, on a grid of 4: at most 116² of 192² pixels.
+    assert max(described) <= 116**2
+    monkeypatch.setattr("reward_model.learning.augment.with_context", lambda crop, shape, _: (WHOLE, crop))
+    whole = drawn(augmenter, sample, 12)
+    assert max(described) == 192**2
+    for first, second in zip(cut, whole, strict=True):
+        for name in PICTURES:
+            torch.testing.assert_close(getattr(first, name), getattr(second, name), rtol=0, atol=2e-6)
+
+
+def test_nothing_of_the_rest_of_the_picture_is_kept_for_a_drawn_crop():
+    config = AugmentConfig(new_mask=0.5, crop_px=32)
+    for place in range(8):
+        one = Augmenter(config, SCALE, seed=0).draw(grainy_sample(), step=0, place=place)
+        sample = one.sample or one.swap.like
+        sizes = [getattr(sample, name).untyped_storage().nbytes() for name in PICTURES]
+        assert max(sizes) <= 4 * 3 * (32**2 if one.swap is None else 116**2)

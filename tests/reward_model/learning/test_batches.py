@@ -7,10 +7,17 @@ import dataclasses
 import pytest
 import torch
 
+import data.regions.targets
+from data.regions.distances import BackboneDistance
+from data.store.sample_maker import TargetScale
 from reward_model.learning.augment import AugmentConfig, Augmenter
 from reward_model.learning.batches import StepBatches, step_indices
+from reward_model.learning.stages import TrainingData
+from reward_model.train import train
 from shared.app.errors import UserError
+from shared.runs.run_folder import RunFolder
 from tests.helpers.reward_samples import SCALE, tiny_samples
+from tests.helpers.reward_training import tiny_config
 
 
 def test_the_batch_of_a_step_depends_on_the_step_alone():
@@ -62,3 +69,47 @@ def test_lq_is_shown_in_its_share_of_the_samples_and_is_as_large_as_gt():
     # What is shown is the blurred gt of the same place: nearer to it than to any other sample's.
     distances = [[(lq - gt).abs().mean().item() for gt in batch.gt] for lq in batch.lq]
     assert all(min(row) == row[index] for index, row in enumerate(distances))
+
+
+BACKBONE = "test_convnext.r160_in1k"  # of timm, for tests: 0.3 M weights
+DEEP = TargetScale(dataclasses.replace(SCALE.targets, features=BACKBONE, pretrained=False), SCALE.normaliser)
+
+
+def test_a_label_backbone_runs_once_for_a_batch_and_never_where_samples_are_drawn(monkeypatch):
+    opened, seen = [], []
+
+    def open_backbone(name: str, **settings) -> BackboneDistance:
+        torch.manual_seed(0)
+        opened.append(settings["device"])
+        distance = BackboneDistance(name, pretrained=False, device=settings["device"])
+        distance.net.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+        return distance
+
+    samples, config = tiny_samples(8), AugmentConfig(new_mask=1.0, crop_px=32)
+    monkeypatch.setattr(data.regions.targets, "open_feature_distance", open_backbone)
+    augmenter = Augmenter(config, DEEP, seed=1)
+    batches = StepBatches(samples, augmenter, seed=1, batch_triplets=8, steps=range(2), lq_share=0.6)
+    waiting = batches[1]
+    assert (opened, seen) == ([], [])
+    batch = waiting.finish(augmenter, torch.device("cpu"))
+    # Seven are repainted, one is a control: gt, syn and sr of each, all at once.
+    assert (opened, seen) == (["cpu"], [21])
+    assert batch.lq_given.tolist() == list(waiting.lq_given)
+    alone = [augmenter.finish([one])[0] for one in waiting.drawn]
+    assert len(opened) == 1
+    for name in ("gt", "sr", "syn", "degradation_map", "sr_degradation_map"):
+        expected = torch.stack([getattr(sample, name) for sample in alone])
+        torch.testing.assert_close(getattr(batch, name), expected, rtol=0, atol=1e-4)
+    monkeypatch.setattr("data.regions.distances.BATCH_PIXELS", 4 * 48 * 48)
+    seen.clear()
+    again = waiting.finish(augmenter, torch.device("cpu"))
+    assert seen == [4, 4, 4, 4, 4, 1]  # no more than memory holds
+    torch.testing.assert_close(again.degradation_map, batch.degradation_map, rtol=0, atol=1e-4)
+
+
+def test_a_model_is_trained_on_maps_that_a_backbone_makes(tmp_path):
+    config = tiny_config(tmp_path / "run", stage_iterations=(1, 1, 2))
+    samples = tiny_samples(8)
+    run = RunFolder.open(tmp_path / "run", config)
+    train(config, run, TrainingData(samples[:6], samples[6:], Augmenter(config.augment, DEEP, seed=0)))
+    assert run.summary()["pixel_auroc"] > 0
