@@ -18,8 +18,6 @@ from shared.runs.picture_list import PictureList
 # What may differ between two runs on one folder: none of it changes which pictures a run learns from.
 FREE_SOURCE_KEYS = ("source.cache_folder", "source.memory_mb", "source.if_changed")
 
-FREE_SOURCE_KEYS = ("source.cache_folder", "source.memory_mb")  # of a config's `source`: they cannot change a result
-
 
 @dataclass(frozen=True)
 class SourceConfig:

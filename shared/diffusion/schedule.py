@@ -44,14 +44,15 @@ class NoiseSchedule:
     def build(cls, config: ScheduleConfig) -> NoiseSchedule:
         """Returns the schedule's tables."""
         count = config.train_timesteps
-        if config.betas == "rectified_flow":
-            sigmas = torch.arange(1, count + 1, dtype=torch.float64) / count
-            alphas = 1.0 - sigmas
-        else:
-            alphas_cumprod = torch.cumprod(1.0 - _betas(config), dim=0)
-            alphas, sigmas = alphas_cumprod.sqrt(), (1.0 - alphas_cumprod).sqrt()
-        clean = torch.tensor([1.0], dtype=torch.float64)
-        return cls(config, torch.cat([alphas, clean]), torch.cat([sigmas, 1.0 - clean]))
+        with torch.device("cpu"):  # also where a network is built without memory, on "meta"
+            if config.betas == "rectified_flow":
+                sigmas = torch.arange(1, count + 1, dtype=torch.float64) / count
+                alphas = 1.0 - sigmas
+            else:
+                alphas_cumprod = torch.cumprod(1.0 - _betas(config), dim=0)
+                alphas, sigmas = alphas_cumprod.sqrt(), (1.0 - alphas_cumprod).sqrt()
+            clean = torch.tensor([1.0], dtype=torch.float64)
+            return cls(config, torch.cat([alphas, clean]), torch.cat([sigmas, 1.0 - clean]))
 
     def alpha_sigma(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns (α, σ) as float32 [B, 1, 1, 1] on the timesteps' device, for integer timesteps [B]."""
