@@ -22,7 +22,7 @@ from data.store.reader import SampleDataset, load_samples
 from shared.app.config import require_range
 from shared.app.entry import run_command
 from shared.app.words import read_words
-from shared.files import write_bytes
+from shared.files import storable, write_bytes
 from shared.seeds import numpy_rng
 from shared.vision.images import encode_png, paint_map, to_array
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     config = read_words(BrowseConfig, argv, expected="folder=<a dataset's folder>", bare=("folder",))
     samples = load_samples(config.folder, config.split)
     path = Path(config.out or Path(config.folder) / "browse.html")
-    write_bytes(path, browse_page(samples, config).encode())
+    write_bytes(path, storable(browse_page(samples, config)).encode())
     print(f"{path}: {min(config.rows, len(samples))} of {len(samples)} rows of {config.split}; open it in a browser")
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from reward_model.measuring.companions import find_companions
+from reward_model.measuring.companions import open_companions
 from reward_model.measuring.score_page import ScorePage, overlay_strip
 from reward_model.measuring.scored import Reading, ScoredPicture, compare_pair, warnings_of
 from reward_model.network.checkpoint import locate_checkpoint
@@ -25,13 +25,14 @@ from shared.app.devices import open_device
 from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.app.shipped import DEFAULT_RUN, choose_checkpoint
+from shared.app.terminal import shown
 from shared.app.words import read_words
-from shared.files import write_bytes
-from shared.pictures.inputs import find_inputs
+from shared.files import storable, write_bytes
+from shared.pictures.inputs import FoundInputs, find_inputs
 from shared.pictures.reading import UnreadableImage
 from shared.vision.images import read_image_8bit, write_png
 
-PAGE = "index.html"
+PAGE, KINDS = "index.html", ("map", "overlay", "reference")
 _STRIP_PX = 64  # rows of the overlay made at a time, to bound memory
 
 
@@ -69,28 +70,28 @@ class Found:
 def main(argv: Sequence[str]) -> None:
     config = read_words(ScoreConfig, argv, expected="in=<picture or folder>")
     inputs = find_inputs(config.inputs, apart_from=Path(config.out) if config.out else None)
-    paths = inputs.paths
+    paths, own = own_outputs_apart(inputs, config.out)
     folder = locate_checkpoint(config.checkpoint or reward_model_of_run(config.run), revision=config.revision)
     model = RewardModel.from_pretrained(folder, stage=config.stage).to(open_device(config.device))
     if config.out and model.stage == 0:
         raise UserError("stage 0 has no degradation map to write into out=; name stage=1 or later, or leave it out")
     reading = Reading.of(folder, model.stage, beside_lq=bool(config.lq))
-    names, page, skipped, rows = inputs.names, ScorePage(), [], []
-    for found in score_all(model, paths, config, reading, skipped):
+    page, skipped, rows = ScorePage(), [], []
+    for found in score_all(model, paths, inputs.places, config, reading, skipped):
         rows.append(found.row)
         print(json.dumps(vars(found.row)) if config.json else table_line(found.row, header=len(rows) == 1), flush=True)
         if config.out:
-            write_pictures(Path(config.out), names[found.path], found)
+            write_pictures(Path(config.out), inputs.names[found.path], found)
             page.add(found.row, found.picture, found.levels, found.reference)
     if not rows:
-        raise UserError(f"none of {len(paths)} pictures could be read: {skipped[0]}")
+        raise UserError(f"none of {len(paths)} pictures could be scored: {skipped[0]}")
     warnings = [line for row in rows for line in warnings_of(row)]
-    for line in [*inputs.left_out, *(f"skipped {line}" for line in skipped), *warnings]:
+    for line in [*inputs.left_out, *own, *(f"skipped {line}" for line in skipped), *warnings]:
         print(line, file=sys.stderr)  # the table, or the JSON, has stdout to itself
     if len(rows) == 2 and not config.json and (rows[0].width, rows[0].height) == (rows[1].width, rows[1].height):
         print(compare_pair(*rows, reading))
     if config.out:
-        write_bytes(Path(config.out) / PAGE, page.html(f"{config.inputs}, scored").encode())
+        write_bytes(Path(config.out) / PAGE, storable(page.html(f"{config.inputs}, scored")).encode())
 
 
 def reward_model_of_run(run: str) -> str:
@@ -101,23 +102,37 @@ def reward_model_of_run(run: str) -> str:
     return choice.where
 
 
+def own_outputs_apart(inputs: FoundInputs, out: str) -> tuple[list[Path], list[str]]:
+    """Returns the pictures without those that this command writes for others of them, and a line that says so."""
+    made = {Path(out, f"{name}_{kind}.png").resolve() for name in inputs.names.values() for kind in KINDS if out}
+    kept = [path for path in inputs.paths if path.resolve() not in made]
+    own = len(inputs.paths) - len(kept)
+    return kept, [f"left out {own} pictures that this command wrote into {shown(out)} before"] if own else []
+
+
 def score_all(
-    model: RewardModel, paths: Sequence[Path], config: ScoreConfig, reading: Reading, skipped: list[str]
+    model: RewardModel,
+    paths: Sequence[Path],
+    places: Mapping[Path, Path],
+    config: ScoreConfig,
+    reading: Reading,
+    skipped: list[str],
 ) -> Iterator[Found]:
-    """Yields every picture that can be read; of the others `skipped` gets a line. A refusal names the file."""
-    degraded, truths = (find_companions(paths, getattr(config, kind), kind=kind) for kind in ("lq", "gt"))
+    """Yields every picture that can be scored; of the others `skipped` gets a line that names the file and says why."""
+    companions = open_companions(config.lq, config.gt)
     for path in paths:
         try:
             picture = read_image_8bit(path)
-            lq, gt = (read_image_8bit(of[path]) if of else None for of in (degraded, truths))
+            beside = {kind: read_image_8bit(of.of(places[path])) for kind, of in companions.items()}
+            lq, gt = beside.get("lq"), beside.get("gt")
+            output = score_picture(model, picture, lq=lq, tile_px=config.tile_px, halo_px=config.halo_px)
+            reference = None if gt is None else reading.full_reference_map(picture, gt)
         except UnreadableImage as error:
             skipped.append(str(error))
             continue
-        try:
-            output = score_picture(model, picture, lq=lq, tile_px=config.tile_px, halo_px=config.halo_px)
-            reference = None if gt is None else reading.full_reference_map(picture, gt)
         except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+            skipped.append(f"{path}: {error}")
+            continue
         row = reading.summarise(path, picture, output, beside_lq=lq is not None, reference=reference)
         yield Found(row, path, picture, output.degradation_map, reference)
 
@@ -135,11 +150,11 @@ COLUMNS = (  # title, width, field, how it is printed
 
 def table_line(row: ScoredPicture, *, header: bool) -> str:
     """Returns the row as text, under its header when it is the first."""
-    shown = [column for column in COLUMNS if column[2] != "reference" or row.reference is not None]
-    values = [(getattr(row, name), width, form) for _, width, name, form in shown]
+    columns = [column for column in COLUMNS if column[2] != "reference" or row.reference is not None]
+    values = [(getattr(row, name), width, form) for _, width, name, form in columns]
     cells = [f"{'–' if value is None else form.format(value):>{width}}" for value, width, form in values]
-    line = " ".join([*cells, f"{f'{row.width}×{row.height}':>12}", f" {row.path}"])
-    title = " ".join([*(f"{name:>{width}}" for name, width, _, _ in shown), f"{'size':>12}", " picture"])
+    line = " ".join([*cells, f"{f'{row.width}×{row.height}':>12}", f" {shown(row.path)}"])
+    title = " ".join([*(f"{name:>{width}}" for name, width, _, _ in columns), f"{'size':>12}", " picture"])
     return f"{title}\n{line}" if header else line
 
 

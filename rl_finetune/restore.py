@@ -31,8 +31,9 @@ from shared.app.devices import device_words, open_device
 from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.app.shipped import DEFAULT_RUN, choose_checkpoint
+from shared.app.terminal import shown
 from shared.app.words import read_words
-from shared.pictures.inputs import find_inputs, personal_path, shown
+from shared.pictures.inputs import find_inputs
 from shared.pictures.reading import UnreadableImage, read_picture
 from shared.pictures.writing import Format, require_side
 from shared.restorers.load import load_restorer
@@ -70,6 +71,10 @@ class RestoreConfig:
     def __post_init__(self) -> None:
         require_range(tile_px=(self.tile_px, SMALLEST_TILE_PX, 1_000_000), samples=(self.samples, 1, 1000))
         require_range(quality=(self.quality, 1, 100))
+        if self.steps is not None:
+            require_range(steps=(self.steps, 1, 1000))
+        if self.eta is not None:
+            require_range(eta=(self.eta, 0, 1))
         if self.scale is not None:
             require_range(scale=(self.scale, 0.05, 16))
         if "/" in self.suffix:
@@ -82,7 +87,7 @@ class RestoreConfig:
 
 def main(argv: Sequence[str]) -> None:
     config = read_words(RestoreConfig, argv, expected="in=<picture or folder>")
-    inputs = find_inputs(config.inputs, apart_from=personal_path(config.out))
+    inputs = find_inputs(config.inputs, apart_from=Path(config.out))
     plan = plan_outputs(
         inputs,
         config.out,

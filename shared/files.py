@@ -16,6 +16,27 @@ from shared.app.errors import UserError
 _CANNOT_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}  # what disks say that flush no folders
 _HOST = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
 _swept: set[Path] = set()
+_LFS_START = b"version https://git-lfs"
+
+
+def personal_path(text: str) -> Path:
+    """Returns a path as a person wrote it: ~ is their home, unless something of that name is there."""
+    path = Path(text)
+    try:
+        return path.expanduser() if text.startswith("~") and not path.exists() else path
+    except RuntimeError:  # ~name, but there is nobody of that name
+        return path
+
+
+def storable(text: str) -> str:
+    """Returns a name as UTF-8 can hold it: of one that is none, the stray bytes are escaped."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file is what Git LFS leaves where it has not fetched the file itself."""
+    with open(path, "rb") as file:
+        return file.read(len(_LFS_START)) == _LFS_START
 
 
 @contextmanager

@@ -18,7 +18,7 @@ _PLACE: ContextVar[tuple[int, int, int, int] | None] = ContextVar("place", defau
 def derive_seed(seed: int, *keys: int | str) -> int:
     """Returns a 63-bit seed that depends on `seed` and every key, the same on every machine and process."""
     text = "\x1f".join([str(int(seed)), *(f"{type(key).__name__}:{key}" for key in keys)])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest(), "big") >> 1
 
 
 def numpy_rng(seed: int, *keys: int | str) -> np.random.Generator:

@@ -83,7 +83,7 @@ def scan_folder(folder: Path, *, cache: Path) -> dict[str, Scanned]:
     """Returns what every picture below the folder is, by relative path in sorted order, reading only what is new."""
     paths = find_images(folder)
     stats = {path.relative_to(folder).as_posix(): path.stat() for path in paths}
-    record = cache / f"{hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest()}.json"
+    record = cache / f"{hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=8).hexdigest()}.json"
     known = _read_record(record)
     new = [
         path

@@ -26,7 +26,7 @@ from data.store.card_tables import (
 from data.store.config import BuildConfig, public_settings
 from data.store.parquet import DATA_FOLDER
 from data.store.plan import SPLITS, Chunk, short_name
-from shared.files import write_bytes
+from shared.files import storable, write_bytes
 
 MEASURED = (
     "area",
@@ -176,7 +176,7 @@ def write_dataset_card(
         versions=", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in LIBRARIES)]),
         config=OmegaConf.to_yaml(public_settings(config)),
     )
-    write_bytes(folder / "README.md", card.encode())
+    write_bytes(folder / "README.md", storable(card).encode())
     return {split: len(values["area"]) for split, values in columns.items()}
 
 

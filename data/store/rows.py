@@ -23,6 +23,7 @@ from data.store.config import BuildConfig
 from data.store.parquet import encode_columns, to_json
 from data.store.plan import SPLIT_STRIDE, SPLITS, Chunk, Plan, make_plan, pair_counter, part_name
 from shared.app.timing import Clock
+from shared.files import storable
 from shared.seeds import derive_seed, numpy_rng
 from shared.vision.images import to_array, to_tensor, to_uint8
 
@@ -220,8 +221,8 @@ class RowMaker:
             "restorer": pair.restorer,
             "mask_kind": region.drawn.kind,
             "task": pair.task,
-            "source": part_name(self.sources[pair.task], pair.image_id),
-            "image_id": pair.image_id,
+            "source": storable(part_name(self.sources[pair.task], pair.image_id)),
+            "image_id": storable(pair.image_id),
             "index": pair.index,
             "region": number,
             "parameters": to_json({**pair.parameters, "feather_px": region.drawn.feather_px}),

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from data.store.config import BuildConfig, public_settings
 from data.store.parquet import DATA_FOLDER, INPUTS_FILE, NORMALISER_FILE
-from shared.files import link_or_copy, write_bytes
+from shared.files import link_or_copy, storable, write_bytes
 from shared.hub import upload_in_parts
 from shared.runs.run_folder import CONFIG_FILE, SUMMARY_FILE
 
@@ -51,7 +51,7 @@ def stage(folder: Path, staging: Path, config: BuildConfig) -> list[str]:
         CARD_FILE: with_licence((folder / CARD_FILE).read_text(), config.push_licence),
     }
     for name, text in written.items():
-        write_bytes(staging / name, text.encode())
+        write_bytes(staging / name, storable(text).encode())
     return [*names, *written]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from shared.app.errors import UserError
-from shared.pictures.inputs import FoundInputs, personal_path
+from shared.pictures.inputs import FoundInputs
 from shared.pictures.writing import ENDINGS, Format, format_of
 
 Overwrite = Literal["refuse", "skip", "replace"]
@@ -40,7 +41,7 @@ def plan_outputs(
 
     Raises UserError where a file would be written over an input, or over what is there and may not be replaced.
     """
-    where = personal_path(out)
+    where = Path(out)
     named = None if where.is_dir() else format_of(where)
     _require_place(where, is_file=named is not None, count=len(inputs.paths))
     if named and form and named != form:
@@ -87,7 +88,8 @@ def _is_own_output(source: Path, there: set[Path], where: Path, suffix: str) -> 
     if where.resolve() not in source.resolve().parents:
         return False
     stem = source.stem.removesuffix(suffix)
-    return any(path.parent == source.absolute().parent and path.stem == stem for path in there)
+    stems = {stem, re.sub(r"-\d+$", "", stem)}  # of two inputs of one name, the second one's output has a number
+    return any(path.parent == source.absolute().parent and path.stem in stems for path in there)
 
 
 def _require_apart(targets: Sequence[Target]) -> None:

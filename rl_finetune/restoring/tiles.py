@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from shared.app.errors import UserError
 from shared.pictures.canvas import IN_MEMORY_BYTES, open_canvas, require_room
 from shared.restorers.protocol import Restorer
 from shared.seeds import derive_seed, noise_by_position
@@ -100,6 +101,10 @@ def _restore_tile(
     lq = pad_to_multiple(to_tensor(to_unit(tile))[None].to(device), grid)
     with noise_by_position((*at, *lq.shape[-2:])):
         sr = restorer.restore(lq, sample_seeds=[derive_seed(seed, "restore")])
+    if not torch.isfinite(sr).all():
+        raise UserError(
+            "the restorer's weights give values that are no numbers: they are damaged; fetch or train it again"
+        )
     return (sr[0, :, :height, :width].float().clamp(0, 1) * _TOP).cpu().numpy().transpose(1, 2, 0)
 
 

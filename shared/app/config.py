@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from shared.app.errors import UserError
-from shared.app.shipped import find_config, nearest_config, shipped_names
+from shared.app.shipped import find_config, is_setting, nearest_config, shipped_names
+from shared.files import personal_path, storable
 
 Schema = TypeVar("Schema")
 _MOST_BYTES = 200_000  # of a config file
@@ -25,8 +28,8 @@ def load_config(schema: type[Schema], argv: Sequence[str]) -> Schema:
     (with the nearest known one), a wrong type, a bad choice, a missing value, or a broken invariant (a ValueError raised
     in a `__post_init__`).
     """
-    paths = [word for word in argv if "=" not in word]
-    overrides = [word for word in argv if "=" in word]
+    paths = [word for word in argv if not is_setting(word)]
+    overrides = [word for word in argv if is_setting(word)]
     if len(paths) != 1:
         raise UserError(f"expected one config file and key=value overrides, got {' '.join(argv) or 'nothing'}")
     (path,) = paths
@@ -35,11 +38,11 @@ def load_config(schema: type[Schema], argv: Sequence[str]) -> Schema:
         nearest, shipped = nearest_config(path), ", ".join(shipped_names())
         raise UserError(f"no config file {path}; " + (f"did you mean {nearest}?" if nearest else f"shipped: {shipped}"))
     try:
-        written = _parsed(read_yaml, file, name=path)
+        written = _parsed(partial(_load_yaml, schema), file, name=path)
         overriding = [_override(schema, word) for word in overrides]
         config = OmegaConf.to_object(OmegaConf.merge(_writable(OmegaConf.structured(schema)), written, *overriding))
         to_yaml(config)  # a list takes null among its numbers until it is written down
-        return config
+        return at_home(config)
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {_one_line(error)}") from None
     except ValueError as error:
@@ -77,12 +80,13 @@ def from_dict(schema: type[Schema], values: dict[str, Any]) -> Schema:
 
     Text is taken as it stands: ${oc.env:…} in a file that somebody else wrote must not read this machine's environment.
     """
-    return OmegaConf.to_object(OmegaConf.merge(_writable(OmegaConf.structured(schema)), _literal(values)))
+    return OmegaConf.to_object(OmegaConf.merge(_writable(OmegaConf.structured(schema)), _each_text(values, _literal)))
 
 
 def to_yaml(config: Any) -> str:
     """Returns the resolved config as yaml text."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    values = OmegaConf.to_container(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.create(_each_text(values, lambda text: storable(_literal(text)))))
 
 
 def flatten(config: Any) -> dict[str, Any]:
@@ -116,11 +120,17 @@ def _override(schema: type, word: str) -> DictConfig:
     """Returns `key=value` as a config. The value of a text field is taken as it stands, whatever yaml would make of it."""
     key, _, value = word.partition("=")
     kind = _kind_of(schema, key.split("."))
-    if (kind is str or (kind == str | None and value != "null")) and not value.startswith(('"', "'")):
-        written = OmegaConf.create()
-        OmegaConf.update(written, key, value)
-        return written
-    return _parsed(OmegaConf.from_dotlist, [word], name=word)
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    text: Any = None
+    if _is_text(kind) and not quoted and not (kind == str | None and value == "null"):
+        text = value
+    elif _is_text(_member(kind)) and value.startswith("["):
+        text = _parsed(partial(yaml.load, Loader=yaml.BaseLoader), value, name=word)
+    if text is None:
+        return _parsed(OmegaConf.from_dotlist, [word], name=word)
+    written = OmegaConf.create()
+    OmegaConf.update(written, key, _each_text(text, _literal))
+    return written
 
 
 def _kind_of(schema: Any, keys: list[str]) -> Any:
@@ -135,6 +145,60 @@ def _kind_of(schema: Any, keys: list[str]) -> Any:
     return schema
 
 
+def _is_text(kind: Any) -> bool:
+    return kind is str or kind == str | None
+
+
+def _member(kind: Any) -> Any:
+    """Returns the type of a list's or tuple's members, or None for any other type."""
+    return get_args(kind)[0] if get_origin(kind) in (list, tuple) else None
+
+
+def _load_yaml(schema: type, file: Path) -> DictConfig:
+    """Returns a yaml file as a config, its texts as they are written: 2024_01 is a name, where a text is due."""
+    read = read_yaml(file)
+    with file.open(encoding="utf-8") as stream:
+        written = yaml.load(stream, yaml.BaseLoader)  # every scalar as it stands
+    return OmegaConf.create(_with_texts(schema, OmegaConf.to_container(read), written))
+
+
+def _with_texts(kind: Any, value: Any, written: Any) -> Any:
+    """Returns a value that yaml made, with the scalars that were written where `kind` has texts."""
+    if isinstance(value, dict) and isinstance(written, dict) and len(value) == len(written):  # not with a << in it
+        pairs = zip(value.values(), written.items(), strict=True)
+        return {key: _with_texts(_kind_of(kind, [key]), inner, as_is) for inner, (key, as_is) in pairs}
+    if isinstance(value, list) and isinstance(written, list):
+        return [_with_texts(_member(kind), inner, as_is) for inner, as_is in zip(value, written, strict=True)]
+    return written if _is_text(kind) and value is not None and not isinstance(value, str) else value
+
+
+def _literal(text: str) -> str:
+    """Returns a text for OmegaConf in which ${…} is no reference to another field."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+
+
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """Returns plain values with every text in them changed."""
+    if isinstance(value, dict):
+        return {key: _each_text(inner, change) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_each_text(inner, change) for inner in value)
+    return change(value) if isinstance(value, str) else value
+
+
+def at_home(value: Any) -> Any:
+    """Returns a config with every text that begins with ~ as the path in a person's home that it is."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        found = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        changed = {name: new for name, old in found.items() if (new := at_home(old)) != old}
+        return dataclasses.replace(value, **changed) if changed else value
+    if isinstance(value, dict):
+        return {key: at_home(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(at_home(inner) for inner in value)
+    return str(personal_path(value)) if isinstance(value, str) and value.startswith("~") else value
+
+
 def _parsed(parse: Callable[[Any], Any], what: Any, *, name: str) -> Any:
     try:
         return parse(what)
@@ -144,15 +208,6 @@ def _parsed(parse: Callable[[Any], Any], what: Any, *, name: str) -> Any:
         if type(error).__module__.startswith("yaml"):
             raise UserError(f"{name} is not valid yaml: {_one_line(error)}") from None
         raise
-
-
-def _literal(value: Any) -> Any:
-    """Returns plain values with every ${ in their text escaped, which OmegaConf would take for a reference."""
-    if isinstance(value, str):
-        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
-    if isinstance(value, dict):
-        return {key: _literal(inner) for key, inner in value.items()}
-    return [_literal(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _writable(node: DictConfig) -> DictConfig:

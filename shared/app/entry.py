@@ -12,6 +12,8 @@ from shared.app.errors import UserError
 from shared.app.terminal import plain_where_needed
 from shared.app.usage import print_help
 
+# A file where a folder is due, a folder where a file is, a disk that is read alone.
+_IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS)
 LOST_PEER = 3  # exit code of a process whose peers have stopped
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 
@@ -53,6 +55,8 @@ def run_command(
             _stop(
                 f"no permission for {error.filename}; choose a folder you may write to with out=, RUN= or OUT=", code=2
             )
+        if error.errno in _IN_THE_WAY:
+            _stop(f"{error.filename}: {error.strerror}; name another folder with out=, RUN= or OUT=", code=2)
         raise
 
 

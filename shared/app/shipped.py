@@ -41,6 +41,11 @@ def find_config(name: str) -> Path | None:
     return shipped if not path.is_absolute() and ".." not in path.parts and shipped.is_file() else None
 
 
+def is_setting(word: str) -> bool:
+    """Whether a command's word is key=value, and no config whose own name holds a =."""
+    return "=" in word and not Path(word).is_file()
+
+
 def nearest_config(name: str) -> str | None:
     """Returns the shipped config with the name nearest to `name`, or None when none is near."""
     known = [shipped.removeprefix("configs/") for shipped in shipped_names()]

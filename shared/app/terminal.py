@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import sys
+from pathlib import Path
 from typing import TextIO
 
 _PLAIN = {
@@ -19,6 +20,11 @@ def plain_where_needed(*streams: TextIO) -> None:
     for stream in streams or (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not where a program has put its own stream in their place
             stream.reconfigure(errors=_HANDLER)
+
+
+def shown(path: str | Path) -> str:
+    """Returns a path as a terminal can show it in one line: line ends and bytes that are no letters are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(path))
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:

@@ -14,7 +14,7 @@ from shared.app.config import load_config
 from shared.app.errors import UserError
 from shared.app.fields import Field, fields_of
 from shared.app.outline import Outline, outline_of
-from shared.app.shipped import find_config
+from shared.app.shipped import find_config, is_setting
 from shared.app.words import read_words
 
 _READERS = {"load_config": load_config, "read_words": read_words}
@@ -49,7 +49,7 @@ class Command:
 
     def check(self, argv: Sequence[str]) -> Any:
         """Returns the settings in a command's words. Raises UserError where the command would refuse them."""
-        if self.shipped_config and all("=" in word for word in argv):
+        if self.shipped_config and all(is_setting(word) for word in argv):
             got = " ".join(argv) or "nothing"
             raise UserError(f"expected a config and key=value words, such as {self.shipped_config} seed=1, got {got}")
         return _READERS[self.reader](self.schema, argv, **self.options)
@@ -61,7 +61,7 @@ class Command:
         """
         text, config = self.outline.doc, self.shipped_config
         if config:
-            config = next((word for word in argv if "=" not in word and find_config(word)), config)
+            config = next((word for word in argv if not is_setting(word) and find_config(word)), config)
         defaults = load_config(self.schema, [config]) if config else None
         if called:
             text = re.sub(r"python -m [\w.]+", called, text)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from omegaconf.errors import OmegaConfBaseException
 
-from shared.app.config import Schema, from_dict
+from shared.app.config import Schema, at_home, from_dict
 from shared.app.errors import UserError
 
 
@@ -36,7 +36,7 @@ def read_words(
     if not optional and ("inputs" if required == "in" else required) not in values:
         raise UserError(f"expected {expected}, but nothing was named")
     try:
-        return from_dict(schema, values)
+        return at_home(from_dict(schema, values))
     except OmegaConfBaseException as error:
         raise UserError(str(error).strip().splitlines()[0]) from None
     except ValueError as error:

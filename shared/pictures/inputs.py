@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.app.errors import UserError
+from shared.app.terminal import shown
+from shared.files import personal_path
 
 # What Pillow decodes by itself; not documents, films, or formats that it only hands on to other programs.
 _READ = """
@@ -29,21 +31,8 @@ class FoundInputs:
 
     paths: list[Path]
     names: dict[Path, str]  # relative path of each picture's outputs without ending; folders are kept
+    places: dict[Path, Path]  # path of each picture below what was named
     left_out: list[str]  # what lies in the folders and is no picture, in words
-
-
-def personal_path(text: str) -> Path:
-    """Returns a path as a person wrote it: ~ is their home, unless something of that name is there."""
-    path = Path(text)
-    try:
-        return path.expanduser() if text.startswith("~") and not path.exists() else path
-    except RuntimeError:  # ~name, but there is nobody of that name
-        return path
-
-
-def shown(path: str | Path) -> str:
-    """Returns a path as a terminal can show it in one line: line ends and bytes that are no letters are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(path))
 
 
 def find_images(folder: str | Path) -> list[Path]:
@@ -82,7 +71,8 @@ def find_inputs(inputs: str, *, apart_from: Path | None = None) -> FoundInputs:
     if not wanted:
         beside = f" ({left_out[0]})" if left_out else ""
         raise UserError(f"no pictures in {inputs}{beside}; expected files ending in {' '.join(IMAGE_SUFFIXES)}")
-    return FoundInputs(list(wanted), dict(zip(wanted, output_names(list(wanted.values())), strict=True)), left_out)
+    names = dict(zip(wanted, output_names(list(wanted.values())), strict=True))
+    return FoundInputs(list(wanted), names, wanted, left_out)
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from shared.files import is_lfs_pointer
 from shared.pictures.exif import ORIENTATION, carried_exif
 from shared.pictures.levels import decode_deep, levels_by_range
 from shared.pictures.limits import FORMATS, BoundedFile, require_decodable, require_decodable_tiff
@@ -185,7 +186,7 @@ def _what_it_is(path: str | Path) -> str:
         start = file.read(64)
     if not start:
         return "is empty"
-    if start.startswith(b"version https://git-lfs"):
+    if is_lfs_pointer(Path(path)):
         return "is a pointer of Git LFS, not the picture: run git lfs pull"
     if start.lstrip()[:9].lower().startswith((b"<html", b"<!doctype")):
         return "is a web page, not a picture"

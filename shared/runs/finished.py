@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.app.shipped import find_config
+from shared.app.shipped import find_config, is_setting
 from shared.runs.picture_list import looks_unchanged
 
 SUMMARY_FILE = "summary.json"
@@ -25,9 +25,9 @@ def command_hash(argv: Sequence[str]) -> str:
     """
     digest = hashlib.sha256()
     for word in argv:
-        config = None if "=" in word else find_config(word)
+        config = None if is_setting(word) else find_config(word)
         content = config.read_bytes() if config else b""
-        digest.update(f"{len(word)} {word} {len(content)} ".encode() + content)
+        digest.update(f"{len(word)} {word} {len(content)} ".encode(errors="surrogateescape") + content)
     return digest.hexdigest()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ import torch
 from PIL import Image
 
 from reward_model import score
+from reward_model.measuring.companions import Companions
 from reward_model.measuring.score_page import overlay_strip
 from reward_model.network.model import RewardModel
 from reward_model.network.score_head import WORST_SHARE, worst_mean
+from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.vision.images import save_image
 from tests.helpers.reward_models import build, pictures
@@ -107,8 +111,46 @@ def test_unreadable_pictures_are_skipped_and_named(checkpoint, photos, capsys):
     assert len(said.out.splitlines()) == 4  # the table, or the JSON, has stdout to itself
     assert said.err.startswith("skipped")
     assert "broken.png" in said.err
-    with pytest.raises(UserError, match=r"none of 1 pictures could be read: .*broken.png"):
+    with pytest.raises(UserError, match=r"none of 1 pictures could be scored: .*broken.png"):
         score.main([f"in={photos / 'broken.png'}", f"checkpoint={checkpoint}"])
+
+
+def test_one_picture_that_cannot_be_scored_does_not_stop_the_others(checkpoint, photos, capsys):
+    Image.new("RGB", (10, 10)).save(photos / "b_tiny.png")
+    Image.new("RGB", (600, 1)).save(photos / "b_row.png")
+    score.main([f"in={photos}", f"checkpoint={checkpoint}", "json=true"])
+    said = capsys.readouterr()
+    assert [json.loads(line)["path"] for line in said.out.splitlines()] == [
+        str(photos / name) for name in ("a.png", "b.jpg", "more/a.png")
+    ]
+    skipped = [line for line in said.err.splitlines() if line.startswith("skipped")]
+    assert len(skipped) == 2
+    assert re.search(r"b_tiny\.png: expected pictures of at least 16×16 px, got 10×10", skipped[1])
+
+
+def test_a_page_and_a_table_of_names_that_are_not_utf_8(checkpoint, photos, tmp_path, capsys):
+    (photos / "a.png").rename(photos / os.fsdecode(b"gr\xfcn\n.png"))
+    score.main([f"in={photos}", f"checkpoint={checkpoint}", f"out={tmp_path / 'out'}"])
+    assert "gr\\udcfcn\\n.png" in capsys.readouterr().out
+    assert "gr\\udcfcn" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert (tmp_path / "out" / os.fsdecode(b"gr\xfcn\n_map.png")).is_file()
+
+
+def test_outputs_among_the_pictures_are_no_pictures_of_the_next_time(checkpoint, photos, capsys):
+    for _ in range(2):
+        score.main([f"in={photos}", f"checkpoint={checkpoint}", f"out={photos}", "json=true"])
+        said = capsys.readouterr()
+        assert len(said.out.splitlines()) == 3
+    assert "left out 6 pictures that this command wrote" in said.err
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_an_out_that_is_a_file_is_one_line(checkpoint, photos, tmp_path, capsys, out):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stopped:
+        run_command(score.main, [f"in={photos}", f"checkpoint={checkpoint}", f"out={tmp_path / out}"])
+    assert stopped.value.code == 2
+    assert re.search(r"^error: .*file.*name another folder", capsys.readouterr().err, re.MULTILINE)
 
 
 def test_the_flag_json_is_the_word_json(checkpoint, photos, capsys):
@@ -202,10 +244,27 @@ def test_lq_and_gt_are_found_by_scene(trained, scenes, tmp_path, capsys):
     assert "vs gt" in lines_of(capsys)[0]
 
 
-def test_a_picture_without_its_lq_is_named(trained, scenes):
+def test_a_truth_of_another_size_or_none_is_named_and_the_others_are_scored(trained, scenes, capsys):
     (scenes / "lq" / "scene1_lq.png").unlink()
-    with pytest.raises(UserError, match=r"expected the lq of scene1_a\.png in .*, named scene1_a or scene1_a_lq"):
-        score.main([f"in={scenes / 'sr'}", f"checkpoint={trained}", f"lq={scenes / 'lq'}"])
+    Image.new("RGB", (40, 40)).save(scenes / "gt" / "scene0_a.png")
+    score.main([f"in={scenes / 'sr'}", f"checkpoint={trained}", f"lq={scenes / 'lq'}", f"gt={scenes / 'gt'}", "--json"])
+    said = capsys.readouterr()
+    assert [json.loads(line)["path"] for line in said.out.splitlines()] == [str(scenes / "sr" / "scene0_b.png")]
+    skipped = [line for line in said.err.splitlines() if line.startswith("skipped")]
+    assert len(skipped) == 3
+    assert "scene0_a.png: gt is 40×40 px" in skipped[0]
+    assert "scene1_a.png: expected the lq of scene1_a.png" in skipped[1]
+
+
+def test_in_a_tree_the_truth_is_in_the_folder_of_the_same_name(tmp_path):
+    for place in ("2019/x.png", "2020/x.png", "y.png"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (20, 20)).save(tmp_path / place)
+    gt = Companions(str(tmp_path), kind="gt")
+    assert gt.of(Path("2020/x_sr.jpg")) == tmp_path / "2020" / "x.png"
+    assert gt.of(Path("elsewhere/y_sr.png")) == tmp_path / "y.png"
+    with pytest.raises(UserError, match=r"expected one gt of x\.png in .*, but 2 are named x"):
+        gt.of(Path("x.png"))
 
 
 def test_two_pictures_are_compared(trained, scenes, capsys):

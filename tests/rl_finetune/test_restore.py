@@ -151,6 +151,10 @@ def test_outputs_are_no_inputs_of_the_next_run(run, tmp_path):
     lines = run("out=in", "suffix=_new", "overwrite=replace")
     assert lines[0] == "left out 1 pictures ending in _new: they are outputs of this command"
     assert files(tmp_path / "in") == ["a.png", "a_new.png"]
+    save(tmp_path / "in" / "a.jpg")  # the second of one name: its output has a number
+    run("out=in", "suffix=_new", "overwrite=replace")
+    lines = run("out=in", "suffix=_new", "overwrite=replace")
+    assert lines[0] == "left out 2 pictures ending in _new: they are outputs of this command"
 
 
 @pytest.mark.parametrize(
@@ -165,6 +169,8 @@ def test_outputs_are_no_inputs_of_the_next_run(run, tmp_path):
         (["bits=12"], "bits must be 8 or 16"),
         (["samples=2", "run=nowhere"], "nowhere/reward_model/checkpoint"),
         (["device=gpu"], "no device 'gpu'"),
+        (["steps=0"], "steps must lie between 1 and 1000"),
+        (["eta=nan"], "eta must lie between 0 and 1"),
         (["in=nowhere.png"], "nowhere.png is missing"),
         (["polcy=x"], "Did you mean: 'policy'"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -30,6 +31,7 @@ class Config:
     widths: tuple[int, ...] = (1, 2)
     members: dict[str, Member] = field(default_factory=dict)
     revision: str | None = None
+    paths: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_range(group_size=(self.group_size, 2, 64))
@@ -100,6 +102,52 @@ def test_the_value_of_a_text_field_is_taken_as_it_stands(path, text):
     assert load_config(Config, [str(path), f"members.first.name={text}"]).members["first"].name == text
 
 
+NAMES = ["2024_01", "007", "1e3", "yes", "2026-01-01", "0x1F", "1:30", ".5", "true"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_in_a_yaml_file_is_no_number_where_a_text_is_due(path, name):
+    path.write_text(f"out: {name}\nrevision: {name}\npaths: [{name}, b]\nmembers: {{{name}: {{name: {name}}}}}\n")
+    config = load_config(Config, [str(path)])
+    assert (config.out, config.revision, config.paths, config.members) == (
+        name,
+        name,
+        (name, "b"),
+        {name: Member(name)},
+    )
+
+
+@pytest.mark.parametrize("name", [*NAMES, "my photos", "a b;c"])
+def test_a_list_of_texts_holds_them_as_they_stand(path, name):
+    assert load_config(Config, [str(path), f"paths=[{name},b]"]).paths == (name, "b")
+
+
+@pytest.mark.parametrize("text", ["${x}", "a ${group_size}", r"\${x}", "$x", "'s photos", '"best" of'])
+def test_a_text_refers_to_no_other_field_and_survives_being_written(path, text):
+    config = load_config(Config, [str(path), f"out={text}", f"members.a.name={text}"])
+    assert (config.out, config.members["a"].name) == (text, text)
+    path.write_text(to_yaml(config))
+    assert load_config(Config, [str(path)]) == config
+
+
+def test_a_home_is_written_as_a_tilde(path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    path.write_text("{out: ~/a, revision: ~, members: {a: {name: ~/b}}}")
+    config = load_config(Config, [str(path), "paths=[~/c,~,d~]"])
+    assert (config.out, config.revision, config.members["a"].name) == ("/home/me/a", None, "/home/me/b")
+    assert config.paths == ("/home/me/c", "/home/me", "d~")
+
+
+def test_a_name_that_is_not_utf_8_can_be_written(path):
+    config = load_config(Config, [str(path), f"out={os.fsdecode(bytes([0x67, 0xFF]))}"])
+    assert b"g\\udcff" in to_yaml(config).encode()
+
+
+def test_a_config_file_may_have_any_name(tmp_path, path):
+    other = path.rename(tmp_path / "a=b #1.yaml")
+    assert load_config(Config, [str(other), "group_size=16"]).group_size == 16
+
+
 def test_a_text_that_may_be_missing_can_be_left_out(path):
     assert load_config(Config, [str(path), "revision=1e3"]).revision == "1e3"
     assert load_config(Config, [str(path), "revision=x", "revision=null"]).revision is None
@@ -133,6 +181,7 @@ def test_flatten_names_every_leaf():
         "inner.kind": "a",
         "widths.0": 1,
         "widths.1": 2,
+        "paths": [],
         "members.first.name": "y",
         "revision": None,
     }

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from shared.app.errors import UserError
-from shared.pictures.inputs import find_images, find_inputs, output_names, shown
+from shared.app.terminal import shown
+from shared.pictures.inputs import find_images, find_inputs, output_names
 
 
 def touch(path: Path) -> Path:
