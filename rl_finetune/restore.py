@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 from tqdm import tqdm
 
 from data.degradation.records import SCALES, Task
 from rl_finetune.restoring.colours import ColourFix
+from rl_finetune.restoring.faces import FaceWork
 from rl_finetune.restoring.one_picture import Score, Work, output_size, restore_picture
 from rl_finetune.restoring.outputs import Overwrite, Target, plan_outputs
 from rl_finetune.restoring.tiles import SMALLEST_TILE_PX, grid_of, require_fit, tile_count
@@ -39,6 +40,10 @@ from shared.pictures.writing import Format, require_side
 from shared.restorers.load import load_restorer
 from shared.restorers.protocol import on_device
 from shared.runs.tracking import progress
+from shared.vision.face_detector import open_face_detector
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,13 @@ class RestoreConfig:
     scale: float | None = None  # of the result against the input, by resizing (Lanczos); null: the policy's own
     # Gives a restoration the up-sampled input's colours: its coarse wavelet levels, or its mean and spread.
     color_fix: ColourFix = "none"
+    # Finds the faces of a photograph and restores each by a face policy; needs the extra `faces`.
+    faces: bool = False
+    background: Literal["restored", "kept"] = (
+        "restored"  # around the faces: by the policy, or as it is, at its own size
+    )
+    face_policy: str = ""  # that restores them; empty: the tuned face policy of `run`, or a shipped one
+    face_px: int = 128  # smaller aligned faces are enlarged to this side: the shipped policies have learnt from such
     tile_px: int = 512  # side of lq tiles; larger ones need more memory
     seed: int = 0  # of the sampler's noise
     device: str = "auto"  # auto (the GPU where there is one) | cpu | cuda | cuda:1 | mps
@@ -75,6 +87,11 @@ class RestoreConfig:
             require_range(steps=(self.steps, 1, 1000))
         if self.eta is not None:
             require_range(eta=(self.eta, 0, 1))
+        require_range(face_px=(self.face_px, 32, 1024))
+        if self.background == "kept" and not self.faces:
+            raise ValueError("background=kept leaves nothing to do without faces=true")
+        if self.faces and self.task == "face":
+            raise ValueError("faces=true is for whole photographs: leave task=face out, which is for one aligned face")
         if self.scale is not None:
             require_range(scale=(self.scale, 0.05, 16))
         if "/" in self.suffix:
@@ -101,8 +118,10 @@ def main(argv: Sequence[str]) -> None:
     if not plan.targets:
         return
     device = open_device(config.device)
-    policy = config.policy or policy_of_run(config.run, config.task)
-    restorer = on_device(load_restorer(policy, scale=SCALES[config.task], steps=config.steps, eta=config.eta), device)
+    faces = open_faces(config, device) if config.faces else None
+    policy = "bicubic" if config.background == "kept" else config.policy or policy_of_run(config.run, config.task)
+    scale = 1 if config.background == "kept" else SCALES[config.task]
+    restorer = on_device(load_restorer(policy, scale=scale, steps=config.steps, eta=config.eta), device)
     score = open_score(config, device) if config.samples > 1 or config.reward_model else None
     print(f"device: {device_words(device)}", flush=True)
     work = Work(
@@ -117,6 +136,7 @@ def main(argv: Sequence[str]) -> None:
         format=plan.format,
         bits=config.bits,
         quality=config.quality,
+        faces=faces,
         record=record_of(config, policy),
     )
     skipped = restore_all(plan.targets, work)
@@ -169,7 +189,19 @@ def header_size(path: Path) -> tuple[int, int]:
         return read_picture(path).levels.shape[1::-1]
 
 
-def open_score(config: RestoreConfig, device) -> Score:
+def open_faces(config: RestoreConfig, device: torch.device) -> FaceWork:
+    """Returns what finds and restores faces. Raises UserError where the extra or the policy is missing."""
+    find = open_face_detector()
+    where = config.face_policy or policy_of_run(config.run, "face")
+    restorer = load_restorer(where, scale=1, steps=config.steps, eta=config.eta)
+    if restorer.scale != 1:
+        raise UserError(
+            f"face_policy={where} enlarges by {restorer.scale}; faces need a policy of the same size in and out"
+        )
+    return FaceWork(find, on_device(restorer, device), device, config.face_px)
+
+
+def open_score(config: RestoreConfig, device: torch.device) -> Score:
     """Returns what scores restorations with the reward model. Raises UserError where there is none."""
     from reward_model.network.checkpoint import locate_checkpoint  # the reward model's encoders take seconds to import
     from reward_model.network.model import RewardModel
@@ -191,10 +223,14 @@ def record_of(config: RestoreConfig, policy: str) -> dict[str, Any]:
         program = f"restore-rl {version('restore-rl')}"
     except PackageNotFoundError:
         program = "restore-rl"
-    kept = ("steps", "eta", "samples", "reward_model", "scale", "color_fix", "tile_px")
+    kept = ("steps", "eta", "samples", "reward_model", "scale", "color_fix", "tile_px", "faces", "background")
     settings = {name: getattr(config, name) for name in kept}
     named = "/".join(Path(policy).parts[-2:])  # the folders above are a person's own business
-    return {"program": program, "policy": named, **{k: v for k, v in settings.items() if v not in (None, "", "none")}}
+    return {
+        "program": program,
+        "policy": named,
+        **{k: v for k, v in settings.items() if v not in (None, "", "none", False)},
+    }
 
 
 def policy_of_run(run: str, task: Task) -> str:

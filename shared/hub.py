@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,7 @@ def fetch_snapshot(repo_id: str, *, revision: str | None = None, patterns: Seque
     damaged file in the cache, when anything is missing, cut, or not what the Hub lists.
     """
     asked = f"{repo_id}@{revision or 'main'}"
+    require_reachable()
     try:
         folder = Path(
             snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns) if patterns else None)
@@ -184,6 +187,7 @@ def _checksums(path: Path) -> tuple[str, str]:
 @contextmanager
 def _refusals(repo_id: str) -> Iterator[None]:
     """Turns what the Hub refuses into UserErrors of one line."""
+    require_reachable()
     try:
         yield
     except LocalTokenNotFoundError:
@@ -223,6 +227,21 @@ def _verify_blobs(folder: Path, asked: str) -> None:
                 f"{asked}: {path.relative_to(folder)} does not have the checksum the Hub lists ({blob.name[:12]}…, got "
                 f"{found[:12]}…); it was removed: run the same command again"
             )
+
+
+def require_reachable(settings: Mapping[str, str] = os.environ) -> None:
+    """Raises UserError for settings of the environment with which no request can begin."""
+    endpoint = settings.get("HF_ENDPOINT", "")
+    if endpoint and not endpoint.lower().startswith(("http://", "https://")):
+        raise UserError(f"HF_ENDPOINT={endpoint} has no scheme; write https://{endpoint}")
+    for name in ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"):
+        proxy = settings.get(name) or settings.get(name.lower(), "")
+        if proxy.lower().startswith("socks") and find_spec("socksio") is None:
+            raise UserError(
+                f"{name}={proxy.rpartition('@')[2]} is a SOCKS proxy, which needs a package: pip install socksio"
+            )
+    if not all(" " < letter < "\x7f" for letter in settings.get("HF_TOKEN", "").strip()):
+        raise UserError("HF_TOKEN holds letters that no token has; copy it again, or run `hf auth login`")
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from shared.app.errors import UserError
 from shared.files import write_bytes
-from shared.hub import fetch_snapshot  # noqa: F401 (its client refuses what a Hub must not answer)
+from shared.hub import require_reachable  # its client refuses what a Hub must not answer
 from shared.pictures.limits import FORMATS
 from shared.runs.tracking import progress
 
@@ -99,6 +99,7 @@ def _keep(content: bytes, folder: Path, index: int) -> None:
 def _open_stream(dataset_id: str, *, split: str, column: str, revision: str | None) -> tuple[Any, str]:
     import datasets  # slow to import, and only this path needs it
 
+    require_reachable()
     try:
         rows = datasets.load_dataset(dataset_id, split=split, revision=revision, streaming=True)
     except Exception as error:  # no such dataset, split or revision, no network: each has its own exception

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from rl_finetune.restoring.colours import ColourFix, colour_fixed
+from rl_finetune.restoring.faces import FaceWork, paste_faces, place_faces
 from rl_finetune.restoring.outputs import Target
 from rl_finetune.restoring.tiles import SMALLEST_TILE_PX, restore_levels
 from shared.pictures.reading import DecodedPicture
@@ -39,6 +40,7 @@ class Work:
     format: Format
     bits: int | None  # as the input has, where the format can
     quality: int
+    faces: FaceWork | None  # restores the faces of whole photographs
     record: dict[str, Any]  # what is the same for all pictures of what is written into their files
 
 
@@ -100,9 +102,13 @@ def _best_of(
 ) -> tuple[Rows, int, list[float], int]:
     """Returns the rows of the best sample with its colours fixed, its height, all scores and the best one's index."""
     best, kept, scores, height = 0, None, [], 0
+    faces, said = place_faces(lq, work.faces) if work.faces is not None else ([], [])
+    notes += said
     for index in range(work.samples):
         seed = work.seed if index == 0 else derive_seed(work.seed, "sample", index)
         sr = _restored(lq, seed, scratch, work, on_tile, notes)
+        if work.faces is not None:
+            paste_faces(sr, lq, faces, work.faces, seed=seed)
         rows, height = colour_fixed(sr, lq, work.colour_fix), len(sr)
         if work.score is not None:
             scores.append(work.score(_whole_8_bit(rows, sr.shape), in_bits(lq, 8)))

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from shared.app.errors import UserError
-from shared.app.terminal import plain_where_needed
+from shared.app.terminal import begin_in_utf_8, plain_where_needed
 from shared.app.usage import print_help
 
 # A file where a folder is due, a folder where a file is, a disk that is read alone.
@@ -25,7 +25,9 @@ def run_command(
 
     --help among the words prints the help of main's module instead, unless main has `own_help`.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        begin_in_utf_8()
+        argv = sys.argv[1:]
     plain_where_needed()
     threading.excepthook, sys.unraisablehook = _end_of_thread, _end_of_object
     try:

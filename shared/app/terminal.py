@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import locale
+import os
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -20,6 +22,23 @@ def plain_where_needed(*streams: TextIO) -> None:
     for stream in streams or (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not where a program has put its own stream in their place
             stream.reconfigure(errors=_HANDLER)
+
+
+def begin_in_utf_8() -> None:
+    """Starts this program anew where Python would read files in another encoding than UTF-8, as old locales have it.
+
+    Output keeps the terminal's own encoding; a locale that was set to C is shown ASCII alone.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    if sys.flags.utf8_mode and os.environ.get("LC_ALL") in ("C", "POSIX"):
+        encoding = "ascii"
+    reads = locale.getencoding() if not sys.flags.utf8_mode else "utf-8"
+    if codecs.lookup(reads).name != "utf-8":
+        told = {"PYTHONUTF8": "1", "PYTHONIOENCODING": os.environ.get("PYTHONIOENCODING", encoding)}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **told})
+    if "PYTHONIOENCODING" not in os.environ and encoding == "ascii":
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(encoding=encoding)
 
 
 def shown(path: str | Path) -> str:

@@ -40,3 +40,15 @@ def test_help_is_printed_on_any_terminal():
     done = subprocess.run(command, capture_output=True, env=environment, check=True, cwd=root)
     assert b"(x4)" in done.stdout
     done.stdout.decode("ascii")
+
+
+@pytest.mark.parametrize("setting", [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_a_terminal_of_the_c_locale_gets_ascii_and_files_are_read_as_utf_8(setting):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))}
+    words = [sys.executable, "-m", "rl_finetune.cli", "restore", "--help"]
+    done = subprocess.run(
+        words, cwd=Path(__file__).parents[3], env=environment | setting, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"sr (x4)" in done.stdout
+    assert done.stdout.isascii()
