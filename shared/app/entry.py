@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from shared.app.errors import UserError
-from shared.app.terminal import begin_in_utf_8, plain_where_needed
+from shared.app.terminal import begin_in_utf_8, plain_where_needed, shown
 from shared.app.usage import print_help
 
 # A file where a folder is due, a folder where a file is, a disk that is read alone.
@@ -57,7 +57,14 @@ def run_command(
             _stop(
                 f"no permission for {error.filename}; choose a folder you may write to with out=, RUN= or OUT=", code=2
             )
-        if error.errno in _IN_THE_WAY:
+        if (
+            isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason
+        ):  # some library's files take no such name
+            _stop(
+                f"a name here holds bytes that are no UTF-8: {shown(error.object)}; name another with out= or RUN=",
+                code=2,
+            )
+        if isinstance(error, OSError) and error.errno in _IN_THE_WAY:
             _stop(f"{error.filename}: {error.strerror}; name another folder with out=, RUN= or OUT=", code=2)
         raise
 
