@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from data.degradation.records import SCALES, Task
 from rl_finetune.restoring.colours import ColourFix
-from rl_finetune.restoring.faces import FaceWork
 from rl_finetune.restoring.one_picture import Score, Work, output_size, restore_picture
 from rl_finetune.restoring.outputs import Overwrite, Target, plan_outputs
+from rl_finetune.restoring.pasted_faces import FaceWork
 from rl_finetune.restoring.tiles import SMALLEST_TILE_PX, grid_of, require_fit, tile_count
 from shared.app.config import require_range
 from shared.app.devices import device_words, open_device

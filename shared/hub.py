@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._http import default_client_factory
 
 from shared.app.errors import UserError
+from shared.hub_settings import require_reachable
 
 PART_BYTES, PART_FILES = 5 * 2**30, 100  # at most so much in one commit of an upload in parts
 
@@ -227,21 +226,6 @@ def _verify_blobs(folder: Path, asked: str) -> None:
                 f"{asked}: {path.relative_to(folder)} does not have the checksum the Hub lists ({blob.name[:12]}…, got "
                 f"{found[:12]}…); it was removed: run the same command again"
             )
-
-
-def require_reachable(settings: Mapping[str, str] = os.environ) -> None:
-    """Raises UserError for settings of the environment with which no request can begin."""
-    endpoint = settings.get("HF_ENDPOINT", "")
-    if endpoint and not endpoint.lower().startswith(("http://", "https://")):
-        raise UserError(f"HF_ENDPOINT={endpoint} has no scheme; write https://{endpoint}")
-    for name in ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"):
-        proxy = settings.get(name) or settings.get(name.lower(), "")
-        if proxy.lower().startswith("socks") and find_spec("socksio") is None:
-            raise UserError(
-                f"{name}={proxy.rpartition('@')[2]} is a SOCKS proxy, which needs a package: pip install socksio"
-            )
-    if not all(" " < letter < "\x7f" for letter in settings.get("HF_TOKEN", "").strip()):
-        raise UserError("HF_TOKEN holds letters that no token has; copy it again, or run `hf auth login`")
 
 
 def _reason(error: Exception) -> str:

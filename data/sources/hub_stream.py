@@ -13,7 +13,8 @@ from PIL import Image
 
 from shared.app.errors import UserError
 from shared.files import write_bytes
-from shared.hub import require_reachable  # its client refuses what a Hub must not answer
+from shared.hub import fetch_snapshot  # noqa: F401 (its client refuses what a Hub must not answer)
+from shared.hub_settings import require_reachable
 from shared.pictures.limits import FORMATS
 from shared.runs.tracking import progress
 

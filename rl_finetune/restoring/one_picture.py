@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from rl_finetune.restoring.colours import ColourFix, colour_fixed
-from rl_finetune.restoring.faces import FaceWork, paste_faces, place_faces
 from rl_finetune.restoring.outputs import Target
+from rl_finetune.restoring.pasted_faces import FaceWork, paste_faces, place_faces
 from rl_finetune.restoring.tiles import SMALLEST_TILE_PX, restore_levels
 from shared.pictures.reading import DecodedPicture
 from shared.pictures.resampling import BICUBIC, LANCZOS, Rows, filled_under, resized, resized_rows

@@ -172,7 +172,7 @@ def test_outputs_are_no_inputs_of_the_next_run(run, tmp_path):
         (["steps=0"], "steps must lie between 1 and 1000"),
         (["eta=nan"], "eta must lie between 0 and 1"),
         (["in=nowhere.png"], "nowhere.png is missing"),
-        (["polcy=x"], "Did you mean: 'policy'"),
+        (["qualty=x"], "Did you mean: 'quality'"),
     ],
 )
 def test_mistakes_are_one_line_and_nothing_is_written(run, tmp_path, words, message):

@@ -16,7 +16,8 @@ from reward_model.measuring.model_card import write_model_card
 from reward_model.network.checkpoint import push_checkpoint
 from reward_model.network.model import RewardModel, RewardModelConfig
 from shared.app.errors import UserError
-from shared.hub import fetch_snapshot, require_reachable, upload_folder
+from shared.hub import fetch_snapshot, upload_folder
+from shared.hub_settings import require_reachable
 from tests.helpers.hub_server import FakeHub, folder_files, point_client_at, use_hub
 
 REPO = "user/reward"
@@ -200,12 +201,12 @@ def test_the_endpoint_comes_from_the_environment(hub, tmp_path):
     ],
 )
 def test_settings_with_which_no_request_can_begin_are_one_line(settings, said, monkeypatch):
-    monkeypatch.setattr("shared.hub.find_spec", lambda name: None)
+    monkeypatch.setattr("shared.hub_settings.find_spec", lambda name: None)
     with pytest.raises(UserError, match=said):
         require_reachable(settings)
 
 
 def test_settings_with_which_one_can_begin_are_taken(monkeypatch):
     require_reachable({"HF_ENDPOINT": "http://mirror", "HTTPS_PROXY": "http://host:1", "HF_TOKEN": "hf_abc\n"})
-    monkeypatch.setattr("shared.hub.find_spec", lambda name: True)
+    monkeypatch.setattr("shared.hub_settings.find_spec", lambda name: True)
     require_reachable({"ALL_PROXY": "socks5://host:1"})

@@ -11,7 +11,7 @@ from PIL import Image
 from skimage.data import astronaut
 
 from rl_finetune import restore
-from rl_finetune.restoring.faces import (
+from rl_finetune.restoring.pasted_faces import (
     TEMPLATE,
     FaceWork,
     aligned_side,
