@@ -2,6 +2,7 @@
 
 python -m data.build configs/dataset.yaml out=datasets/mine workers=8
 python -m data.build configs/dataset.yaml out=datasets/part3 shard=3/64      # on another machine
+torchrun --nnodes 8 … -m data.build configs/dataset.yaml out=/shared/mine     # each process a shard; the first merges
 python -m data.build configs/dataset.yaml merge=[datasets/part1,datasets/part2,…]
 """
 
@@ -23,7 +24,17 @@ from data.regions.targets import Distances, Normaliser, fit_normaliser
 from data.sources.open_source import picture_lists
 from data.store.config import FREE_KEYS, BuildConfig, shard_of
 from data.store.dataset_card import write_dataset_card
-from data.store.merge import check_shards, take_over
+from data.store.merge import (
+    check_shards,
+    is_shared,
+    launched,
+    own_shard,
+    shards_folder,
+    take_over,
+    use_own_gpu,
+    wait_for_files,
+    whole_build,
+)
 from data.store.parquet import DATA_FOLDER, INPUTS_FILE, LOG_FOLDER, NORMALISER_FILE, log_name
 from data.store.plan import Chunk, make_chunks
 from data.store.processes import Each, fit_chunk, make_row_maker, processes, write_chunk
@@ -41,8 +52,23 @@ FIT_PAIRS_PER_TASK = 8
 
 
 def main(argv: Sequence[str]) -> None:
-    started = time.perf_counter()
     config = load_config(BuildConfig, argv)
+    if not is_shared(config):
+        build(config, argv)
+        return
+    rank, processes = launched()
+    if config.device == "cuda":
+        use_own_gpu()
+    if not RunFolder(Path(config.out)).is_finished():
+        build(own_shard(config, rank, processes), argv)
+    if rank == 0:
+        build(whole_build(config, processes), argv)
+        shutil.rmtree(shards_folder(config), ignore_errors=True)
+
+
+def build(config: BuildConfig, argv: Sequence[str]) -> None:
+    """Builds the files of the config's shard that are missing, and concludes the dataset when none is."""
+    started = time.perf_counter()
     # A push can fail after a finished build: then only this command tries it again.
     run = RunFolder.begin(
         config.out,
@@ -58,8 +84,10 @@ def main(argv: Sequence[str]) -> None:
     maker = make_row_maker(config)
     report_absent(config, maker)
     inputs = maker.inputs()
-    check_shards(config)
     chunks = make_chunks(maker.plan, config.pairs, pairs_per_file=config.pairs_per_file)
+    if is_shared(config):
+        wait_for_files(config, chunks)
+    check_shards(config)
     require_free_space(config.out, estimated_bytes(config, chunks))
     run.make(config, pictures={source.subject: source.listed() for source in maker.sources.values()})
     check_inputs(run, inputs)

@@ -1,7 +1,13 @@
-"""Merges the shards of one build that other machines made."""
+"""Shards of one build: which one a launched process makes, and how all of them are merged.
+
+torchrun and `accelerate launch` tell each process its RANK and the WORLD_SIZE; all of them must see the same disk.
+"""
 
 from __future__ import annotations
 
+import os
+import time
+from dataclasses import replace
 from pathlib import Path
 
 from data.store.config import FREE_KEYS, BuildConfig
@@ -10,6 +16,52 @@ from data.store.plan import Chunk
 from shared.app.errors import UserError
 from shared.files import link_or_copy
 from shared.runs.run_folder import RunFolder
+
+WAIT_S = 2.0  # between looks for the files of other processes
+
+
+def launched() -> tuple[int, int]:
+    """Returns (rank, processes) as the launcher says; (0, 1) without one."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_shared(config: BuildConfig) -> bool:
+    """Whether a launcher started several processes for the build, and no shard was named by hand."""
+    return launched()[1] > 1 and config.shard == "1/1"
+
+
+def own_shard(config: BuildConfig, rank: int, processes: int) -> BuildConfig:
+    """Returns the build of one process: every n-th file, in a folder beside the dataset's own."""
+    out = shards_folder(config) / f"{rank + 1}-of-{processes}"
+    return replace(config, out=str(out), shard=f"{rank + 1}/{processes}", merge=(), push="")
+
+
+def whole_build(config: BuildConfig, processes: int) -> BuildConfig:
+    """Returns the build that takes over the files of all processes."""
+    return replace(config, merge=tuple(own_shard(config, rank, processes).out for rank in range(processes)))
+
+
+def shards_folder(config: BuildConfig) -> Path:
+    """Returns the folder that holds the processes' shards until they are merged."""
+    return Path(f"{config.out}.shards")
+
+
+def wait_for_files(config: BuildConfig, chunks: list[Chunk]) -> None:
+    """Returns when every chunk's file is in one of the folders to be merged. A launcher stops all when one fails."""
+    missing = {chunk.file_name for chunk in chunks}
+    while True:
+        for folder in config.merge:
+            missing -= {path.name for path in (Path(folder) / DATA_FOLDER).glob("*.parquet")}
+        if not missing:
+            return
+        time.sleep(WAIT_S)
+
+
+def use_own_gpu() -> None:
+    """Lets this process see one GPU of its machine alone, in turn, before anything has looked for GPUs."""
+    seen = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each]
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    os.environ["CUDA_VISIBLE_DEVICES"] = seen[rank % len(seen)] if seen else str(rank)
 
 
 def check_shards(config: BuildConfig) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -13,6 +15,8 @@ import torch
 from datasets import load_dataset
 
 from data.build import main as build
+from data.store.merge import use_own_gpu, wait_for_files
+from data.store.plan import Chunk
 from data.store.reader import load_samples
 from data.store.sample_maker import TargetScale
 from shared.app.errors import UserError
@@ -35,6 +39,43 @@ def test_three_shards_merge_to_the_same_bytes(here, dataset, capsys):
     assert sum(sizes) == len(bytes_of(dataset)) - 2
     merged = run_build(here, "merged", f"merge=[{','.join(map(str, shards))}]")
     assert bytes_of(merged) == bytes_of(dataset)
+
+
+def test_the_processes_of_a_launcher_build_a_shard_each_and_the_first_merges(here, dataset, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):  # one after the other here; rank 0 waits for the files of the others
+        monkeypatch.setenv("RANK", rank)
+        run_build(here, "launched")
+    assert bytes_of(here / "launched") == bytes_of(dataset)
+    assert "shard 2/2 is built in" in capsys.readouterr().out
+    assert not (here / "launched.shards").exists()
+    monkeypatch.setenv("RANK", "1")
+    run_build(here, "launched")  # finished: nothing to do
+    assert not (here / "launched.shards").exists()
+
+
+def test_rank_0_waits_for_the_files_of_the_others(here, tmp_path, monkeypatch):
+    (tmp_path / "a" / "data").mkdir(parents=True)
+    chunks = [Chunk("train", 0, 1, 0, 4)]
+    config = SimpleNamespace(merge=(str(tmp_path / "a"), str(tmp_path / "b")))
+    waits = []
+
+    def other_process_goes_on(seconds: float) -> None:
+        waits.append(seconds)
+        (tmp_path / "b" / "data").mkdir(parents=True)
+        (tmp_path / "b" / "data" / chunks[0].file_name).touch()
+
+    monkeypatch.setattr("data.store.merge.time.sleep", other_process_goes_on)
+    wait_for_files(config, chunks)
+    assert len(waits) == 1
+
+
+@pytest.mark.parametrize(("seen", "local", "own"), [("", "1", "1"), ("4,6", "1", "6"), ("4,6", "2", "4")])
+def test_each_process_takes_a_gpu_of_its_machine(monkeypatch, seen, local, own):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    monkeypatch.setenv("LOCAL_RANK", local)
+    use_own_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == own
 
 
 def test_a_killed_build_resumes_to_the_same_bytes(here, dataset, capsys):
