@@ -32,6 +32,7 @@ COMMANDS = {
     "evaluate": "rl_finetune.evaluate",
     "restore": "rl_finetune.restore",
     "demo": "rl_finetune.demo",
+    "convert": "rl_finetune.convert",
     "ship": "rl_finetune.ship",
     "report": "rl_finetune.report",
     "reproduce": "rl_finetune.reproduce",

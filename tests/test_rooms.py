@@ -30,6 +30,7 @@ CUPBOARDS = {
         "evidence",
         "loop",
         "shipping",
+        "converting",
         "restoring",
         "reporting",
         "{}",
