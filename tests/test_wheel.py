@@ -36,7 +36,7 @@ def installed(wheel, tmp_path_factory):
     """Returns a function that runs the installed console script in an empty folder."""
     folder = tmp_path_factory.mktemp("elsewhere")
     prefix = folder / "prefix"
-    pip("install", "--no-deps", "--prefix", str(prefix), str(wheel))
+    pip("install", "--no-deps", "--ignore-installed", "--prefix", str(prefix), str(wheel))
     (packages,) = prefix.rglob("site-packages")
     (script,) = prefix.rglob("restore-rl")
     environment = {**os.environ, "PYTHONPATH": str(packages), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
