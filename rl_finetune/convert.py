@@ -22,8 +22,7 @@ from shared.app.config import require_range
 from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.app.words import read_words
-from shared.files import write_bytes
-from shared.runs.run_folder import replace_folder
+from shared.files import replace_folder, write_bytes
 
 CONVERTED_FILE = "converted.json"  # which files the folder was made from
 
