@@ -24,7 +24,7 @@ from shared.app.devices import open_accelerator
 from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.app.timing import Clock, peak_memory_mb
-from shared.restorers.protocol import repeat, take
+from shared.policies.interface import repeat, take
 from shared.runs.run_folder import RunFolder
 
 ITERATIONS = 5  # timed; one more goes before

@@ -29,7 +29,7 @@ from shared.app.errors import UserError
 from shared.app.shipped import DEFAULT_RUN, PREFIX, choose_checkpoint
 from shared.app.words import read_words
 from shared.pictures.reading import UnreadableImage, read_picture
-from shared.restorers.load import load_restorer
+from shared.policies.load import load_restorer
 from shared.restorers.protocol import on_device
 from shared.runs.run_folder import CONFIG_FILE
 

@@ -26,8 +26,8 @@ from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.app.words import read_words
 from shared.diffusion.sampler import SamplerSpec
-from shared.restorers.load import load_restorer
-from shared.restorers.pixel_unet import PixelUNetRestorer
+from shared.policies.load import load_restorer
+from shared.policies.policy_restorer import PolicyRestorer
 from shared.restorers.protocol import Restorer, on_device
 from shared.runs.lock import FolderLock
 from shared.runs.run_folder import CONFIG_FILE, RunFolder
@@ -129,7 +129,7 @@ def open_restorer(where: str, sampler: SamplerSpec, *, scale: int, device: torch
     restorer = on_device(load_restorer(where, scale=scale), device)
     if restorer.scale != scale:
         raise UserError(f"{where} enlarges {restorer.scale} times, but this run's task {scale} times; name another")
-    return PixelUNetRestorer(restorer.policy, sampler) if isinstance(restorer, PixelUNetRestorer) else restorer
+    return PolicyRestorer(restorer.policy, sampler) if isinstance(restorer, PolicyRestorer) else restorer
 
 
 if __name__ == "__main__":

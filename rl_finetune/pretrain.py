@@ -25,9 +25,10 @@ from shared.app.config import load_config, require_range
 from shared.app.devices import open_accelerator
 from shared.app.entry import run_command
 from shared.diffusion.sampler import SamplerSpec
+from shared.policies.load import load_restorer, open_stage
+from shared.policies.pixel_unet import PixelUNet, PixelUNetConfig
+from shared.policies.policy_folder import save_policy
 from shared.restorers.feed_forward import FeedForwardRestorer
-from shared.restorers.load import load_restorer, open_stage, save_policy
-from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig
 from shared.restorers.pre_restorer import OWN, STAGES, fitted
 from shared.restorers.protocol import Restorer
 from shared.runs.growth import Growth
@@ -192,7 +193,7 @@ def open_stages(
     logged = 0
     for name, seen in zip(STAGES, (pairs, taught or pairs), strict=True):
         if getattr(config.policy, name) != OWN:
-            stages.append(open_stage(config.policy, name, run.path))
+            stages.append(open_stage(name, getattr(config.policy, name), config.policy.scale, folder=run.path))
             continue
         stage: StageConfig = getattr(config, name)
         # An accelerator of its own: what is prepared here is no part of the policy's state.
@@ -212,10 +213,9 @@ def open_taught(
     """Returns the pairs that have a teacher's picture, drawn where it is missing; None without a teacher."""
     if config.detail.teacher is None:
         return None
-    teacher = load_restorer(config.detail.teacher, scale=config.policy.scale)
-    teacher = fitted(
-        teacher, config.policy.scale, shrink=config.policy.shrink, name=f"detail.teacher {config.detail.teacher}"
-    )
+    where, scale = config.detail.teacher, config.policy.scale
+    teacher = load_restorer(where, scale=scale)
+    teacher = fitted(teacher, scale, shrink=config.policy.shrink, name=f"detail.teacher {where}")
     count = min(config.detail.teacher_pairs, len(pairs))
     first = PairDataset(
         pairs.source, pairs.image_ids, replace(config.pairs, pairs=count), task=config.task, seed=config.seed

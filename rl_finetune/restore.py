@@ -37,7 +37,7 @@ from shared.app.words import read_words
 from shared.pictures.inputs import find_inputs
 from shared.pictures.reading import UnreadableImage, read_picture
 from shared.pictures.writing import Format, require_side
-from shared.restorers.load import load_restorer
+from shared.policies.load import load_restorer
 from shared.restorers.protocol import on_device
 from shared.runs.tracking import progress
 from shared.vision.face_detector import open_face_detector

@@ -28,7 +28,7 @@ from shared.app.errors import UserError
 from shared.app.shipped import PREFIX, find_checkpoint
 from shared.app.words import read_words
 from shared.files import replace_folder, write_bytes
-from shared.restorers.load import CONFIG_FILE
+from shared.policies.policy_folder import CONFIG_FILE
 from shared.runs.run_folder import RunFolder
 
 SUBJECTS: dict[str, Subject] = {"sr": "photos", "face": "faces"}

@@ -28,7 +28,7 @@ from shared.app.config import load_config
 from shared.app.devices import open_accelerator
 from shared.app.entry import run_command
 from shared.app.errors import UserError
-from shared.restorers.load import read_provenance, save_policy
+from shared.policies.policy_folder import read_provenance, save_policy
 from shared.runs.growth import Growth
 from shared.runs.run_folder import RunFolder
 from shared.runs.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate

@@ -14,7 +14,7 @@ from rl_finetune.pretrain import PretrainConfig
 from rl_finetune.rewards.registry import find_map, find_reward
 from rl_finetune.train import require_divisible
 from shared.app.config import load_config
-from shared.restorers.pixel_unet import PixelUNet
+from shared.policies.pixel_unet import PixelUNet
 
 GPU = Path(__file__).parents[1] / "configs" / "gpu"
 

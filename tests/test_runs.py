@@ -188,7 +188,7 @@ def test_a_moved_run_goes_on_where_it_is(whole, run, capsys, monkeypatch):
 
 def test_another_base_in_the_same_place_is_noticed(run, monkeypatch):
     from shared.diffusion.sampler import SamplerSpec
-    from shared.restorers.load import save_policy
+    from shared.policies.policy_folder import save_policy
 
     Path(run.out, "summary.json").unlink()
     save_policy(Path(run.base), tiny_policy("face", seed=1), SamplerSpec(steps=4, eta=0.5), provenance={})

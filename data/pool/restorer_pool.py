@@ -149,7 +149,7 @@ class RestorerPool:
         entry, scale, where = self.entries[name], SCALES[task], self._path(name, task)
         if entry.path in BUILT_IN:
             return BUILT_IN[entry.path](scale)
-        from shared.restorers.load import load_restorer  # brings diffusers, which the built-ins do without
+        from shared.policies.load import load_restorer  # brings diffusers, which the built-ins do without
 
         try:
             restorer = load_restorer(

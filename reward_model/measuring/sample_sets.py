@@ -17,7 +17,7 @@ from reward_model.network.lq_input import enlarge, require_lq
 from shared.app.errors import UserError
 from shared.pictures.inputs import find_images
 from shared.pictures.reading import UnreadableImage
-from shared.restorers.load import load_restorer
+from shared.policies.load import load_restorer
 from shared.seeds import derive_seed, numpy_rng
 from shared.vision.images import on_8_bits, read_image, to_array, to_tensor
 

@@ -14,7 +14,8 @@ from rl_finetune.evidence.curve_figure import curve_table, draw_curve
 from rl_finetune.evidence.measure import Measure
 from shared.diffusion.sampler import SamplerSpec
 from shared.files import write_bytes
-from shared.restorers.pixel_unet import PixelUNet, PixelUNetRestorer
+from shared.policies.interface import DiffusionPolicy
+from shared.policies.policy_restorer import PolicyRestorer
 from shared.vision.metrics import METRICS
 
 TABLE_FILE, FIGURE_FILE, VALUES_FILE = "curve.md", "curve.png", "curve.json"
@@ -80,8 +81,8 @@ class Gain:
 
 
 def measure_gain(
-    base: PixelUNet,
-    tuned: PixelUNet,
+    base: DiffusionPolicy,
+    tuned: DiffusionPolicy,
     pairs: PairBatch,
     measures: Sequence[Measure],
     *,
@@ -95,7 +96,7 @@ def measure_gain(
     """Returns both policies' curves on `pairs` and whether the tuned one, as deployed, lies beyond the base's."""
     curves = [
         measure_curve(
-            lambda spec, policy=policy: PixelUNetRestorer(policy, spec),
+            lambda spec, policy=policy: PolicyRestorer(policy, spec),
             pairs,
             measures,
             batch=batch,

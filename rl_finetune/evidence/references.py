@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from shared.diffusion.sampler import SamplerSpec
+from shared.policies.policy_restorer import PolicyRestorer
 from shared.restorers.interpolation import BicubicRestorer
-from shared.restorers.pixel_unet import PixelUNetRestorer
 from shared.restorers.protocol import Restorer
 from shared.seeds import derive_seed
 
@@ -31,9 +31,7 @@ class MeanOfSamples:
         return sum(drawn) / self.count
 
 
-def otherwise_deployed(
-    before: PixelUNetRestorer, after: PixelUNetRestorer, sampler: SamplerSpec
-) -> Mapping[str, Restorer]:
+def otherwise_deployed(before: PolicyRestorer, after: PolicyRestorer, sampler: SamplerSpec) -> Mapping[str, Restorer]:
     """Returns both policies with the sampler that they are not deployed with: the trained one's noise, or its ODE.
 
     Empty where the two draw alike.
@@ -44,13 +42,13 @@ def otherwise_deployed(
         return {}
     word = "ODE" if other == sampler.as_ode() else "SDE"
     named = (("before", before), ("after", after))
-    return {f"{name}, {word}": PixelUNetRestorer(restorer.policy, other) for name, restorer in named}
+    return {f"{name}, {word}": PolicyRestorer(restorer.policy, other) for name, restorer in named}
 
 
-def reference_restorers(base: PixelUNetRestorer) -> Mapping[str, Restorer]:
+def reference_restorers(base: PolicyRestorer) -> Mapping[str, Restorer]:
     """Returns {column title: restorer} for a table about a policy that began as `base`."""
     return {
         UP_SAMPLED: BicubicRestorer(base.scale),
-        ONE_STEP: PixelUNetRestorer(base.policy, SamplerSpec(steps=1, eta=0.0)),
+        ONE_STEP: PolicyRestorer(base.policy, SamplerSpec(steps=1, eta=0.0)),
         MEAN_OF_SAMPLES: MeanOfSamples(base),
     }

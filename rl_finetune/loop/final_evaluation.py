@@ -13,7 +13,7 @@ from rl_finetune.evidence.held_out import EVALUATION_FILE, REMOVED, Panel, compa
 from rl_finetune.evidence.references import otherwise_deployed, reference_restorers
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.rewards.judge import Judge
-from shared.restorers.pixel_unet import PixelUNetRestorer
+from shared.policies.policy_restorer import PolicyRestorer
 from shared.restorers.protocol import Restorer
 
 
@@ -24,7 +24,7 @@ def evaluate_restorers(
     judge: Judge,
     panel: Panel,
     *,
-    base: PixelUNetRestorer,
+    base: PolicyRestorer,
     folder: Path,
     split: Split = "test",
 ) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def evaluate_restorers(
     `base` is the policy that the reference columns are about. Where both restorers are policies, a gain is claimed only
     if `after` lies beyond `before`'s own curve over steps and η.
     """
-    policies = [each for each in (before, after) if isinstance(each, PixelUNetRestorer)]
+    policies = [each for each in (before, after) if isinstance(each, PolicyRestorer)]
     others = otherwise_deployed(*policies, config.sampler) if len(policies) == 2 else {}
     figures = compare_on_held_out(
         config.held_out(),

@@ -14,7 +14,7 @@ from rl_finetune.methods.rollout import rollout
 from rl_finetune.methods.trajectory import Rollout
 from rl_finetune.methods.window import sampler_of_iteration
 from rl_finetune.rewards.judge import Subjects
-from shared.restorers.protocol import Condition
+from shared.policies.interface import Condition
 from shared.seeds import derive_seed, shuffled
 
 

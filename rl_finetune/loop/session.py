@@ -25,9 +25,10 @@ from rl_finetune.rewards.judge import Judge
 from rl_finetune.rewards.objective import StageScales
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
-from shared.restorers.load import load_policy
-from shared.restorers.pixel_unet import PixelUNet, PixelUNetRestorer
-from shared.restorers.protocol import Condition, Restorer
+from shared.policies.interface import Condition, DiffusionPolicy
+from shared.policies.load import load_policy
+from shared.policies.policy_restorer import PolicyRestorer
+from shared.restorers.protocol import Restorer
 from shared.runs.checkpoints import Stateful
 from shared.runs.run_folder import RunFolder
 
@@ -48,7 +49,7 @@ class Session:
     base_rewards: BaseRewards
     old: WeightAverage | None = None  # nft: the policy that draws, and softly follows the one that is trained
     curriculum: CurriculumState = field(default_factory=CurriculumState)
-    rolled_back_to: PixelUNet | None = None  # the last good policy, where the gauge stopped the run
+    rolled_back_to: DiffusionPolicy | None = None  # the last good policy, where the gauge stopped the run
 
     @classmethod
     def open(cls, config: TrainRlConfig, run: RunFolder, accelerator: Accelerator) -> Session:
@@ -87,17 +88,17 @@ class Session:
         policy, _ = load_policy(self.good)
         self.rolled_back_to = policy.to(self.learner.accelerator.device)
 
-    def tuned(self) -> PixelUNet:
+    def tuned(self) -> DiffusionPolicy:
         """Returns the averaged policy, whole: what is evaluated, saved, and loaded again by `load_policy`."""
         return self.rolled_back_to or whole_policy(self.learner.policy, self.average.values)
 
-    def base(self) -> PixelUNetRestorer:
+    def base(self) -> PolicyRestorer:
         """Returns the policy that the run started from, as the tuned one is deployed."""
         return base_restorer(self.config, self.config.deployed, self.learner.accelerator.device)
 
-    def restorer(self) -> PixelUNetRestorer:
+    def restorer(self) -> PolicyRestorer:
         """Returns the averaged policy as it is deployed."""
-        return PixelUNetRestorer(self.tuned(), self.config.deployed)
+        return PolicyRestorer(self.tuned(), self.config.deployed)
 
     def provenance(self, iterations: int) -> dict[str, Any]:
         """Returns what a saved policy says of where it comes from."""
@@ -120,10 +121,10 @@ class Session:
         self.gauge.load_state_dict(state["gauge"])
 
 
-def base_restorer(config: TrainRlConfig, sampler: SamplerSpec, device: torch.device) -> PixelUNetRestorer:
+def base_restorer(config: TrainRlConfig, sampler: SamplerSpec, device: torch.device) -> PolicyRestorer:
     """Returns the policy that a run starts from."""
     policy, _ = load_policy(config.base)
-    return PixelUNetRestorer(policy.to(device), sampler)
+    return PolicyRestorer(policy.to(device), sampler)
 
 
 def open_judge(config: TrainRlConfig, device: torch.device) -> Judge:
@@ -154,7 +155,7 @@ def panel_of(config: TrainRlConfig, judge: Judge, scales: dict[int, StageScales]
     )
 
 
-def _require_fitting_sizes(config: TrainRlConfig, policy: PixelUNet) -> None:
+def _require_fitting_sizes(config: TrainRlConfig, policy: DiffusionPolicy) -> None:
     if policy.scale != SCALES[config.task]:
         raise UserError(
             f"task {config.task} enlarges {SCALES[config.task]} times, but the policy in {config.base} {policy.scale} "
@@ -168,7 +169,7 @@ def _require_fitting_sizes(config: TrainRlConfig, policy: PixelUNet) -> None:
         )
 
 
-def _reference(policy: PixelUNet, config: TrainRlConfig, device: torch.device) -> ConditionedDenoiser | None:
+def _reference(policy: DiffusionPolicy, config: TrainRlConfig, device: torch.device) -> ConditionedDenoiser | None:
     """Returns the frozen base policy's network where the loss asks for it: a copy, or the policy with its adapters disabled."""
     if config.loss.reference_kl == 0.0:
         return None

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rl_finetune.loop.trainable import trained_parameters
-from shared.restorers.protocol import Condition
+from shared.policies.interface import Condition
 
 
 class WeightAverage:

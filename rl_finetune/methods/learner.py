@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from rl_finetune.methods.rollout import ConditionedDenoiser
-from shared.restorers.protocol import DiffusionPolicy
+from shared.policies.interface import DiffusionPolicy
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from shared.app.config import require_range
-from shared.restorers.protocol import DiffusionPolicy
+from shared.policies.interface import DiffusionPolicy
 
 LikelihoodForm = Literal["marginal", "posterior", "none"]
 Band = Literal["whole", "low"]  # of the distance to the truth that a supervised term counts

@@ -18,7 +18,7 @@ from rl_finetune.methods.likelihood import in_band
 from rl_finetune.methods.nft_loss import NftConfig, nft_loss, optimality
 from rl_finetune.methods.rollout import ConditionedDenoiser
 from rl_finetune.methods.trajectory import Rollout
-from shared.restorers.protocol import repeat, take
+from shared.policies.interface import repeat, take
 from shared.seeds import derive_seed, gaussian, numpy_rng
 
 

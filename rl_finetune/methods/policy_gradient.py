@@ -30,7 +30,7 @@ from rl_finetune.methods.policy_loss import (
 )
 from rl_finetune.methods.trajectory import Rollout, TrainedStep
 from shared.diffusion.transition import Transition, log_prob_map, transition, transition_towards
-from shared.restorers.protocol import repeat, take
+from shared.policies.interface import repeat, take
 from shared.seeds import derive_seed, gaussian
 from shared.vision.similarity import psnr
 

@@ -24,7 +24,7 @@ from rl_finetune.methods.reward_gradient_loss import (
 )
 from shared.diffusion.sampler import SamplerSpec, draw_step, pure_noise
 from shared.diffusion.transition import StepTimes, transition
-from shared.restorers.protocol import Condition
+from shared.policies.interface import Condition
 from shared.seeds import numpy_rng
 
 # reward(sr [N, 3, H, W], gt, lq, sample_ids) → [N], differentiable in sr

@@ -9,7 +9,7 @@ import torch
 from data.degradation.records import PairBatch
 from rl_finetune.methods.trajectory import Rollout, TrainedStep
 from shared.diffusion.sampler import SamplerSpec, StepRecord, sample
-from shared.restorers.protocol import Condition, DiffusionPolicy, repeat, take
+from shared.policies.interface import Condition, DiffusionPolicy, repeat, take
 
 # denoise(x_t, timesteps, condition) → output: the policy's network as Accelerate prepared it
 ConditionedDenoiser = Callable[[torch.Tensor, torch.Tensor, Condition], torch.Tensor]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from shared.diffusion.transition import StepTimes
-from shared.restorers.protocol import Condition
+from shared.policies.interface import Condition
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from reward_model.network.model import RewardModel
 from rl_finetune.shipping.making import portable
 from shared.app.errors import UserError
 from shared.app.shipped import PREFIX, shipped_checkpoints
+from shared.policies.load import load_policy
+from shared.policies.pixel_unet import PixelUNetConfig
+from shared.policies.policy_folder import WEIGHTS_FILE, read_provenance, save_policy
 from shared.restorers.interpolation import BUILT_IN
-from shared.restorers.load import WEIGHTS_FILE, load_policy, read_provenance, save_policy
-from shared.restorers.pixel_unet import PixelUNetConfig
 from shared.restorers.pre_restorer import NONE, OWN, STAGES
 from shared.restorers.protocol import HUB_PREFIX
 from shared.restorers.published import WHEEL_NETWORKS

@@ -9,8 +9,8 @@ from typing import Any
 from rl_finetune.evidence.held_out import EVALUATION_FILE
 from rl_finetune.shipping.making import Making
 from rl_finetune.shipping.manifest import Learnt
+from shared.policies.pixel_unet import PixelUNetConfig
 from shared.restorers.interpolation import BUILT_IN
-from shared.restorers.pixel_unet import PixelUNetConfig
 from shared.restorers.pre_restorer import NONE, OWN, STAGES
 from shared.restorers.published import WHEEL, WHEEL_NETWORKS
 

@@ -21,8 +21,8 @@ from rl_finetune.supervised.windows import Window
 from shared.app.config import require_range
 from shared.diffusion.sampler import SamplerSpec, draw_step, pure_noise
 from shared.diffusion.schedule import NoiseSchedule
-from shared.restorers.pixel_unet import PixelUNet
-from shared.restorers.protocol import Condition, take
+from shared.policies.interface import Condition, take
+from shared.policies.pixel_unet import PixelUNet
 from shared.seeds import derive_seed, gaussian, numpy_rng
 from shared.vision.metrics import gradient_distance
 

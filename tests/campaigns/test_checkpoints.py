@@ -15,11 +15,12 @@ from reward_model.measuring.scored import Reading
 from reward_model.network.checkpoint import verify_checkpoint
 from reward_model.network.model import RewardModel, RewardModelConfig
 from shared.diffusion.sampler import SamplerSpec
+from shared.policies.load import load_policy, load_restorer
+from shared.policies.pixel_unet import PixelUNet, PixelUNetConfig
+from shared.policies.policy_folder import read_provenance, save_policy
 from shared.restorers.exemplar import ExemplarConfig, ExemplarRestorer
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
-from shared.restorers.load import load_policy, load_restorer, read_provenance, save_policy
 from shared.restorers.ncnn import load_ncnn
-from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig
 from tests.helpers.campaign import campaign, trial
 from tests.helpers.hostile_folders import replaced, with_checksums, write_folder
 from tests.helpers.hub_server import folder_files

@@ -13,7 +13,7 @@ from data.degradation.pairs import PairConfig, pairs_for_task
 from data.pool.exemplars import gather_exemplars
 from data.sources.open_source import SourceConfig
 from data.train_pool import Critic, critic_loss, gradient_energy, learning_rate, load_config, main
-from shared.restorers.load import load_restorer
+from shared.policies.load import load_restorer
 from tests.helpers.places import CONFIGS
 
 CONFIG = CONFIGS / "pool.yaml"

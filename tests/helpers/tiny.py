@@ -11,8 +11,8 @@ from data.degradation.records import Task
 from reward_model.network.architecture import RewardModelConfig
 from reward_model.network.model import RewardModel
 from shared.diffusion.sampler import SamplerSpec
-from shared.restorers.load import save_policy
-from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig
+from shared.policies.pixel_unet import PixelUNet, PixelUNetConfig
+from shared.policies.policy_folder import save_policy
 from shared.seeds import numpy_rng
 from shared.vision.images import to_uint8
 

@@ -23,7 +23,7 @@ from reward_model.measuring.sample_sets import CropConfig, read_triples, swapped
 from reward_model.measuring.tables import MethodRow, as_json, figures, markdown, markdown_by_area
 from reward_model.network.model import RewardModelConfig
 from shared.app.errors import UserError
-from shared.restorers.load import load_restorer
+from shared.policies.load import load_restorer
 from tests.helpers.places import CONFIGS
 from tests.helpers.reward_models import build
 from tests.helpers.reward_samples import SCALE, tiny_sample

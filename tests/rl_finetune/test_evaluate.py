@@ -15,8 +15,9 @@ from rl_finetune.evidence.references import MEAN_OF_SAMPLES, ONE_STEP, TRUTH, UP
 from rl_finetune.rewards.config import RewardConfig
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
+from shared.policies.load import load_policy
+from shared.policies.policy_folder import save_policy
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
-from shared.restorers.load import load_policy, save_policy
 from shared.runs.run_folder import RunFolder
 from shared.vision import distribution
 from tests.helpers.tiny import save_pictures, tiny_policy

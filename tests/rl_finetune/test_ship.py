@@ -21,9 +21,10 @@ from rl_finetune.pretrain import PretrainConfig
 from rl_finetune.train import _announce as announce
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
+from shared.policies.load import load_restorer
+from shared.policies.pixel_unet import PixelUNet, PixelUNetConfig
+from shared.policies.policy_folder import read_provenance, save_policy
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
-from shared.restorers.load import load_restorer, read_provenance, save_policy
-from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig
 from shared.runs.run_folder import RunFolder
 from tests.helpers.reward_models import build, pictures
 from tests.helpers.tiny import save_pictures

@@ -23,7 +23,7 @@ from rl_finetune.rewards.curriculum import CurriculumConfig
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
 from shared.diffusion.transition import transition
-from shared.restorers.load import load_policy
+from shared.policies.load import load_policy
 from tests.helpers.tiny_rl import flat, judge, killed_and_resumed, open_session, tiny_rl_config
 
 

@@ -14,7 +14,8 @@ from rl_finetune import train
 from rl_finetune.evidence.gauge import GaugeConfig, HackingGauge
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.loop.final_evaluation import final_reading
-from shared.restorers.load import load_policy, read_provenance
+from shared.policies.load import load_policy
+from shared.policies.policy_folder import read_provenance
 from tests.helpers.tiny_rl import open_session, tiny_rl_config
 
 DRAW = np.random.default_rng(0)

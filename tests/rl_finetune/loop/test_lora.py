@@ -16,8 +16,10 @@ from rl_finetune.loop.weight_average import WeightAverage
 from rl_finetune.methods.policy_loss import LossConfig
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
-from shared.restorers.load import load_policy, load_restorer, save_policy
-from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig, PixelUNetRestorer
+from shared.policies.load import load_policy, load_restorer
+from shared.policies.pixel_unet import PixelUNet, PixelUNetConfig
+from shared.policies.policy_folder import save_policy
+from shared.policies.policy_restorer import PolicyRestorer
 from shared.vision.metrics import PairedDifference
 from tests.helpers.tiny_rl import flat, killed_and_resumed, open_session, tiny_rl_config
 
@@ -113,7 +115,7 @@ def test_merged_and_unmerged_outputs_are_equal(tmp_path, alpha):
     # What a user loads restores the same picture.
     spec = SamplerSpec(steps=4, eta=0.5)
     save_policy(tmp_path, whole, spec, provenance={})
-    expected = PixelUNetRestorer(policy, spec).restore(LQ, sample_seeds=[1, 2])
+    expected = PolicyRestorer(policy, spec).restore(LQ, sample_seeds=[1, 2])
     torch.testing.assert_close(
         load_restorer(str(tmp_path)).restore(LQ, sample_seeds=[1, 2]), expected, atol=1e-5, rtol=0
     )

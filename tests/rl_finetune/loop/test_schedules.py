@@ -14,8 +14,8 @@ from rl_finetune.loop.groups import groups_of
 from rl_finetune.methods.likelihood import LikelihoodConfig
 from shared.diffusion.sampler import SamplerSpec
 from shared.diffusion.schedule import ScheduleConfig
-from shared.restorers.load import save_policy
-from shared.restorers.pixel_unet import PixelUNet
+from shared.policies.pixel_unet import PixelUNet
+from shared.policies.policy_folder import save_policy
 from shared.seeds import derive_seed
 from tests.helpers.tiny import tiny_policy
 from tests.helpers.tiny_rl import flat, open_session, tiny_rl_config

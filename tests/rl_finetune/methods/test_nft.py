@@ -22,7 +22,7 @@ from rl_finetune.methods.trajectory import Rollout
 from rl_finetune.rewards.config import RewardConfig, RewardPart
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
-from shared.restorers.load import load_policy
+from shared.policies.load import load_policy
 from shared.seeds import derive_seed, gaussian
 from tests.helpers.tiny_rl import flat, flat_gradient, killed_and_resumed, open_session, tiny_rl_config
 

@@ -20,7 +20,7 @@ from rl_finetune.rewards.judge import DifferentiableReward
 from rl_finetune.rewards.registry import _REWARDS, reward
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec, sample
-from shared.restorers.load import load_policy
+from shared.policies.load import load_policy
 from shared.vision.similarity import psnr
 from tests.helpers.tiny_rl import flat, flat_gradient, killed_and_resumed, open_session, tiny_rl_config
 

@@ -19,7 +19,7 @@ from rl_finetune.methods.window import WindowConfig, sampler_of_iteration, stoch
 from shared.diffusion.sampler import SamplerSpec
 from shared.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from shared.diffusion.transition import step_std
-from shared.restorers.load import load_policy
+from shared.policies.load import load_policy
 from tests.helpers.tiny_rl import open_session, tiny_rl_config
 
 SCHEDULES = [

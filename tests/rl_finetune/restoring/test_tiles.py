@@ -12,8 +12,8 @@ from rl_finetune.restoring import tiles
 from rl_finetune.restoring.tiles import OVERLAP_PX, restore_levels, spans, tile_count
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
+from shared.policies.policy_restorer import PolicyRestorer
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
-from shared.restorers.pixel_unet import PixelUNetRestorer
 from shared.seeds import gaussian, noise_by_position, numpy_rng
 from tests.helpers.tiny import tiny_policy
 
@@ -110,7 +110,7 @@ def test_a_feed_forward_network_in_tiles_agrees_with_one_pass(tmp_path):
 
 
 def test_a_policy_in_tiles_agrees_with_one_pass_away_from_borders(tmp_path):
-    restorer, lq = PixelUNetRestorer(tiny_policy("sr"), SamplerSpec(steps=2, eta=0.5)), levels(96, 192)
+    restorer, lq = PolicyRestorer(tiny_policy("sr"), SamplerSpec(steps=2, eta=0.5)), levels(96, 192)
     lq[:] = (lq // 8) + 30000
     whole = restore_levels(restorer, lq, tile_px=1000, seed=0, device=CPU, scratch=tmp_path).astype(int)
     tiled = restore_levels(restorer, lq, tile_px=112, seed=0, device=CPU, scratch=tmp_path).astype(int)

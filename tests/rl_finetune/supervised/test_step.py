@@ -16,9 +16,9 @@ from rl_finetune.supervised.first_stage import StageConfig
 from rl_finetune.supervised.step import DetailConfig, decided, visited
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
+from shared.policies.load import load_policy
+from shared.policies.pixel_unet import PixelUNetConfig
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
-from shared.restorers.load import load_policy
-from shared.restorers.pixel_unet import PixelUNetConfig
 from shared.runs.tracking import read_metrics
 from shared.seeds import numpy_rng
 from tests.helpers.pretraining import run_pretraining

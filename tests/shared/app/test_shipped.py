@@ -15,7 +15,8 @@ from reward_model.network.model import RewardModel
 from rl_finetune import restore
 from shared.app.errors import UserError
 from shared.app.shipped import choose_checkpoint, find_checkpoint, shipped_checkpoints
-from shared.restorers.load import load_policy, load_restorer, read_provenance
+from shared.policies.load import load_policy, load_restorer
+from shared.policies.policy_folder import read_provenance
 from tests.helpers.places import ROOT
 from tests.helpers.tiny import save_pictures, save_tiny_policy, save_tiny_reward_model
 

@@ -11,7 +11,7 @@ import torch
 
 from data.pool.restorer_pool import RestorerEntry, RestorerPool
 from shared.app.errors import UserError
-from shared.restorers.load import load_restorer
+from shared.policies.load import load_restorer
 from tests.helpers.hub_server import FakeHub, folder_files, point_client_at, use_hub
 from tests.helpers.tiny_pipelines import save_latent_diffusion, save_stable_diffusion
 

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from shared.app.errors import UserError
+from shared.policies.load import load_restorer
 from shared.restorers.exemplar import ExemplarConfig, ExemplarRestorer, block_details, block_keys
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer, load_spandrel
 from shared.restorers.interpolation import BicubicRestorer, SharpenedLanczosRestorer
-from shared.restorers.load import load_restorer
 
 
 def small_net(scale: int) -> FeedForwardNet:

@@ -10,7 +10,7 @@ from skimage import data
 from skimage.transform import resize
 
 from shared.app.errors import UserError
-from shared.restorers.load import load_restorer
+from shared.policies.load import load_restorer
 from shared.restorers.ncnn import load_ncnn, rrdb_names
 from shared.restorers.published import WHEEL_NETWORKS, find_published, wheel_file
 from tests.helpers.hub_server import FakeHub, use_hub

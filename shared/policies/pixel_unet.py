@@ -5,24 +5,31 @@ Small enough for two CPU cores as shipped, wide and with attention on GPUs; trai
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
+from safetensors.torch import save
 from torch import nn
 
-from shared.app.config import require_range
-from shared.diffusion.sampler import SamplerSpec, sample
+from shared.app.config import from_dict, require_range
+from shared.app.errors import UserError
 from shared.diffusion.schedule import NoiseSchedule, ScheduleConfig
-from shared.restorers.pixel_ends import PixelHead, PixelStem
-from shared.restorers.pre_restorer import NONE, OWN, bicubic_sr, fitted
-from shared.restorers.protocol import Condition, Restorer, on_device
+from shared.files import write_bytes
+from shared.policies.interface import Condition, DiffusionPolicy, OpenStage, Origin
+from shared.policies.pixel_ends import PixelHead, PixelStem
+from shared.policies.policy_folder import AGAIN, WEIGHTS_FILE
+from shared.restorers.pre_restorer import NONE, OWN, STAGES, bicubic_sr, fitted
+from shared.restorers.protocol import Restorer, on_device
 from shared.restorers.published import WHEEL_NETWORKS
 from shared.restorers.wrapped import RememberedRestorer
 from shared.vision.detail import below_detail
-from shared.vision.images import pad_to_multiple
+from shared.weights import load_network
 
 
 @dataclass(frozen=True)
@@ -77,8 +84,10 @@ class PixelUNetConfig:
             )
 
 
-class PixelUNet(nn.Module):
+class PixelUNet(DiffusionPolicy):
     """The diffusion policy of the embedded configuration; see DiffusionPolicy for what each method promises."""
+
+    kind = "pixel_unet"
 
     def __init__(
         self, config: PixelUNetConfig, pre_restorer: Restorer | None = None, guide: Restorer | None = None
@@ -132,6 +141,15 @@ class PixelUNet(nn.Module):
         sr_multiple = self.config.unshuffle * 2 ** (len(self.config.channels) - 1)
         return max(1, sr_multiple // self.scale)
 
+    @property
+    def cell_px(self) -> int:
+        """Side in pixels of a latent cell."""
+        return self.config.unshuffle
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Returns the U-Net, and the stem and head around it where there are such."""
+        return {name: getattr(self, name) for name in ("unet", "stem", "head") if hasattr(self, name)}
+
     def latent_shape(self, lq: torch.Tensor) -> tuple[int, int, int]:
         """Returns (C, h, w) of the latents that restore lq [B, 3, h_lq, w_lq]."""
         n = self.config.unshuffle
@@ -173,22 +191,42 @@ class PixelUNet(nn.Module):
         output = self.head(self.unet(cells, timesteps).sample, features)
         return F.pixel_unshuffle(output, self.config.unshuffle)
 
-    def forward(self, x_t: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
-        """The same as `predict`: DistributedDataParallel synchronises gradients only through forward."""
-        return self.predict(x_t, timesteps, condition)
-
     def encode(self, gt: torch.Tensor, condition: Condition) -> torch.Tensor:
         """Returns x_0 [B, C, h, w] of gt [B, 3, H, W]; inverts `decode`."""
         return F.pixel_unshuffle((gt - condition["start"]) / self.config.residual_std, self.config.unshuffle)
 
-    def decode(self, x0: torch.Tensor, condition: Condition) -> torch.Tensor:
-        """Returns sr [B, 3, H, W], not clamped, differentiable in x_0."""
+    def decode(self, x0: torch.Tensor, condition: Condition, *, recompute: bool = False) -> torch.Tensor:
+        """Returns sr [B, 3, H, W], not clamped, differentiable in x_0; there is nothing to `recompute`."""
         return condition["start"] + F.pixel_shuffle(x0, self.config.unshuffle) * self.config.residual_std
 
     def low_band(self, latent: torch.Tensor) -> torch.Tensor:
         """Returns the latent [B, C, h, w] of the residual's picture without what is above an eighth of a cycle per pixel."""
         n = self.config.unshuffle
         return F.pixel_unshuffle(below_detail(F.pixel_shuffle(latent, n)), n)
+
+    def origin(self) -> Origin:
+        """Returns the architecture; every weight is the policy's own."""
+        return Origin(dataclasses.asdict(self.config))
+
+    @classmethod
+    def load(cls, origin: Origin, folder: Path | None, *, open_stage: OpenStage) -> Self:
+        """Returns the policy in a folder; see DiffusionPolicy."""
+        if folder is None:
+            raise UserError("a pixel_unet is a folder saved here; name one")
+        config = from_dict(PixelUNetConfig, dict(origin.architecture))
+        stages = [open_stage(stage, getattr(config, stage), config.scale) for stage in STAGES]
+        return load_network(lambda: cls(config, *stages), folder / WEIGHTS_FILE, advice=AGAIN)
+
+    def save_weights(self, folder: Path, *, half: bool = False) -> list[str]:
+        """Writes `model.safetensors`, then the policy's own restorers."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        write_bytes(folder / WEIGHTS_FILE, save({name: t.half() for name, t in tensors.items()} if half else tensors))
+        weights = [WEIGHTS_FILE]
+        for stage in STAGES:
+            if getattr(self.config, stage) == OWN:
+                getattr(self, stage).save(folder / stage, half=half)
+                weights.append(f"{stage}/{WEIGHTS_FILE}")
+        return weights
 
     def _stage(self, name: str, restorer: Restorer) -> Restorer:
         where = getattr(self.config, name)
@@ -205,28 +243,3 @@ class PixelUNet(nn.Module):
             raise ValueError(f"this policy was built without its {name} ({getattr(self.config, name)})")
         # One seed for all: a restorer that draws gives a picture that depends on lq alone.
         return on_device(restorer, lq.device).restore(lq, sample_seeds=[0] * lq.shape[0])
-
-
-class PixelUNetRestorer:
-    """A pixel-diffusion policy with the sampler it was trained for, as a Restorer."""
-
-    def __init__(self, policy: PixelUNet, spec: SamplerSpec) -> None:
-        self.policy = policy.eval()
-        self.spec = spec
-        self.scale = policy.scale
-
-    @torch.no_grad()
-    def restore(self, lq: torch.Tensor, *, sample_seeds: Sequence[int]) -> torch.Tensor:
-        """Returns sr [B, 3, scale·h, scale·w] in [0, 1]; any side lengths."""
-        height, width = lq.shape[-2] * self.scale, lq.shape[-1] * self.scale
-        padded = pad_to_multiple(lq, self.policy.multiple)
-        condition = self.policy.condition(padded)
-        x0 = sample(
-            lambda x_t, t: self.policy.predict(x_t, t, condition),
-            self.policy.schedule,
-            self.spec,
-            sample_seeds=sample_seeds,
-            latent_shape=self.policy.latent_shape(padded),
-            device=lq.device,
-        )
-        return self.policy.decode(x0, condition)[..., :height, :width].clamp(0, 1)

@@ -13,8 +13,10 @@ from data.sources.open_source import SourceConfig
 from rl_finetune import pretrain, restore
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
-from shared.restorers.load import load_policy, load_restorer, save_policy
-from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig, PixelUNetRestorer
+from shared.policies.load import load_policy, load_restorer
+from shared.policies.pixel_unet import PixelUNet, PixelUNetConfig
+from shared.policies.policy_folder import save_policy
+from shared.policies.policy_restorer import PolicyRestorer
 from shared.runs.tracking import read_metrics
 from shared.vision.detail import below_detail, high_band
 from shared.vision.images import read_image, save_image, to_tensor
@@ -52,14 +54,14 @@ def test_a_saved_policy_comes_back_with_its_sampler(tmp_path):
     _policy, spec = load_policy(tmp_path)
     assert spec == SamplerSpec(steps=4, eta=0.5)
     lq = pictures(1, 3, 8, 8)
-    expected = PixelUNetRestorer(tiny_policy("sr"), spec).restore(lq, sample_seeds=[3])
+    expected = PolicyRestorer(tiny_policy("sr"), spec).restore(lq, sample_seeds=[3])
     assert torch.equal(load_restorer(str(tmp_path)).restore(lq, sample_seeds=[3]), expected)
     assert load_restorer(str(tmp_path), steps=2).spec == SamplerSpec(steps=2, eta=0.5)
 
 
 @pytest.mark.parametrize(("task", "scale"), [("sr", 4), ("face", 1)])
 def test_any_size_is_restored_and_a_picture_does_not_depend_on_its_batch(task, scale):
-    restorer = PixelUNetRestorer(tiny_policy(task), SamplerSpec(steps=2))
+    restorer = PolicyRestorer(tiny_policy(task), SamplerSpec(steps=2))
     lq = pictures(2, 3, 13, 22)
     sr = restorer.restore(lq, sample_seeds=[1, 2])
     assert sr.shape == (2, 3, 13 * scale, 22 * scale)
@@ -84,7 +86,7 @@ def test_attention_sits_at_its_levels_and_in_the_middle_and_any_size_is_restored
     lq = pictures(2, 3, 21, 34)
     sr = load_restorer(str(tmp_path)).restore(lq, sample_seeds=[1, 2])
     assert sr.shape == lq.shape
-    assert torch.equal(sr, PixelUNetRestorer(policy, SamplerSpec(steps=2)).restore(lq, sample_seeds=[1, 2]))
+    assert torch.equal(sr, PolicyRestorer(policy, SamplerSpec(steps=2)).restore(lq, sample_seeds=[1, 2]))
 
 
 @pytest.mark.parametrize(

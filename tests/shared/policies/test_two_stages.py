@@ -9,11 +9,12 @@ import torch
 
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
+from shared.policies.interface import repeat, take
+from shared.policies.load import load_policy, load_restorer
+from shared.policies.pixel_unet import PixelUNet, PixelUNetConfig
+from shared.policies.policy_folder import save_policy
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
-from shared.restorers.load import load_policy, load_restorer, save_policy
-from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig
 from shared.restorers.pre_restorer import bicubic_sr
-from shared.restorers.protocol import repeat, take
 from shared.vision.pattern import hatch
 
 

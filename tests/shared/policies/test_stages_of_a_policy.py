@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from shared.app.errors import UserError
+from shared.policies.pixel_unet import PixelUNet, PixelUNetConfig
 from shared.restorers.interpolation import BicubicRestorer
-from shared.restorers.pixel_unet import PixelUNet, PixelUNetConfig
 from shared.restorers.pre_restorer import fitted
 from shared.restorers.wrapped import RememberedRestorer, ShrunkRestorer
 

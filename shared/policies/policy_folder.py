@@ -1,0 +1,75 @@
+"""A policy's folder: config.json, which says what it is, and the weights beside it with their checksums."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from shared.app.errors import UserError
+from shared.app.shipped import find_checkpoint
+from shared.diffusion.sampler import SamplerSpec
+from shared.files import write_bytes
+from shared.policies.interface import DiffusionPolicy
+from shared.weights import read_description
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+AGAIN = "train or download it again"
+
+
+def save_policy(
+    folder: Path, policy: DiffusionPolicy, spec: SamplerSpec, *, provenance: dict[str, Any], half: bool = False
+) -> None:
+    """Saves a policy: its weights (float16 where `half`), then `config.json`, each file whole.
+
+    `config.json` holds kind, architecture, the sampler spec, the provenance, where the base's weights are if they are not
+    in the folder, and the sha256 of every file of weights.
+    """
+    weights, origin = policy.save_weights(folder, half=half), policy.origin()
+    config = {
+        "kind": policy.kind,
+        "policy": dict(origin.architecture),
+        **({"base": {"repository": origin.repository, "revision": origin.revision}} if origin.repository else {}),
+        "sampler": dataclasses.asdict(spec),
+        "provenance": provenance,
+        "sha256": {name: _sha256(folder / name) for name in weights},
+    }
+    write_bytes(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def read_policy_config(folder: Path) -> dict[str, Any]:
+    """Returns what the restorer in `folder` says of itself. Raises UserError where it says nothing, or is damaged."""
+    try:
+        return read_description(folder / CONFIG_FILE, advice=AGAIN)
+    except FileNotFoundError:
+        raise UserError(f"no {CONFIG_FILE} in {folder}: it is no finished restorer; train it first") from None
+
+
+def read_provenance(folder: str | Path) -> dict[str, Any]:
+    """Returns what the policy saved in `folder` says of where it comes from. Raises UserError when there is none."""
+    return read_policy_config(Path(find_checkpoint(str(folder)))).get("provenance", {})
+
+
+def require_checksums(folder: Path, config: dict[str, Any]) -> None:
+    """Raises UserError unless every file that a policy's config lists lies in its folder and is the one that was saved."""
+    listed = config.get("sha256", {})
+    if not isinstance(listed, dict) or not all(_lies_within(name) for name in listed):
+        raise UserError(f"{folder / CONFIG_FILE} lists checksums of files that a policy has not; {AGAIN}")
+    for name, digest in listed.items():
+        if not (folder / name).is_file() or _sha256(folder / name) != digest:
+            raise UserError(
+                f"{folder / name} is not the file that was saved (sha256 {str(digest)[:12]}…): fetch it again"
+            )
+
+
+def _lies_within(name: str) -> bool:
+    """Whether a listed file is weights in the policy's own folder."""
+    path = Path(name)
+    return path.suffix == ".safetensors" and not path.is_absolute() and ".." not in path.parts
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
