@@ -19,7 +19,7 @@ ROOMS = ("shared", "data", "reward_model", "rl_finetune")
 # The cupboards of each room, from the one that stands on no other; {} are a room's own files: in shared what the rest
 # stands on, elsewhere the commands.
 CUPBOARDS = {
-    "shared": ("{} app", "runs", "pictures", "vision", "diffusion", "restorers", "policies"),
+    "shared": ("{} app", "runs", "pictures", "vision", "diffusion", "restorers", "latent", "policies"),
     "data": ("procedural", "sources", "degradation", "pool", "regions", "store", "{}"),
     "reward_model": ("network", "measuring", "learning", "{}"),
     "rl_finetune": (

@@ -70,9 +70,12 @@ def high_band(image: torch.Tensor) -> torch.Tensor:
     return image - below_detail(image)
 
 
-def below_detail(image: torch.Tensor) -> torch.Tensor:
-    """Returns what is below an eighth of a cycle per pixel, [B, C, H, W]: all but `high_band`."""
-    return low_pass(image, _sigma_below(OCTAVES - 1))
+def below_detail(image: torch.Tensor, *, cell_px: int = 1) -> torch.Tensor:
+    """Returns what is below an eighth of a cycle per pixel, [B, C, H, W]: all but `high_band`.
+
+    Of a latent, whose cells are `cell_px` pixels wide, it is what a Gaussian leaves that is as wide in the picture.
+    """
+    return low_pass(image, _sigma_below(OCTAVES - 1) / cell_px)
 
 
 def low_pass(image: torch.Tensor, sigma: float) -> torch.Tensor:
