@@ -136,7 +136,7 @@ def bare_passes(session: Session, drawn: Rollout) -> dict[str, Callable[[], None
 
     def passes(network: Callable[..., torch.Tensor], times: int, backward: bool) -> None:
         for x_t, condition in slices:
-            timesteps = torch.full((len(x_t),), drawn.steps[0].times.t, device=x_t.device)
+            timesteps = learner.policy.schedule.batch_at(drawn.steps[0].times.t, len(x_t), x_t.device)
             for _ in range(times):
                 with learner.accelerator.autocast():
                     output = network(x_t, timesteps, condition)

@@ -95,11 +95,9 @@ def assemble(config: ShipConfig, run: RunFolder, folder: Path, name: str, making
         text += "\n"
     else:
         said = {"commit": making.commit, "hardware": making.hardware, "seconds": making.seconds}
-        architecture = copy_policy(run.path, folder, provenance=said)
+        origin = copy_policy(run.path, folder, provenance=said)
         write_settings(folder, making.settings)
-        text = policy_text(
-            name, run.path, licence=config.licence, architecture=architecture, making=making, learnt=learnt
-        )
+        text = policy_text(name, run.path, licence=config.licence, origin=origin, making=making, learnt=learnt)
     if learnt.attributions:
         write_bytes(folder / PICTURES_FILE, learnt.as_tsv().encode())
     write_bytes(folder / CARD_FILE, text.encode())

@@ -161,10 +161,10 @@ def _require_fitting_sizes(config: TrainRlConfig, policy: DiffusionPolicy) -> No
             f"task {config.task} enlarges {SCALES[config.task]} times, but the policy in {config.base} {policy.scale} "
             "times: name the other task, or another base"
         )
-    cell_px = policy.multiple * policy.scale
-    if config.pairs.crop_px % cell_px or config.eval_crop_px % policy.scale:
+    block_px = policy.multiple * policy.scale
+    if config.pairs.crop_px % block_px or config.eval_crop_px % policy.scale:
         raise UserError(
-            f"pairs.crop_px must be a multiple of {cell_px}, the block of pixels the policy in {config.base} works "
+            f"pairs.crop_px must be a multiple of {block_px}, the block of pixels the policy in {config.base} works "
             f"on, and eval_crop_px of {policy.scale}, got {config.pairs.crop_px} and {config.eval_crop_px}"
         )
 

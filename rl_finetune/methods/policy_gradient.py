@@ -193,8 +193,7 @@ def _likelihood_loss(
     # One noising per group and step, keyed like every other draw.
     seeds = [derive_seed(plan.seed, "marginal", i, step.j) for i in rollout.group_ids[groups]]
     noise = rollout.each_sample(gaussian(seeds, gt_latent.shape[1:], device=gt_latent.device))
-    alpha, sigma = (float(table[step.times.prev_t]) for table in (schedule.alphas, schedule.sigmas))
-    gt_prev = noised_gt(gt_latent, noise, alpha, sigma)
+    gt_prev = noised_gt(gt_latent, noise, *schedule.level(step.times.prev_t))
     return marginal_likelihood_loss(banded(gt_prev), banded(now.mean), now.std)
 
 

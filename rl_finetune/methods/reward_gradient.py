@@ -118,9 +118,9 @@ class _Part:
 
     def x0_pred(self, x_t: torch.Tensor, j: int) -> torch.Tensor:
         """Returns the clean latent that is predicted at step j's own noise level."""
-        times = self.steps[j]
-        timesteps = torch.full((len(self.seeds),), times.t, dtype=torch.long, device=x_t.device)
-        return transition(self.learner.policy.schedule, self.predict(x_t, timesteps), x_t, times).x0_pred
+        times, schedule = self.steps[j], self.learner.policy.schedule
+        timesteps = schedule.batch_at(times.t, len(self.seeds), x_t.device)
+        return transition(schedule, self.predict(x_t, timesteps), x_t, times).x0_pred
 
 
 def _loss(part: _Part, plan: RewardGradientPlan, reward: PictureReward, *, number: int) -> RewardGradientLoss:

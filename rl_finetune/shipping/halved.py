@@ -12,9 +12,9 @@ from reward_model.network.model import RewardModel
 from rl_finetune.shipping.making import portable
 from shared.app.errors import UserError
 from shared.app.shipped import PREFIX, shipped_checkpoints
+from shared.policies.interface import Origin
 from shared.policies.load import load_policy
-from shared.policies.pixel_unet import PixelUNetConfig
-from shared.policies.policy_folder import WEIGHTS_FILE, read_provenance, save_policy
+from shared.policies.policy_folder import WEIGHTS_FILE, read_provenance, refer_to, save_policy
 from shared.restorers.interpolation import BUILT_IN
 from shared.restorers.pre_restorer import NONE, OWN, STAGES
 from shared.restorers.protocol import HUB_PREFIX
@@ -23,30 +23,27 @@ from shared.restorers.published import WHEEL_NETWORKS
 BASES = ("base_sr", "base_face")  # the shipped policies whose networks others may share
 
 
-def copy_policy(run: Path, folder: Path, *, provenance: dict[str, Any]) -> PixelUNetConfig:
-    """Writes a run's policy into `folder` and returns its architecture.
+def copy_policy(run: Path, folder: Path, *, provenance: dict[str, Any]) -> Origin:
+    """Writes a run's policy into `folder` and returns what it is.
 
-    Raises UserError where it stands on a restorer that would not be there on another machine.
+    Raises UserError where it stands on a restorer or a repository that would not be there on another machine.
     """
     policy, spec = load_policy(run)
-    for stage in STAGES:
-        where = getattr(policy.config, stage)
+    origin = policy.origin()
+    stages = {stage: origin.architecture[stage] for stage in STAGES if stage in origin.architecture}
+    for stage, where in stages.items():
         if where not in (NONE, OWN, *WHEEL_NETWORKS, *BUILT_IN) and not where.startswith((HUB_PREFIX, PREFIX)):
             raise UserError(
                 f"the policy in {run} has the {stage} {where}, which does not ship with it: train one with its own"
             )
+    if origin.repository and not origin.repository.startswith(HUB_PREFIX):
+        raise UserError(f"the policy in {run} is tuned from {origin.repository}, which is on this machine alone")
     said = {key: portable(value) for key, value in read_provenance(run).items()}
     save_policy(folder, policy, spec, provenance=said | provenance, half=True)
     # A tuned policy sees what its base sees: those bytes ship once.
     found = {stage: _same_beside(folder, stage) for stage in STAGES} if "base" in said else {}
-    beside = {stage: where for stage, where in found.items() if where is not None}
-    if beside:
-        policy.config = dataclasses.replace(policy.config, **beside)
-        save_policy(folder, policy, spec, provenance=said | provenance, half=True)
-        for stage in beside:
-            shutil.rmtree(folder / stage)
-    load_policy(folder)  # what ships was read once
-    return policy.config
+    refer_to(folder, {stage: where for stage, where in found.items() if where is not None})
+    return load_policy(folder)[0].origin()  # what ships was read once
 
 
 def _same_beside(folder: Path, stage: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 from rl_finetune.evidence.held_out import EVALUATION_FILE
 from rl_finetune.shipping.making import Making
 from rl_finetune.shipping.manifest import Learnt
-from shared.policies.pixel_unet import PixelUNetConfig
+from shared.policies.interface import Origin
 from shared.restorers.interpolation import BUILT_IN
 from shared.restorers.pre_restorer import NONE, OWN, STAGES
 from shared.restorers.published import WHEEL, WHEEL_NETWORKS
@@ -18,9 +18,7 @@ PICTURES_FILE = "pictures.tsv"
 TITLES = {"sr": "×4 super-resolution", "face": "Face restoration"}
 
 
-def policy_text(
-    name: str, run: Path, *, licence: str, architecture: PixelUNetConfig, making: Making, learnt: Learnt
-) -> str:
+def policy_text(name: str, run: Path, *, licence: str, origin: Origin, making: Making, learnt: Learnt) -> str:
     """Returns the card of a policy as markdown, with the Hub's yaml header."""
     task = making.settings["task"]
     tuned = "reward_model" in making.settings
@@ -29,11 +27,11 @@ def policy_text(
         f"---\nlicense: {licence}\nlibrary_name: restore-rl\npipeline_tag: image-to-image\n"
         "tags: [image-restoration, diffusion]\n---",
         f"# {TITLES[task]} policy, {how}",
-        f"A small pixel-diffusion restorer that {'enlarges 4 times' if task == 'sr' else 'keeps the size'}, in float16.",
+        f"{_kind_of(origin)} that {'enlarges 4 times' if task == 'sr' else 'keeps the size'}, in float16.",
         f"```sh\nrestore-rl restore in=old.jpg out=restored policy=shipped:{name}\n```",
         *_measured(run),
         "## Relies on",
-        _relies_on(architecture, making.settings),
+        _relies_on(origin, making.settings),
         pictures_text(learnt),
         making_text(making),
         "## Limits",
@@ -86,10 +84,19 @@ def _measured(run: Path) -> list[str]:
     return found
 
 
-def _relies_on(architecture: PixelUNetConfig, settings: dict[str, Any]) -> str:
+def _kind_of(origin: Origin) -> str:
+    return (
+        "What was trained of a latent-diffusion restorer" if origin.repository else "A small pixel-diffusion restorer"
+    )
+
+
+def _relies_on(origin: Origin, settings: dict[str, Any]) -> str:
     lines = []
+    if origin.repository:
+        at = f" at {origin.revision}" if origin.revision else ""
+        lines.append(f"- the untrained weights: `{origin.repository}`{at}, under the licence that stands there")
     for stage in STAGES:
-        where, role = getattr(architecture, stage), stage.replace("_", "-")
+        where, role = origin.architecture.get(stage, NONE), stage.replace("_", "-")
         if where == OWN:
             lines.append(f"- its own {role}, in `{stage}/`")
         elif where in WHEEL_NETWORKS:

@@ -38,7 +38,7 @@ class SamplerSpec:
         times = schedule.sampling_timesteps(self.steps)
         end = self.steps if self.window < 0 else self.window_start + self.window
         return [
-            StepTimes(t, prev_t, self.eta if self.window_start <= j < end and prev_t >= 0 else 0.0)
+            StepTimes(t, prev_t, self.eta if self.window_start <= j < end and prev_t > -1 else 0.0)
             for j, (t, prev_t) in enumerate(pairwise(times))
         ]
 
@@ -131,7 +131,7 @@ def draw_step(
     sample_seeds: Sequence[int],
 ) -> StepRecord:
     """Returns step j of the plan, taken from x_t [B, C, h, w]; differentiable in x_t and in the denoiser's weights."""
-    timesteps = torch.full((len(sample_seeds),), times.t, dtype=torch.long, device=x_t.device)
+    timesteps = schedule.batch_at(times.t, len(sample_seeds), x_t.device)
     distribution = transition(schedule, denoiser(x_t, timesteps), x_t, times)
     if distribution.std == 0.0:
         z = torch.zeros_like(x_t)

@@ -11,6 +11,7 @@ from shared.app.config import require_range
 
 Prediction = Literal["epsilon", "v", "x0", "flow"]
 Betas = Literal["cosine", "linear", "scaled_linear", "rectified_flow"]
+Spacing = Literal["trailing", "leading", "linspace"]
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,25 @@ class ScheduleConfig:
     beta_start: float = 0.00085  # first β of linear and scaled_linear; the default is Stable Diffusion's
     beta_end: float = 0.012  # last β of linear and scaled_linear; the default is Stable Diffusion's
     prediction: Prediction = "v"  # what the network's output is: noise, clean latent, velocity or flow
+    # Which timesteps a sampler of few steps visits, as diffusers names it. trailing: from pure noise on, equally spaced;
+    # leading: from the clean end on, equally spaced; linspace: both ends.
+    timestep_spacing: Spacing = "trailing"
+    steps_offset: int = 0  # added to every timestep of spacing leading; Stable Diffusion's is 1
+    zero_terminal_snr: bool = False  # the betas are stretched so that the last timestep is noise alone
+    # Where the last step leads. true: to the clean image; false: to the level of timestep 0 (set_alpha_to_one of diffusers).
+    ends_clean: bool = True
+    shift: float = 1.0  # rectified_flow: above 1, more of the timesteps are noisy: σ = shift·u / (1 + (shift − 1)·u)
 
     def __post_init__(self) -> None:
         require_range(train_timesteps=(self.train_timesteps, 2, 1_000_000))
+        require_range(steps_offset=(self.steps_offset, 0, self.train_timesteps - 1), shift=(self.shift, 0.01, 100))
+        if self.shift != 1.0 and self.betas != "rectified_flow":
+            raise ValueError(f"shift is for betas: rectified_flow, got {self.shift:g} with {self.betas}")
+        if self.zero_terminal_snr and (self.betas == "rectified_flow" or self.prediction == "epsilon"):
+            raise ValueError(
+                "zero_terminal_snr stretches betas, and where there is no signal left noise cannot be predicted: it goes "
+                f"with prediction v or x0, got {self.betas} with {self.prediction}"
+            )
         if (self.betas == "rectified_flow") != (self.prediction == "flow"):
             raise ValueError(
                 f"prediction: flow goes with betas: rectified_flow and with nothing else, got {self.prediction} "
@@ -34,10 +51,13 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The tables of one schedule, float64 on the CPU: index t in [0, train_timesteps) or −1 for the clean image."""
+    """The tables of one schedule, float64 on the CPU: index t in [0, train_timesteps) or −1 for the clean image.
+
+    A flow knows every level between as well: there, t may be a float above −1.
+    """
 
     config: ScheduleConfig
-    alphas: torch.Tensor  # [T + 1]; the last entry, reached by index −1, is the clean image's 1
+    alphas: torch.Tensor  # [T + 1]; the last entry, reached by index −1, is the clean image's 1 (see ends_clean)
     sigmas: torch.Tensor  # [T + 1]; likewise 0
 
     @classmethod
@@ -46,19 +66,49 @@ class NoiseSchedule:
         count = config.train_timesteps
         with torch.device("cpu"):  # also where a network is built without memory, on "meta"
             if config.betas == "rectified_flow":
-                sigmas = torch.arange(1, count + 1, dtype=torch.float64) / count
+                sigmas = _shifted(torch.arange(1, count + 1, dtype=torch.float64) / count, config.shift)
                 alphas = 1.0 - sigmas
             else:
                 alphas_cumprod = torch.cumprod(1.0 - _betas(config), dim=0)
+                if config.zero_terminal_snr:
+                    alphas_cumprod = _to_zero_snr(alphas_cumprod)
                 alphas, sigmas = alphas_cumprod.sqrt(), (1.0 - alphas_cumprod).sqrt()
             clean = torch.tensor([1.0], dtype=torch.float64)
-            return cls(config, torch.cat([alphas, clean]), torch.cat([sigmas, 1.0 - clean]))
+            end = (clean, 1.0 - clean) if config.ends_clean else (alphas[:1], sigmas[:1])
+            return cls(config, torch.cat([alphas, end[0]]), torch.cat([sigmas, end[1]]))
 
     def alpha_sigma(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns (α, σ) as float32 [B, 1, 1, 1] on the timesteps' device, for integer timesteps [B]."""
+        """Returns (α, σ) as float32 [B, 1, 1, 1] on the timesteps' device, for timesteps [B] as `batch_at` makes them."""
         index = timesteps.cpu()
-        alpha, sigma = self.alphas[index].float(), self.sigmas[index].float()
-        return alpha.view(-1, 1, 1, 1).to(timesteps.device), sigma.view(-1, 1, 1, 1).to(timesteps.device)
+        if timesteps.is_floating_point():
+            sigma = self._flow_sigma(index.double())
+            alpha = 1.0 - sigma
+        else:
+            alpha, sigma = self.alphas[index], self.sigmas[index]
+        alpha, sigma = alpha.float().view(-1, 1, 1, 1), sigma.float().view(-1, 1, 1, 1)
+        return alpha.to(timesteps.device), sigma.to(timesteps.device)
+
+    def level(self, t: float) -> tuple[float, float]:
+        """Returns (α, σ) at one timestep: an index of the table, or for a flow a float between."""
+        if isinstance(t, int):
+            return float(self.alphas[t]), float(self.sigmas[t])
+        sigma = float(self._flow_sigma(torch.tensor(t, dtype=torch.float64)))
+        return 1.0 - sigma, sigma
+
+    def batch_at(self, t: float, count: int, device: torch.device | str) -> torch.Tensor:
+        """Returns timestep t for `count` samples, [count]: integers, or float32 where it is a float."""
+        return torch.full((count,), t, dtype=torch.long if isinstance(t, int) else torch.float32, device=device)
+
+    def model_times(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Returns the times [B] that a network from elsewhere is told at `timesteps`: for a flow σ·train_timesteps."""
+        if self.config.betas != "rectified_flow":
+            return timesteps
+        return self.alpha_sigma(timesteps)[1].flatten() * self.config.train_timesteps
+
+    def _flow_sigma(self, t: torch.Tensor) -> torch.Tensor:
+        if self.config.betas != "rectified_flow":
+            raise ValueError(f"timesteps of a schedule with betas {self.config.betas} are integers, got {t}")
+        return _shifted((t + 1.0) / self.config.train_timesteps, self.config.shift)
 
     def add_noise(self, x0: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Returns x_t [B, C, h, w] = α_t·x_0 + σ_t·ε in closed form, never by adding noise to noise."""
@@ -94,12 +144,39 @@ class NoiseSchedule:
             case "flow":
                 return x_t - sigma * output, x_t + alpha * output
 
-    def sampling_timesteps(self, steps: int) -> list[int]:
-        """Returns `steps` timesteps from noise to clean and a closing −1; trailing spacing starts at pure noise."""
-        count = self.config.train_timesteps
+    def sampling_timesteps(self, steps: int) -> list[int] | list[float]:
+        """Returns `steps` timesteps from noise to clean and a closing −1, spaced as the schedule says.
+
+        Of a flow, `linspace` gives floats: equally spaced before the shift, as diffusers draws them. A single step begins
+        at noise, whatever the spacing.
+        """
+        count, offset = self.config.train_timesteps, self.config.steps_offset
         if not 1 <= steps <= count:
             raise ValueError(f"steps must lie between 1 and {count}, got {steps}")
-        return [round(count - i * count / steps) - 1 for i in range(steps)] + [-1]
+        match self.config.timestep_spacing if steps > 1 else "trailing":
+            case "trailing":
+                times = [round(count - i * count / steps) - 1 for i in range(steps)]
+            case "leading":
+                times = [i * (count // steps) + offset for i in reversed(range(steps))]
+            case "linspace" if self.config.betas == "rectified_flow":
+                last = float(self.sigmas[0])  # diffusers shifts the cleanest level twice
+                times = [u * count - 1.0 for u in torch.linspace(1.0, last, steps, dtype=torch.float64).tolist()]
+            case "linspace":
+                times = torch.linspace(0, count - 1, steps, dtype=torch.float64).round().long().tolist()[::-1]
+        if times[0] >= count:
+            raise ValueError(f"{steps} steps with steps_offset {offset} begin beyond the last timestep, {count - 1}")
+        return [*times, -1]
+
+
+def _shifted(u: torch.Tensor, shift: float) -> torch.Tensor:
+    """Returns σ of a flow whose levels u in [0, 1] are shifted towards noise (2403.03206, eq. 23)."""
+    return u if shift == 1.0 else shift * u / (1.0 + (shift - 1.0) * u)
+
+
+def _to_zero_snr(alphas_cumprod: torch.Tensor) -> torch.Tensor:
+    """Returns ᾱ with √ᾱ moved and stretched so that it ends at 0 and begins where it did (2305.08891, algorithm 1)."""
+    roots = alphas_cumprod.sqrt()
+    return ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])).square()
 
 
 def _betas(config: ScheduleConfig) -> torch.Tensor:

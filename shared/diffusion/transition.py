@@ -18,8 +18,8 @@ from shared.diffusion.schedule import NoiseSchedule
 class StepTimes:
     """One step of the plan: from timestep `t` to `prev_t` (−1 is the clean image) with stochasticity `eta`."""
 
-    t: int
-    prev_t: int
+    t: float  # an integer; of a flow also a float
+    prev_t: float
     eta: float
 
 
@@ -47,8 +47,7 @@ def step_std(schedule: NoiseSchedule, times: StepTimes) -> float:
     s = η·σ_s·√(1 − (α_t·σ_s / (α_s·σ_t))²): η times the deviation of q(x_s | x_t, x_0) on any schedule x_t = α_t·x_0 + σ_t·ε.
     On variance-preserving ones this is DDIM's eq. 16, s = η·√((1−ᾱ_s)/(1−ᾱ_t))·√(1−ᾱ_t/ᾱ_s).
     """
-    alpha_t, sigma_t = float(schedule.alphas[times.t]), float(schedule.sigmas[times.t])
-    alpha_s, sigma_s = float(schedule.alphas[times.prev_t]), float(schedule.sigmas[times.prev_t])
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.level(times.t), schedule.level(times.prev_t)
     if times.eta == 0.0:
         return 0.0
     return times.eta * sigma_s * math.sqrt(max(0.0, 1.0 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2))
@@ -60,17 +59,17 @@ def transition(schedule: NoiseSchedule, output: torch.Tensor, x_t: torch.Tensor,
     μ = α_s·x̂_0 + √(σ_s² − s²)·ε̂ on every schedule (DDIM eq. 12): old and new
     noise together have the level σ_s that the network is told next, whatever the number of steps.
     """
-    steps = torch.full((x_t.shape[0],), times.t, dtype=torch.long, device=x_t.device)
+    steps = schedule.batch_at(times.t, x_t.shape[0], x_t.device)
     x0_pred, noise_pred = schedule.to_x0_and_noise(output, x_t, steps)
     std = step_std(schedule, times)
-    alpha_s, sigma_s = float(schedule.alphas[times.prev_t]), float(schedule.sigmas[times.prev_t])
+    alpha_s, sigma_s = schedule.level(times.prev_t)
     mean = alpha_s * x0_pred + math.sqrt(max(0.0, sigma_s**2 - std**2)) * noise_pred
     return Transition(mean, std, x0_pred)
 
 
 def transition_towards(schedule: NoiseSchedule, x0: torch.Tensor, x_t: torch.Tensor, times: StepTimes) -> Transition:
     """Returns the step from x_t that a network would make which predicts `x0` [B, C, h, w]: q(x_{t−1} | x_t, x_0)."""
-    steps = torch.full((x_t.shape[0],), times.t, dtype=torch.long, device=x_t.device)
+    steps = schedule.batch_at(times.t, x_t.shape[0], x_t.device)
     alpha, sigma = schedule.alpha_sigma(steps)
     return transition(schedule, schedule.target(x0, (x_t - alpha * x0) / sigma, steps), x_t, times)
 

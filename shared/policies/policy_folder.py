@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,18 @@ def save_policy(
         "sha256": {name: _sha256(folder / name) for name in weights},
     }
     write_bytes(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def refer_to(folder: Path, stages: Mapping[str, str]) -> None:
+    """Lets the policy saved in `folder` find some of its own restorers elsewhere, {role: where}: they leave its folder."""
+    if not stages:
+        return
+    config = read_policy_config(folder)
+    config["policy"] |= stages
+    own = {name: digest for name, digest in config["sha256"].items() if Path(name).parts[0] not in stages}
+    write_bytes(folder / CONFIG_FILE, (json.dumps(config | {"sha256": own}, indent=2) + "\n").encode())
+    for stage in stages:
+        shutil.rmtree(folder / stage)
 
 
 def read_policy_config(folder: Path) -> dict[str, Any]:
