@@ -125,7 +125,7 @@ def check_inputs(run: RunFolder, inputs: dict[str, str]) -> None:
     if not path.exists():
         run.write_json(INPUTS_FILE, inputs)
         return
-    written = json.loads(path.read_text())
+    written = json.loads(path.read_text(encoding="utf-8"))
     differing = sorted(key for key in written.keys() | inputs.keys() if written.get(key) != inputs.get(key))
     if differing:
         raise UserError(
@@ -140,7 +140,7 @@ def fit_scale(run: RunFolder, config: BuildConfig, each: Each, *, feature_peak: 
     if config.scale:
         take_scale(run, Path(config.scale))
     if path.exists():
-        return from_dict(Normaliser, json.loads(path.read_text()))
+        return from_dict(Normaliser, json.loads(path.read_text(encoding="utf-8")))
     pairs = min(config.targets.fit_pairs, config.pairs.train)
     starts = range(0, pairs, FIT_PAIRS_PER_TASK)
     tasks = [Chunk("train", n, len(starts), at, min(FIT_PAIRS_PER_TASK, pairs - at)) for n, at in enumerate(starts)]
@@ -162,13 +162,13 @@ def take_scale(run: RunFolder, given: Path) -> None:
     """Copies another dataset's scale into the folder. Raises UserError when there is none, or the folder has another."""
     source, own = given / NORMALISER_FILE if given.is_dir() else given, run.path / NORMALISER_FILE
     try:
-        content = json.dumps(asdict(from_dict(Normaliser, json.loads(source.read_text()))))
+        content = json.dumps(asdict(from_dict(Normaliser, json.loads(source.read_text(encoding="utf-8")))))
     except (OSError, ValueError, TypeError, OmegaConfBaseException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"scale={given} is no dataset's folder or {NORMALISER_FILE} ({reason})") from None
     if not own.exists():
         run.write_json(NORMALISER_FILE, json.loads(content))
-    elif json.loads(own.read_text()) != json.loads(content):
+    elif json.loads(own.read_text(encoding="utf-8")) != json.loads(content):
         raise UserError(f"{run.path} was begun with another scale than {source}; choose another folder with out=")
 
 
@@ -200,7 +200,12 @@ def conclude(
         return
     sources = list(maker.sources.values())
     rows = write_dataset_card(
-        run.path, config, sources, chunks, normaliser, inputs=json.loads((run.path / INPUTS_FILE).read_text())
+        run.path,
+        config,
+        sources,
+        chunks,
+        normaliser,
+        inputs=json.loads((run.path / INPUTS_FILE).read_text(encoding="utf-8")),
     )
     spent = seconds_by_part(run, chunks)
     skipped = {source.name: source.skipped for source in sources if source.skipped}
@@ -223,7 +228,7 @@ def seconds_by_part(run: RunFolder, chunks: list[Chunk]) -> dict[str, float]:
     for chunk in chunks:
         log = run.path / log_name(chunk)
         # A kill between a chunk's file and its log loses a timing, not a row.
-        spent.update(json.loads(log.read_text())["seconds"] if log.exists() else {})
+        spent.update(json.loads(log.read_text(encoding="utf-8"))["seconds"] if log.exists() else {})
     return dict(spent)
 
 

@@ -188,7 +188,7 @@ def publish(config: TrainConfig, run: RunFolder, data: TrainingData, device: tor
     for stage in read_config(stages)["stages"]:
         model = RewardModel.from_pretrained(stages, stage=int(stage)).to(device)
         figures[stage] = validation_figures(model, data.validation, device)
-        figures[stage]["seconds"] = float((stages / f"seconds_{stage}.json").read_text())
+        figures[stage]["seconds"] = float((stages / f"seconds_{stage}.json").read_text(encoding="utf-8"))
         references[stage] = score_references(model, data.validation, device)
         model.cpu().save_pretrained(temporary)
     metrics = {

@@ -102,7 +102,7 @@ def before_of(after: str) -> str:
     if after.startswith(f"{PREFIX}rl_"):
         return after.replace("rl_", "base_", 1)
     config = Path(after) / CONFIG_FILE
-    base = yaml.safe_load(config.read_text()).get("base") if config.is_file() else None
+    base = yaml.safe_load(config.read_text(encoding="utf-8")).get("base") if config.is_file() else None
     if not base:
         raise UserError(f"nothing says which policy {after} started from; name it with before=")
     return str(base)

@@ -91,7 +91,7 @@ def command_of(run: Path) -> str:
 def last_start(run: Path) -> dict[str, Any]:
     """Returns what a run notes of its last start: command, versions, machine, threads; nothing where it notes none."""
     path = run / PROVENANCE_FILE
-    sessions = json.loads(path.read_text()).get("sessions", []) if path.is_file() else []
+    sessions = json.loads(path.read_text(encoding="utf-8")).get("sessions", []) if path.is_file() else []
     return sessions[-1] if sessions else {}
 
 

@@ -100,4 +100,4 @@ def _run_id(folder: Path) -> str:
     path = folder / ID_FILE
     if not path.exists():
         write_bytes(path, uuid.uuid4().hex[:12].encode())
-    return path.read_text()
+    return path.read_text(encoding="utf-8")

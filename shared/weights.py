@@ -30,7 +30,7 @@ def read_description(path: Path, *, advice: str) -> dict[str, Any]:
     if path.exists() and (not path.is_file() or path.stat().st_size > MOST_JSON_BYTES):
         raise UserError(f"{path} is no file of at most {MOST_JSON_BYTES // 10**6} MB; {advice}")
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:

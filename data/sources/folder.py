@@ -120,7 +120,7 @@ def _scan(folder: Path, path: str, stat: os.stat_result) -> Scanned:
 
 def _read_record(record: Path) -> dict[str, Scanned]:
     try:
-        return {path: Scanned(**found) for path, found in json.loads(record.read_text()).items()}
+        return {path: Scanned(**found) for path, found in json.loads(record.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}  # missing, or written by another version: the scan is simply made again
 
@@ -136,6 +136,6 @@ def _reason(found: Scanned, min_side_px: int) -> str:
 def _licence_beside(folder: Path) -> str:
     for name in LICENCE_FILES:
         if (folder / name).is_file():
-            first = (folder / name).read_text(errors="replace").strip().splitlines()
+            first = (folder / name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
             return first[0].strip() if first else "not stated"
     return "not stated"

@@ -34,7 +34,7 @@ def stream_images(
     folder = cache / name.replace("/", "--")
     complete = folder / COMPLETE_FILE
     if complete.is_file():
-        return folder, json.loads(complete.read_text())["licence"]
+        return folder, json.loads(complete.read_text(encoding="utf-8"))["licence"]
     rows, licence = _open_stream(dataset_id, split=split, column=column, revision=revision)
     fetched = _resume(rows, folder / STATE_FILE)
     stream = islice(_until_broken(rows, dataset_id, column, folder / STATE_FILE, fetched), count - fetched)
@@ -51,7 +51,7 @@ def stream_images(
 def _resume(rows: Any, state_file: Path) -> int:
     """Moves the stream to where the last call stopped, and returns how many pictures that call had kept."""
     try:
-        noted = json.loads(state_file.read_text())
+        noted = json.loads(state_file.read_text(encoding="utf-8"))
         rows.load_state_dict(noted["state"])
         return int(noted["fetched"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -128,7 +128,7 @@ def _stated_licence(dataset_id: str, revision: str | None) -> str:
         card = Path(dataset_id) / "README.md"
         if not Path(dataset_id).is_dir():
             card = Path(hf_hub_download(dataset_id, "README.md", repo_type="dataset", revision=revision))
-        stated = DatasetCard(card.read_text()).data.license
+        stated = DatasetCard(card.read_text(encoding="utf-8")).data.license
     except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError):
         return "not stated"  # no card, or a damaged one
     return ", ".join(stated) if isinstance(stated, list) else stated or "not stated"

@@ -43,12 +43,12 @@ def stage(folder: Path, staging: Path, config: BuildConfig) -> list[str]:
     names += [NORMALISER_FILE, INPUTS_FILE]
     for name in names:
         link_or_copy(folder / name, staging / name)
-    summary = json.loads((folder / SUMMARY_FILE).read_text())
+    summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
     written = {
         CONFIG_FILE: OmegaConf.to_yaml(public_settings(config)),
         # With it, a copy of the dataset is known to be whole.
         SUMMARY_FILE: json.dumps({"says": "downloaded", "rows": summary["rows"]}, indent=2) + "\n",
-        CARD_FILE: with_licence((folder / CARD_FILE).read_text(), config.push_licence),
+        CARD_FILE: with_licence((folder / CARD_FILE).read_text(encoding="utf-8"), config.push_licence),
     }
     for name, text in written.items():
         write_bytes(staging / name, storable(text).encode())

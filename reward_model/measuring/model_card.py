@@ -27,7 +27,7 @@ def write_model_card(folder: Path, *, licence: str = "") -> None:
 def stated_licence(folder: Path) -> str:
     """Returns the licence in the header of the folder's card; empty where there is no card or it states none."""
     card = folder / CARD_FILE
-    found = re.search(r"^license: (\S+)$", card.read_text(), re.MULTILINE) if card.is_file() else None
+    found = re.search(r"^license: (\S+)$", card.read_text(encoding="utf-8"), re.MULTILINE) if card.is_file() else None
     return found.group(1) if found else ""
 
 
@@ -36,7 +36,9 @@ def card_text(folder: Path, *, licence: str = "") -> str:
     config = read_config(folder)
     network, stages = config["network"], sorted(map(int, config["stages"]))
     takes_lq = bool(network.get("takes_lq"))
-    metrics = json.loads((folder / METRICS_FILE).read_text()) if (folder / METRICS_FILE).exists() else {}
+    metrics = (
+        json.loads((folder / METRICS_FILE).read_text(encoding="utf-8")) if (folder / METRICS_FILE).exists() else {}
+    )
     training = folder / TRAINING_FILE
     trained_on = OmegaConf.load(training).get("dataset", "") if training.exists() else ""
     sections = [
@@ -71,7 +73,7 @@ def card_text(folder: Path, *, licence: str = "") -> str:
 def add_tables(folder: Path, tables: dict[str, str], figures: dict[str, Any]) -> None:
     """Puts an evaluation's tables and figures into metrics.json and writes the card anew."""
     path = folder / METRICS_FILE
-    metrics = json.loads(path.read_text()) if path.exists() else {}
+    metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     metrics["tables"] = {**metrics.get("tables", {}), **tables}
     metrics["evaluation"] = {**metrics.get("evaluation", {}), **figures}
     write_bytes(path, (json.dumps(metrics, indent=2) + "\n").encode())

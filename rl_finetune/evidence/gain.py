@@ -156,7 +156,7 @@ def read_gain(folder: Path) -> tuple[Gain, SamplerSpec] | None:
     path = folder / VALUES_FILE
     if not path.is_file():
         return None
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     base, tuned = (Curve.from_json(found[name]) for name in ("base", "tuned"))
     deployed = SamplerSpec(**found["deployed"])
     planes = [plane_of(*metrics) for metrics in found["planes"]]

@@ -83,7 +83,7 @@ def read_run(folder: Path, *, curve: str, parts: Mapping[str, ObjectivePart]) ->
     path = folder / EVALUATION_FILE
     if not path.is_file():
         raise UserError(f"{folder} has no {EVALUATION_FILE}: the run is not finished")
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     before, after = found["before"], found["after"]
     missing = [name for name in parts if name not in before]
     if missing:

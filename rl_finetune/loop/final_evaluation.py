@@ -75,7 +75,7 @@ def final_reading(config: TrainRlConfig, panel: Panel, folder: Path, *, beyond_c
 
     It is the last of the run's readings, though on pictures of its own: all of them together spend `gauge.alpha`.
     """
-    found = json.loads((folder / EVALUATION_FILE).read_text())
+    found = json.loads((folder / EVALUATION_FILE).read_text(encoding="utf-8"))
     gauge = HackingGauge(config.gauge, panel.judges, config.readings)
     gauge.read(found["before"], proxy=panel.proxy, removed=found[REMOVED]["before"])
     return gauge.read(found["after"], proxy=panel.proxy, removed=found[REMOVED]["after"], beyond_curve=beyond_curve)

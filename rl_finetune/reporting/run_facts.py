@@ -86,7 +86,7 @@ def _is_begun(place: Path) -> bool:
 
 def _begun(key: str, place: Path) -> StageFacts:
     run = RunFolder(place)
-    text = run.config_path.read_text() if run.config_path.is_file() else ""
+    text = run.config_path.read_text(encoding="utf-8") if run.config_path.is_file() else ""
     config = yaml.safe_load(text) or {}
     records = tuple(read_metrics(place))
     finished = run.is_finished()
@@ -99,7 +99,7 @@ def _begun(key: str, place: Path) -> StageFacts:
         config=config,
         config_text=text,
         summary=run.summary() if finished else {},
-        evaluation=json.loads(evaluation.read_text()) if finished and evaluation.is_file() else {},
+        evaluation=json.loads(evaluation.read_text(encoding="utf-8")) if finished and evaluation.is_file() else {},
         starts=tuple(run.starts()),
         records=records,
     )

@@ -73,11 +73,11 @@ def making_text(making: Making) -> str:
 def _measured(run: Path) -> list[str]:
     """Returns the tables of the run's own evaluation, and of the one that was made again, as they were printed."""
     found = []
-    summary = json.loads((run / "summary.json").read_text())
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     again = run / "eval" / EVALUATION_FILE
     for title, figures in (
         ("Measured at the end of the run", summary),
-        ("Measured again", json.loads(again.read_text()) if again.is_file() else {}),
+        ("Measured again", json.loads(again.read_text(encoding="utf-8")) if again.is_file() else {}),
     ):
         if "table" in figures:
             found += [f"## {title}", f"```\n{figures['table']}\n```"]

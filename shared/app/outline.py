@@ -27,7 +27,7 @@ class Outline:
     """The top-level statements of one module, each run only when its name is asked for."""
 
     def __init__(self, module: str) -> None:
-        self.source = Path(find_spec(module).origin).read_text()
+        self.source = Path(find_spec(module).origin).read_text(encoding="utf-8")
         self.tree = ast.parse(self.source)
         self._module = module
         self._statements = {name: node for node in self.tree.body for name in _defined(node)}

@@ -127,7 +127,7 @@ def load_upscaler(
 def _require_upscaler(folder: Path, where: str) -> str:
     """Returns the name of the pipeline in the folder. Raises UserError unless it is one that enlarges pictures."""
     try:
-        kind = json.loads((folder / PIPELINE_INDEX).read_text())["_class_name"]
+        kind = json.loads((folder / PIPELINE_INDEX).read_text(encoding="utf-8"))["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{where} holds no diffusers pipeline: its {PIPELINE_INDEX} is missing or damaged") from None
     if kind not in (STABLE_DIFFUSION, LATENT_DIFFUSION):

@@ -58,7 +58,7 @@ def read_layers(param: Path) -> list[NcnnLayer]:
     if odd or (param.is_file() and param.stat().st_size > MOST_PARAM_BYTES):
         raise UserError(f"{(odd or [param])[0]} is no file of an ncnn pair; download the pair again")
     try:
-        lines, content = param.read_text().splitlines(), binary.read_bytes()
+        lines, content = param.read_text(encoding="utf-8").splitlines(), binary.read_bytes()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{param} cannot be read ({error}); expected an ncnn .param file and its .bin beside it"

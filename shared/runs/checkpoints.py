@@ -58,7 +58,7 @@ def save_state(accelerator: Accelerator, folder: Path, progress: Progress, state
     if accelerator.is_main_process:
         digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
         content = {"format": FORMAT, **asdict(progress), "sha256": digests}
-        (temporary / PROGRESS_FILE).write_text(json.dumps(content, indent=2) + "\n")
+        (temporary / PROGRESS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         replace_folder(temporary, final)
     accelerator.wait_for_everyone()
 
@@ -76,7 +76,7 @@ def load_state(accelerator: Accelerator, folder: Path, states: Mapping[str, Stat
     if place is None:
         return Progress()
     try:
-        content = json.loads((place / PROGRESS_FILE).read_text())
+        content = json.loads((place / PROGRESS_FILE).read_text(encoding="utf-8"))
         if content.get("format") != FORMAT:
             raise UserError(
                 f"{place} is of an earlier version and would have to be unpickled, which could run any program: it is "

@@ -73,12 +73,19 @@ def _difference(one: Path, other: Path) -> str:
         case ".safetensors":
             return _tensors_differ(one, other)
         case ".json":
-            return _figures_differ(json.loads(one.read_text()), json.loads(other.read_text()))
+            return _figures_differ(
+                json.loads(one.read_text(encoding="utf-8")), json.loads(other.read_text(encoding="utf-8"))
+            )
         case ".jsonl":
-            rows = [[json.loads(line) for line in path.read_text().splitlines()] for path in (one, other)]
+            rows = [
+                [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in (one, other)
+            ]
             return _figures_differ(*rows)
         case ".yaml":
-            lines = [[line for line in p.read_text().splitlines() if not line.startswith("out:")] for p in (one, other)]
+            lines = [
+                [line for line in p.read_text(encoding="utf-8").splitlines() if not line.startswith("out:")]
+                for p in (one, other)
+            ]
             return "" if lines[0] == lines[1] else "other settings"
         case ".md":
             return ""  # cards state seconds and dates; their figures stand in the json beside them

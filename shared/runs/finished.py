@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     path = Path(folders[-1]) / SUMMARY_FILE if folders else None
     if path is None or not path.is_file():
         return 1
-    summary = json.loads(path.read_text())
+    summary = json.loads(path.read_text(encoding="utf-8"))
     if summary.get("command") != command_hash(argv):
         return 1  # possibly the same settings in other words: the stage itself compares them
     if not looks_unchanged(path.parent):

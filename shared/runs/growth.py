@@ -47,6 +47,6 @@ def steps_made(folder: Path) -> int | None:
     """Returns how many steps the last whole state of a training has made; None where it has none."""
     place = state_place(folder)
     try:
-        return int(json.loads((place / PROGRESS_FILE).read_text())["step"]) if place else None
+        return int(json.loads((place / PROGRESS_FILE).read_text(encoding="utf-8"))["step"]) if place else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # damaged: whoever loads it says so

@@ -42,7 +42,7 @@ class Holder:
     @classmethod
     def this_process(cls) -> Holder:
         boot = Path("/proc/sys/kernel/random/boot_id")
-        known = boot.read_text().strip() if boot.exists() else ""
+        known = boot.read_text(encoding="utf-8").strip() if boot.exists() else ""
         return cls(socket.gethostname(), known, os.getpid(), start_of(os.getpid()), time.strftime("%Y-%m-%d %H:%M:%S"))
 
     def words(self) -> str:
@@ -132,7 +132,7 @@ def refuse_if_held(folder: str | Path) -> None:
 def start_of(pid: int) -> str:
     """Returns when a process of this machine started, in clock ticks since boot; an empty text where there is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
 

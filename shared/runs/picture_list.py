@@ -80,7 +80,7 @@ def looks_unchanged(run: Path, places: Sequence[str] | None = None) -> bool:
 def read_lists(run: Path) -> dict[str, PictureList]:
     """Returns the pictures that a run was made from, by subject; nothing where it kept no list."""
     try:
-        content = json.loads((run / PICTURES_FILE).read_text())
+        content = json.loads((run / PICTURES_FILE).read_text(encoding="utf-8"))
         found = {subject: PictureList(**listed) for subject, listed in content.items()}
         return {subject: listed for subject, listed in found.items() if isinstance(listed.watched, dict)}
     except (OSError, ValueError, TypeError, AttributeError):

@@ -35,7 +35,7 @@ _PASSING = ("state", "state.part", "state.old")
 def provenance_of(run: Path) -> dict[str, Any]:
     """Returns what is noted of a run: its inputs by name, and a session for each start; empty where nothing is, or damaged."""
     try:
-        found = json.loads((run / PROVENANCE_FILE).read_text())
+        found = json.loads((run / PROVENANCE_FILE).read_text(encoding="utf-8"))
         return {"inputs": dict(found["inputs"]), "sessions": list(found["sessions"])}
     except (OSError, ValueError, KeyError, TypeError):
         return {"inputs": {}, "sessions": []}
@@ -113,7 +113,11 @@ def head_commit() -> str:
     try:
         head, changed = (
             subprocess.run(
-                ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True
+                ["git", "-C", str(Path(__file__).parent), *words],
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                check=True,
             ).stdout.strip()
             for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
@@ -132,7 +136,7 @@ def this_machine() -> str:
 
 def _cpu_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 

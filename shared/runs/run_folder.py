@@ -175,7 +175,7 @@ class RunFolder:
 
     def summary(self) -> dict[str, Any]:
         """Returns the figures of a finished stage."""
-        return json.loads((self.path / SUMMARY_FILE).read_text())
+        return json.loads((self.path / SUMMARY_FILE).read_text(encoding="utf-8"))
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes a json file whole or not at all."""

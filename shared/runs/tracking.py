@@ -52,10 +52,12 @@ class MetricsLog:
 
         path = folder / "metrics.jsonl"
         kept = (
-            [line for line in path.read_text().splitlines() if _step_of(line) <= resume_step] if path.exists() else []
+            [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= resume_step]
+            if path.exists()
+            else []
         )
         write_bytes(path, "".join(line + "\n" for line in kept).encode())
-        self._file = path.open("a", buffering=1)
+        self._file = path.open("a", buffering=1, encoding="utf-8")
         self._trackers = Trackers.open(tracking, folder, resume_step=resume_step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -84,7 +86,7 @@ class MetricsLog:
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """Returns the records of `metrics.jsonl` in order; a line cut by a kill is left out."""
     path = folder / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if _step_of(line) >= 0 and line.endswith("}")]
 
 
