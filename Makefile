@@ -63,7 +63,7 @@ base_of = $(if $(SHIPPED_START),shipped:base_$(1),$(IN_RUN)/base_$(1))
 REWARD_MODEL = $(if $(and $(SHIPPED_START),$(if $(DOWNLOADED),,yes)),shipped:reward_model,$(IN_RUN)/reward_model/checkpoint)
 
 .DEFAULT_GOAL := help
-.PHONY: help env base-policies base-sr base-face pool dataset browse bench bench-dataset bench-rm bench-rl train-rm train-rl report eval restore score demo eval-rm download-rm reproduce checkpoints test campaign kills lint
+.PHONY: help env base-policies base-sr base-face pool dataset browse bench bench-dataset bench-rm bench-rl train-rm train-rl report eval restore score demo eval-rm download-rm download-policy reproduce checkpoints test campaign kills lint
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -147,6 +147,9 @@ eval-rm: env ## measure the reward model: TRIPLES=folder of real triples, RESTOR
 
 download-rm: env ## fetch a reward model from the Hugging Face Hub, for train-rl to use: REPO=user/name, REVISION=
 	@$(RESTORE_RL) download-rm repo=$(call quoted,REPO) revision=$(call quoted,REVISION) out=$(call given,OUT,$(IN_RUN)/reward_model/checkpoint)
+
+download-policy: env ## fetch a policy from the Hugging Face Hub: REPO=user/name, REVISION=; then POLICY= or base= names its folder
+	@$(RESTORE_RL) download-policy repo=$(call quoted,REPO) revision=$(call quoted,REVISION) out=$(call given,OUT,$(IN_RUN)/policy)
 
 score: env ## score pictures and paint where they are broken: IN= OUT=, LQ= what they were restored from, GT= their truth; with RUN's reward model, else the shipped one
 	@$(RESTORE_RL) score in=$(call quoted,IN) out=$(call given,OUT,scored) $(if $(value LQ),lq=$(call quoted,LQ)) $(if $(value GT),gt=$(call quoted,GT)) run=$(IN_RUN) $(call spread,ARGS)

@@ -78,7 +78,7 @@ def build(config: BuildConfig, argv: Sequence[str]) -> None:
         pictures=lambda: picture_lists(config.source, *SUBJECTS.values(), min_side_px=config.crop_px),
     )
     if run is None:
-        push(config)
+        push_if_asked(config)
         return
     # Everything that can be refused is checked before the folder exists, so that a corrected command finds it empty.
     maker = make_row_maker(config)
@@ -219,7 +219,7 @@ def conclude(
     for source in sources:
         if source.skipped:
             print(source.report_skipped())
-    push(config)
+    push_if_asked(config)
 
 
 def seconds_by_part(run: RunFolder, chunks: list[Chunk]) -> dict[str, float]:
@@ -232,7 +232,7 @@ def seconds_by_part(run: RunFolder, chunks: list[Chunk]) -> dict[str, float]:
     return dict(spent)
 
 
-def push(config: BuildConfig) -> None:
+def push_if_asked(config: BuildConfig) -> None:
     """Pushes the finished dataset to the Hub when the config says so."""
     if config.push:
         kind = "private" if config.push_private else "public"

@@ -5,16 +5,15 @@ python -m reward_model.download repo=user/name revision=main out=runs/downloaded
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reward_model.network.checkpoint import locate_checkpoint, verify_checkpoint
+from reward_model.network.checkpoint import locate_checkpoint, read_config, verify_checkpoint
 from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.app.words import read_words
-from shared.files import replace_folder
+from shared.publishing.fetched_folder import put_in_place, require_replaceable
 
 
 @dataclass(frozen=True)
@@ -29,17 +28,20 @@ class DownloadConfig:
 def main(argv: Sequence[str]) -> None:
     config = read_words(DownloadConfig, argv, expected="repo=user/name")
     out = Path(config.out)
-    if out.exists() and not (out / "config.json").exists():
-        raise UserError(f"{out} is there and is no checkpoint; choose another folder with out=")
-    if Path(config.repo).is_dir():
-        raise UserError(f"expected a Hub repository user/name, but {config.repo} is a folder; use it as it is")
+    require_replaceable(out, config.repo, is_ours=is_checkpoint(out), what="checkpoint")
     snapshot = locate_checkpoint(config.repo, revision=config.revision)
     stages = verify_checkpoint(snapshot)
-    temporary = out.with_name(f"{out.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(snapshot, temporary)  # the cache holds links; a checkpoint folder is to be whole by itself
-    replace_folder(temporary, out)
+    put_in_place(snapshot, out, repo=config.repo, revision=config.revision)
     print(f"{out}: stages {', '.join(map(str, stages))} of {config.repo}@{config.revision or 'main'}")
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds a reward model's checkpoint, whole or not."""
+    try:
+        read_config(folder)
+    except UserError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -30,10 +30,12 @@ COMMANDS = {
     "score": "reward_model.score",
     "train-rl": "rl_finetune.train",
     "evaluate": "rl_finetune.evaluate",
+    "download-policy": "rl_finetune.download",
     "restore": "rl_finetune.restore",
     "demo": "rl_finetune.demo",
     "convert": "rl_finetune.convert",
     "ship": "rl_finetune.ship",
+    "push": "rl_finetune.push",
     "report": "rl_finetune.report",
     "reproduce": "rl_finetune.reproduce",
     "study": "rl_finetune.study",
@@ -73,13 +75,13 @@ def main(argv: Sequence[str]) -> None:
 
 def commands_help() -> str:
     """Returns every command with what it does, in a line each."""
-    lines = [f"  {name:<15}{summary_of(module)}" for name, module in COMMANDS.items()]
+    lines = [f"  {name:<16}{summary_of(module)}" for name, module in COMMANDS.items()]
     return "\n".join(
         [
             "restore-rl <command> …: photographs → distortion dataset → reward model → RL-tuned restorers",
             "",
             *lines,
-            f"  {LAUNCH:<15}Runs a command in several processes: restore-rl {LAUNCH} <processes> <command> …",
+            f"  {LAUNCH:<16}Runs a command in several processes: restore-rl {LAUNCH} <processes> <command> …",
             "",
             "restore-rl <command> --help lists a command's fields.",
         ]

@@ -14,24 +14,23 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from data.sources.image_source import Subject
-from data.sources.open_source import SourceConfig
 from reward_model.measuring.model_card import card_text
-from reward_model.network.checkpoint import CARD_FILE, TRAINING_FILE
+from reward_model.network.checkpoint import TRAINING_FILE
 from rl_finetune.shipping.halved import copy_policy, copy_reward_model
-from rl_finetune.shipping.making import Making, portable
-from rl_finetune.shipping.manifest import Learnt, Manifest, pictures_of
-from rl_finetune.shipping.policy_card import PICTURES_FILE, making_text, pictures_text, policy_text
-from shared.app.config import from_dict, require_range
+from rl_finetune.shipping.learnt_pictures import learnt_from
+from rl_finetune.shipping.making import Making
+from rl_finetune.shipping.manifest import Learnt, Manifest
+from rl_finetune.shipping.policy_card import making_text, pictures_text, policy_text
+from shared.app.config import require_range
 from shared.app.entry import run_command
 from shared.app.errors import UserError
-from shared.app.shipped import PREFIX, find_checkpoint
 from shared.app.words import read_words
 from shared.files import replace_folder, write_bytes
 from shared.policies.policy_folder import CONFIG_FILE
+from shared.publishing.card_head import CARD_FILE
+from shared.publishing.hub_card import PICTURES_FILE
+from shared.publishing.portable_settings import portable
 from shared.runs.run_folder import RunFolder
-
-SUBJECTS: dict[str, Subject] = {"sr": "photos", "face": "faces"}
 
 
 @dataclass(frozen=True)
@@ -106,24 +105,6 @@ def assemble(config: ShipConfig, run: RunFolder, folder: Path, name: str, making
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Writes the run's settings beside the weights, without this machine's paths."""
     write_bytes(folder / TRAINING_FILE, OmegaConf.to_yaml(OmegaConf.create(portable(settings))).encode())
-
-
-def learnt_from(settings: dict[str, Any], manifest: Manifest | None) -> Learnt:
-    """Returns the pictures behind a run's settings, and behind the runs it started from where they are there."""
-    learnt = Learnt()
-    if "source" in settings:
-        task = settings.get("task")
-        subjects = [SUBJECTS[task]] if task else list(SUBJECTS.values())
-        learnt += pictures_of(from_dict(SourceConfig, settings["source"]), subjects, manifest)
-    for where in (settings[key] for key in ("base", "dataset") if key in settings):
-        before = RunFolder(Path(find_checkpoint(where)))
-        if where.startswith(PREFIX):
-            learnt += Learnt(others=(f"those of {where}: see its card",))
-        elif before.config_path.is_file():
-            learnt += learnt_from(before.settings(), manifest)
-        else:
-            raise UserError(f"the run learnt from {where}, which is not there: its pictures cannot be told")
-    return learnt
 
 
 def folder_mb(folder: Path) -> float:

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: fetch a repository at a revision whole and verified, reuse it offline, upload a folder.
+"""The Hugging Face Hub: fetch a repository at a revision whole and verified, reuse it offline, upload files.
 
 The endpoint is huggingface_hub's own setting, HF_ENDPOINT; its cache is HF_HOME.
 """
@@ -101,53 +101,32 @@ def fetch_snapshot(repo_id: str, *, revision: str | None = None, patterns: Seque
     return folder
 
 
-def upload_folder(
-    folder: Path,
-    repo_id: str,
-    *,
-    repo_type: str = "model",
-    revision: str | None = None,
-    private: bool = False,
-    message: str | None = None,
-) -> str:
-    """Uploads a folder as one commit of a model or dataset repository, made when missing; returns its address."""
-    api = HfApi()
-    with _refusals(repo_id):
-        api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
-        if revision is not None:
-            api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            repo_type=repo_type,
-            folder_path=folder,
-            revision=revision,
-            commit_message=message or f"Upload {folder.name}",
-        )
-    return str(commit.commit_url)
-
-
 def upload_in_parts(
     folder: Path,
     repo_id: str,
     names: Sequence[str],
     *,
     repo_type: str = "model",
-    private: bool = False,
+    revision: str | None = None,
+    private: bool = True,
     message: str,
     part_bytes: int = PART_BYTES,
 ) -> str:
     """Uploads `names` of a folder in their order, a few gigabytes a commit, and returns the repository's address.
 
-    What the repository already holds is not sent again, so a broken upload goes on with the part it broke off in.
+    The repository is made when missing, and so is the branch `revision`. What the repository already holds is not sent
+    again, so a broken upload goes on with the part it broke off in.
     """
     api = HfApi()
     with _refusals(repo_id):
         address = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
         if private and api.repo_info(repo_id, repo_type=repo_type).private is False:
             raise UserError(f"{repo_id} exists and is public; push to another name, or say that it may be public")
+        if revision is not None:
+            api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
         there = {
             entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id
-            for entry in api.list_repo_tree(repo_id, repo_type=repo_type, recursive=True)
+            for entry in api.list_repo_tree(repo_id, repo_type=repo_type, revision=revision, recursive=True)
             if isinstance(entry, RepoFile)
         }
         missing = [name for name in names if name not in there or there[name] not in _checksums(folder / name)]
@@ -155,6 +134,7 @@ def upload_in_parts(
             api.create_commit(
                 repo_id,
                 repo_type=repo_type,
+                revision=revision,
                 operations=[CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in part],
                 commit_message=f"{message}, part {number + 1}",
             )

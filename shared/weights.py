@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from shared.app.errors import UserError
+from shared.files import is_lfs_pointer
 
 Network = TypeVar("Network", bound=nn.Module)
 MOST_JSON_BYTES = 100_000_000
@@ -84,6 +85,13 @@ def shapes_in(path: Path, *, advice: str) -> dict[str, tuple[int, ...]]:
         raise UserError(f"{path} is no safetensors file ({error}); {advice}") from None
 
 
+def require_no_pointer(path: Path) -> None:
+    """Raises UserError where Git LFS has left a pointer in place of a file that it has not fetched."""
+    if path.is_file() and is_lfs_pointer(path):
+        raise UserError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its checkout")
+
+
 def _require_file(path: Path, advice: str) -> None:
     if not path.is_file():
         raise UserError(f"{path} is missing or no file; {advice}")
+    require_no_pointer(path)

@@ -42,6 +42,7 @@ TARGETS = {
     "eval": ["run={RUN}/rl_sr", "run={RUN}/rl_face", "against={AGAINST}", "{ARGS}"],
     "eval-rm": ["triples={TRIPLES}", "restorers={RESTORERS}", "dataset={DATASET}", "{ARGS}", "{CONFIG}"],
     "download-rm": ["repo={REPO}", "revision={REVISION}", "out={OUT}"],
+    "download-policy": ["repo={REPO}", "revision={REVISION}", "out={OUT}"],
     "bench": ["runs={RUN}", "dataset={DATASET}", "base={RUN}/base_sr", "source.images={IMAGES}", "{ARGS}"],
     "bench-dataset": ["runs={RUN}", "{CONFIG}"],
     "bench-rm": ["dataset={DATASET}", "{CONFIG}"],

@@ -19,7 +19,7 @@ ROOMS = ("shared", "data", "reward_model", "rl_finetune")
 # The cupboards of each room, from the one that stands on no other; {} are a room's own files: in shared what the rest
 # stands on, elsewhere the commands.
 CUPBOARDS = {
-    "shared": ("{} app", "runs", "pictures", "vision", "diffusion", "restorers", "latent", "policies"),
+    "shared": ("{} app", "publishing", "runs", "pictures", "vision", "diffusion", "restorers", "latent", "policies"),
     "data": ("procedural", "sources", "degradation", "pool", "regions", "store", "{}"),
     "reward_model": ("network", "measuring", "learning", "{}"),
     "rl_finetune": (
@@ -163,6 +163,7 @@ def test_package_markers_stay_empty_and_every_package_is_installed():
 ONE_ROLE = {
     "config": "the settings of the cupboard it lies in; shared/app/config.py reads them",
     "bench": "the command that measures what a room's work costs",
+    "download": "the command that fetches from the Hub what a room trains",
     "train": "the command, and in every command the function, that makes all steps of a training",
     "evaluate": "the command that measures what a room has trained",
     "main": "a command's table of contents",

@@ -15,8 +15,10 @@ from shared.app.config import require_range
 from shared.app.devices import open_device
 from shared.app.errors import UserError
 from shared.app.shipped import find_checkpoint
+from shared.hub_names import HUB_PREFIX, HubName
+from shared.policies.policy_hub import fetch_policy
 from shared.restorers.interpolation import BUILT_IN
-from shared.restorers.protocol import HUB_PREFIX, Restorer, names_pipeline, on_device
+from shared.restorers.protocol import Restorer, names_pipeline, on_device
 from shared.restorers.published import find_published, names_published, wheel_is_missing
 from shared.restorers.wrapped import ShrunkRestorer
 
@@ -131,6 +133,9 @@ class RestorerPool:
         if names_published(where):
             published = find_published(where, revision=entry.revision)
             return published.path.parent, published.files(), published.commit
+        name_on_hub = HubName.parse(where, revision=entry.revision)
+        if name_on_hub is not None and (policy := fetch_policy(name_on_hub)) is not None:
+            return policy, sorted(policy.rglob("*.safetensors")), policy.name
         if names_pipeline(where):
             from shared.restorers.diffusers_upscaler import upscaler_folder  # brings diffusers
 

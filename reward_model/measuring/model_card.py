@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from reward_model.network.checkpoint import CARD_FILE, METRICS_FILE, TRAINING_FILE, read_config
+from reward_model.network.checkpoint import CARD_HEAD, METRICS_FILE, TRAINING_FILE, read_config
 from shared.files import write_bytes
+from shared.publishing.card_head import CARD_FILE, card_head, stated_licence
 
 _VALIDATION = ("pixel_auroc", "sr_below_syn", "syn_below_gt", "triplet")
 
@@ -24,13 +24,6 @@ def write_model_card(folder: Path, *, licence: str = "") -> None:
     write_bytes(folder / CARD_FILE, card_text(folder, licence=licence).encode())
 
 
-def stated_licence(folder: Path) -> str:
-    """Returns the licence in the header of the folder's card; empty where there is no card or it states none."""
-    card = folder / CARD_FILE
-    found = re.search(r"^license: (\S+)$", card.read_text(encoding="utf-8"), re.MULTILINE) if card.is_file() else None
-    return found.group(1) if found else ""
-
-
 def card_text(folder: Path, *, licence: str = "") -> str:
     """Returns the card as markdown, with the Hub's yaml header, under the licence that a person has named."""
     config = read_config(folder)
@@ -42,9 +35,7 @@ def card_text(folder: Path, *, licence: str = "") -> str:
     training = folder / TRAINING_FILE
     trained_on = OmegaConf.load(training).get("dataset", "") if training.exists() else ""
     sections = [
-        "---\n" + (f"license: {licence}\n" if licence else "") + "library_name: restore-rl\n"
-        "pipeline_tag: image-classification\n"
-        "tags: [image-restoration, reward-model, image-quality-assessment]\n---",
+        card_head(licence=licence, **CARD_HEAD),
         "# Reward model for image restoration",
         "Scores a restored picture (higher is better) and paints where it is broken (0 clean, 1 worst), without a "
         "reference. Trained on region swaps: a clean picture with a restorer's output pasted into a masked region.",

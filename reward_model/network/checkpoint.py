@@ -15,10 +15,17 @@ from safetensors.torch import save
 from shared.app.errors import UserError
 from shared.app.shipped import find_checkpoint
 from shared.files import write_bytes
-from shared.hub import fetch_snapshot, upload_folder
-from shared.weights import read_description, tensors_in
+from shared.hub import fetch_snapshot
+from shared.publishing.card_head import CARD_FILE, card_head, stated_licence, with_licence
+from shared.publishing.publication import Publication
+from shared.weights import read_description, require_no_pointer, tensors_in
 
-CONFIG_FILE, METRICS_FILE, CARD_FILE, TRAINING_FILE = "config.json", "metrics.json", "README.md", "train_config.yaml"
+CONFIG_FILE, METRICS_FILE, TRAINING_FILE = "config.json", "metrics.json", "train_config.yaml"
+CARD_HEAD = {
+    "pipeline_tag": "image-classification",
+    "tags": ("image-restoration", "reward-model", "image-quality-assessment"),
+}
+_TEXTS = (".json", ".yaml", ".md", ".tsv")
 _FORMAT = 1
 
 
@@ -92,6 +99,7 @@ def verify_file(path: Path, expected: Mapping[str, Any]) -> None:
     """Raises UserError unless the file is there with the size and sha256 that config.json lists, where it lists them."""
     if not path.is_file():
         raise UserError(f"{path} is missing from the checkpoint; fetch or train it again")
+    require_no_pointer(path)
     size = path.stat().st_size
     if size != expected.get("bytes", size):
         raise UserError(f"{path} has {size} bytes, expected {expected['bytes']}; it was cut: fetch or train it again")
@@ -130,7 +138,21 @@ def verify_checkpoint(folder: Path) -> list[int]:
     return sorted(int(name) for name in config["stages"])
 
 
-def push_checkpoint(folder: Path, repo_id: str, *, revision: str | None = None, private: bool = False) -> str:
-    """Uploads a checkpoint folder to the Hub, after checking that it is whole, and returns the commit's address."""
-    verify_checkpoint(folder)
-    return upload_folder(folder, repo_id, revision=revision, private=private)
+def push_checkpoint(
+    folder: Path, repo_id: str, *, licence: str = "", revision: str | None = None, private: bool = True
+) -> str:
+    """Publishes a checkpoint folder on the Hub, after checking that it is whole, and returns the repository's address.
+
+    An empty licence is the one that the folder's card states. Raises UserError where neither states one.
+    """
+    stages, licence = verify_checkpoint(folder), licence or stated_licence(folder)
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.iterdir()) if path.suffix in _TEXTS}
+    card = (
+        texts.pop(CARD_FILE, None)
+        or card_head(licence=licence, **CARD_HEAD) + "\n\n# Reward model for image restoration\n"
+    )
+    texts |= {CARD_FILE: with_licence(card, licence), CONFIG_FILE: texts.pop(CONFIG_FILE)}
+    files = {stage_file(stage): folder / stage_file(stage) for stage in stages}
+    return Publication(files, texts).publish(
+        repo_id, licence=licence, revision=revision, private=private, message="Upload a restore-rl reward model"
+    )

@@ -190,11 +190,11 @@ class RewardModel(nn.Module):
         """Writes this stage into a checkpoint folder; other stages of the same network there are kept."""
         write_stage(Path(folder), asdict(self.config), self.stage, self.state_dict())
 
-    def push_to_hub(self, repo_id: str, *, revision: str | None = None, private: bool = False) -> str:
-        """Uploads this stage alone as a checkpoint and returns the commit; `push_checkpoint` uploads a whole folder."""
+    def push_to_hub(self, repo_id: str, *, licence: str, revision: str | None = None, private: bool = True) -> str:
+        """Publishes this stage alone and returns the repository's address; `push_checkpoint` publishes a whole folder."""
         with tempfile.TemporaryDirectory() as temporary:
             self.save_pretrained(temporary)
-            return push_checkpoint(Path(temporary), repo_id, revision=revision, private=private)
+            return push_checkpoint(Path(temporary), repo_id, licence=licence, revision=revision, private=private)
 
 
 def on_levels(images: torch.Tensor) -> torch.Tensor:

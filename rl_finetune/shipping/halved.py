@@ -9,16 +9,13 @@ from typing import Any
 
 from reward_model.network.checkpoint import METRICS_FILE, read_config, write_stage
 from reward_model.network.model import RewardModel
-from rl_finetune.shipping.making import portable
-from shared.app.errors import UserError
-from shared.app.shipped import PREFIX, shipped_checkpoints
+from shared.app.shipped import shipped_checkpoints
 from shared.policies.interface import Origin
 from shared.policies.load import load_policy
 from shared.policies.policy_folder import WEIGHTS_FILE, read_provenance, refer_to, save_policy
-from shared.restorers.interpolation import BUILT_IN
-from shared.restorers.pre_restorer import NONE, OWN, STAGES
-from shared.restorers.protocol import HUB_PREFIX
-from shared.restorers.published import WHEEL_NETWORKS
+from shared.policies.policy_hub import require_travelling
+from shared.publishing.portable_settings import portable
+from shared.restorers.pre_restorer import STAGES
 
 BASES = ("base_sr", "base_face")  # the shipped policies whose networks others may share
 
@@ -29,15 +26,7 @@ def copy_policy(run: Path, folder: Path, *, provenance: dict[str, Any]) -> Origi
     Raises UserError where it stands on a restorer or a repository that would not be there on another machine.
     """
     policy, spec = load_policy(run)
-    origin = policy.origin()
-    stages = {stage: origin.architecture[stage] for stage in STAGES if stage in origin.architecture}
-    for stage, where in stages.items():
-        if where not in (NONE, OWN, *WHEEL_NETWORKS, *BUILT_IN) and not where.startswith((HUB_PREFIX, PREFIX)):
-            raise UserError(
-                f"the policy in {run} has the {stage} {where}, which does not ship with it: train one with its own"
-            )
-    if origin.repository and not origin.repository.startswith(HUB_PREFIX):
-        raise UserError(f"the policy in {run} is tuned from {origin.repository}, which is on this machine alone")
+    require_travelling(policy.origin(), run)
     said = {key: portable(value) for key, value in read_provenance(run).items()}
     save_policy(folder, policy, spec, provenance=said | provenance, half=True)
     # A tuned policy sees what its base sees: those bytes ship once.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from shared.app.errors import UserError
@@ -34,15 +33,3 @@ class Making:
         )
         seconds = run.summary().get("seconds")
         return cls(settings, seconds, commit or head_commit(), versions, hardware or this_machine())
-
-
-def portable(value: Any) -> Any:
-    """Returns settings with places outside the working folder, such as /home/me/photos, cut to their last name."""
-    match value:
-        case dict():
-            return {key: portable(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return [portable(inner) for inner in value]
-        case str() if value.startswith(("/", "~", "..")):
-            return Path(value).name
-    return value

@@ -13,8 +13,8 @@ from data.sources.embedded import EmbeddedSource
 from data.sources.image_source import Subject
 from data.sources.open_source import SourceConfig
 from shared.app.errors import UserError
+from shared.hub_names import HUB_PREFIX
 from shared.pictures.inputs import find_images
-from shared.restorers.protocol import HUB_PREFIX
 
 COLUMNS = ("path", "source", "licence")
 EMBEDDED = "embedded"

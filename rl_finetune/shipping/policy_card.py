@@ -10,11 +10,12 @@ from rl_finetune.evidence.held_out import EVALUATION_FILE
 from rl_finetune.shipping.making import Making
 from rl_finetune.shipping.manifest import Learnt
 from shared.policies.interface import Origin
+from shared.publishing.card_head import card_head
+from shared.publishing.hub_card import CARD_HEAD, PICTURES_FILE
 from shared.restorers.interpolation import BUILT_IN
 from shared.restorers.pre_restorer import NONE, OWN, STAGES
 from shared.restorers.published import WHEEL, WHEEL_NETWORKS
 
-PICTURES_FILE = "pictures.tsv"
 TITLES = {"sr": "×4 super-resolution", "face": "Face restoration"}
 
 
@@ -24,21 +25,29 @@ def policy_text(name: str, run: Path, *, licence: str, origin: Origin, making: M
     tuned = "reward_model" in making.settings
     how = "tuned with reinforcement learning" if tuned else "supervised"
     sections = [
-        f"---\nlicense: {licence}\nlibrary_name: restore-rl\npipeline_tag: image-to-image\n"
-        "tags: [image-restoration, diffusion]\n---",
+        card_head(licence=licence, **CARD_HEAD),
         f"# {TITLES[task]} policy, {how}",
         f"{_kind_of(origin)} that {'enlarges 4 times' if task == 'sr' else 'keeps the size'}, in float16.",
         f"```sh\nrestore-rl restore in=old.jpg out=restored policy=shipped:{name}\n```",
-        *_measured(run),
-        "## Relies on",
-        _relies_on(origin, making.settings),
-        pictures_text(learnt),
-        making_text(making),
-        "## Limits",
-        "It invents detail: what it shows need not have been there. It knows the degradations of its settings and carries "
-        "over to others only as far as the tables say.",
+        run_sections(run, origin=origin, making=making, learnt=learnt),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def run_sections(run: Path, *, origin: Origin, making: Making, learnt: Learnt) -> str:
+    """Returns what a card says of the run behind a policy: figures, what it relies on, pictures, making, limits."""
+    return "\n\n".join(
+        [
+            *_measured(run),
+            "## Relies on",
+            _relies_on(origin, making.settings),
+            pictures_text(learnt),
+            making_text(making),
+            "## Limits",
+            "It invents detail: what it shows need not have been there. It knows the degradations of its settings and carries "
+            "over to others only as far as the tables say.",
+        ]
+    )
 
 
 def pictures_text(learnt: Learnt) -> str:
@@ -73,12 +82,19 @@ def making_text(making: Making) -> str:
 def _measured(run: Path) -> list[str]:
     """Returns the tables of the run's own evaluation, and of the one that was made again, as they were printed."""
     found = []
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    again = run / "eval" / EVALUATION_FILE
-    for title, figures in (
-        ("Measured at the end of the run", summary),
-        ("Measured again", json.loads(again.read_text(encoding="utf-8")) if again.is_file() else {}),
+    ends = (run / "summary.json", run / EVALUATION_FILE)
+    for title, files in (
+        ("Measured at the end of the run", ends),
+        ("Measured again", [run / "eval" / EVALUATION_FILE]),
     ):
+        figures = next(
+            (
+                said
+                for path in files
+                if path.is_file() and "table" in (said := json.loads(path.read_text(encoding="utf-8")))
+            ),
+            {},
+        )
         if "table" in figures:
             found += [f"## {title}", f"```\n{figures['table']}\n```"]
     return found

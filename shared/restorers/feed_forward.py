@@ -20,7 +20,7 @@ from shared.app.errors import UserError
 from shared.files import write_bytes
 from shared.seeds import gaussian
 from shared.vision.images import pad_to_multiple
-from shared.weights import load_network, read_description
+from shared.weights import load_network, read_description, require_no_pointer
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -148,6 +148,7 @@ def load_spandrel(path: str | Path) -> SpandrelRestorer:
     """Returns the published restorer in a .pth or .safetensors file. Raises UserError when spandrel cannot read it."""
     from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError  # its registry takes seconds
 
+    require_no_pointer(Path(path))
     try:
         descriptor = ModelLoader(device="cpu").load_from_file(str(path))
     except UnsupportedModelError:

