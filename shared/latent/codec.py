@@ -40,12 +40,17 @@ def _encoded(vae: nn.Module, pictures: torch.Tensor) -> torch.Tensor:
     with torch.autocast(pictures.device.type, enabled=False):
         encoded = vae.encode(pictures.float() * 2.0 - 1.0)
         found = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        return (found - _shift(vae)) * vae.config.scaling_factor
+        return (found - _shift(vae)) * _scaling(vae)
 
 
 def _decoded(vae: nn.Module, latents: torch.Tensor) -> torch.Tensor:
     with torch.autocast(latents.device.type, enabled=False):
-        return vae.decode(latents.float() / vae.config.scaling_factor + _shift(vae)).sample / 2.0 + 0.5
+        return vae.decode(latents.float() / _scaling(vae) + _shift(vae)).sample / 2.0 + 0.5
+
+
+def _scaling(vae: nn.Module) -> float:
+    # Latent diffusion's own upscaler takes the latents of its VQModel as they are, whatever that one's config says.
+    return 1.0 if "num_vq_embeddings" in vae.config else vae.config.scaling_factor
 
 
 def _shift(vae: nn.Module) -> float:

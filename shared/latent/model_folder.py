@@ -18,7 +18,10 @@ from shared.weights import read_description
 
 PRE_RESTORER_FILE = "pre_restorer.safetensors"  # the first stage that DiffBIR v1's checkpoint holds, beside the parts
 # What a part's folder calls the file that describes it, where that is not config.json.
-DESCRIPTIONS = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
+DESCRIPTIONS = {
+    **dict.fromkeys(("scheduler", "low_res_scheduler"), "scheduler_config.json"),
+    "tokenizer": "tokenizer_config.json",
+}
 _ON_HUB = re.compile(rf"{HUB_PREFIX}([^/@\s]+/[^/@\s]+)(?:@([^@\s]+))?")
 _AGAIN = "fetch or convert it again"
 
@@ -104,12 +107,19 @@ def load_text_encoder(folder: ModelFolder) -> nn.Module:
     """Returns the CLIP text encoder of a folder, in float32 and evaluation mode."""
     try:
         from transformers import CLIPTextModel
+        from transformers.utils import logging
     except ImportError:
         raise UserError(
             f"{folder.where} reads a text, which needs transformers: pip install 'restore-rl[clip]'"
         ) from None
     folder.description("text_encoder")
-    return _read_part(CLIPTextModel, folder, "text_encoder")
+    shows = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        return _read_part(CLIPTextModel, folder, "text_encoder")
+    finally:
+        if shows:
+            logging.enable_progress_bar()
 
 
 def _read_part(reader: Any, folder: ModelFolder, part: str) -> nn.Module:
@@ -137,12 +147,17 @@ def _read_part(reader: Any, folder: ModelFolder, part: str) -> nn.Module:
     return model.float().eval().requires_grad_(False)
 
 
-def _require_pipeline(folder: ModelFolder, pipelines: Sequence[str]) -> None:
+def pipeline_of(folder: ModelFolder) -> str | None:
+    """Returns the class of the diffusers pipeline that the folder says it is of, or None where it does not say."""
     try:
-        kind = read_description(folder.path / PIPELINE_INDEX, advice=_AGAIN).get("_class_name")
+        return str(read_description(folder.path / PIPELINE_INDEX, advice=_AGAIN).get("_class_name"))
     except FileNotFoundError:
-        return
-    if kind not in pipelines:
+        return None
+
+
+def _require_pipeline(folder: ModelFolder, pipelines: Sequence[str]) -> None:
+    kind = pipeline_of(folder)
+    if kind is not None and kind not in pipelines:
         raise UserError(f"{folder.where} is a {kind}; expected a {' or a '.join(pipelines)}")
 
 

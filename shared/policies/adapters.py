@@ -8,9 +8,17 @@ from shared.app.errors import UserError
 from shared.policies.interface import DiffusionPolicy
 
 # {kind, as config.json has it: module and class}
-KINDS = {"pixel_unet": ("shared.policies.pixel_unet", "PixelUNet")}
+KINDS = {
+    "pixel_unet": ("shared.policies.pixel_unet", "PixelUNet"),
+    "latent_controlnet": ("shared.policies.latent_controlnet", "LatentControlNet"),
+    "latent_concat": ("shared.policies.latent_concat", "LatentConcat"),
+}
 # {class in a diffusers folder's model_index.json: the kind of policy that it can serve as}
-PIPELINES: dict[str, str] = {}
+PIPELINES = {
+    "StableDiffusionControlNetPipeline": "latent_controlnet",
+    "StableDiffusionUpscalePipeline": "latent_concat",
+    "LDMSuperResolutionPipeline": "latent_concat",
+}
 
 
 def policy_class(kind: object, *, where: str) -> type[DiffusionPolicy]:

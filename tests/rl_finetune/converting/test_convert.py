@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from transformers import CLIPTextModel
 
 from rl_finetune import convert
 from shared.app.errors import UserError
+from shared.policies.load import load_policy, load_restorer
+from shared.policies.policy_folder import save_policy
 from tests.helpers.ldm_layout import LdmModel, random_ldm
 
 WORDS = ("head_channels=16",)
@@ -72,7 +75,8 @@ def test_the_converted_ends_are_the_same(ldm, converted):
 def test_what_the_folder_holds(converted, whole):
     parts = {path.name for path in converted.iterdir()}
     assert parts == {
-        "unet", "vae", "text_encoder", "controlnet", "scheduler", "pre_restorer.safetensors", "converted.json"
+        "unet", "vae", "text_encoder", "controlnet", "scheduler", "pre_restorer.safetensors", "converted.json",
+        "config.json",
     }  # fmt: skip
     assert list(json.loads((converted / "converted.json").read_text())["sha256"]) == ["face_full_v1.ckpt"]
     assert list(load_file(converted / "pre_restorer.safetensors")) == ["conv_first.1.weight"]
@@ -106,6 +110,28 @@ def test_a_controlnet_alone_in_half_the_bytes(ldm, converted, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"controlnet", "converted.json"}
     name = "controlnet/diffusion_pytorch_model.safetensors"
     assert (tmp_path / "out" / name).stat().st_size < 0.6 * (converted / name).stat().st_size
+
+
+def test_the_folder_is_a_policy(ldm, converted, whole, tmp_path, monkeypatch):
+    """Of a checkpoint that holds all, and of a ControlNet beside Stable Diffusion where that is already a folder."""
+    lq = torch.rand(2, 3, 16, 8, generator=torch.Generator().manual_seed(0))
+    monkeypatch.chdir(tmp_path)
+    torch.save(ldm.control_model.state_dict(), "v2.pth")
+    shutil.copytree(converted, "sd")
+    shutil.rmtree("sd/controlnet")
+    Path("sd/pre_restorer.safetensors").unlink()
+    settings = ["pre_restorer=none", "steps=3", "eta=0", *WORDS]
+    convert.main([f"control={whole}", "out=all", *settings])
+    convert.main(["control=v2.pth", "sd=sd", "out=beside", *settings])
+    assert {path.name for path in Path("beside").iterdir()} == {"controlnet", "converted.json", "config.json"}
+    pictures = [load_restorer(where).restore(lq, sample_seeds=[1, 2]) for where in ("all", "beside")]
+    assert torch.equal(*pictures)
+    assert pictures[0].shape == lq.shape
+    policy, spec = load_policy("beside")
+    assert (policy.kind, spec.steps, spec.eta) == ("latent_controlnet", 3, 0.0)
+    save_policy(Path("again"), policy, spec, provenance={})  # as a run saves what it tuned
+    assert [path.name for path in Path("again").iterdir()] == ["config.json"]
+    assert torch.equal(load_restorer("again").restore(lq, sample_seeds=[1, 2]), pictures[0])
 
 
 class Code:
