@@ -135,6 +135,11 @@ class RewardModel(nn.Module):
             return ScoreInputs(deepest, None)
         return ScoreInputs(deepest, torch.sigmoid(self._map_logits(features).float()))
 
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the encoder's features of pictures [B, 3, H, W], finest level first; sides are padded to its stride."""
+        padded = pad_to_multiple(images, self.deep_stride)
+        return self.encoder((on_levels(padded) - self.mean) / self.std)[1:]
+
     def _map_logits(self, features: list[torch.Tensor]) -> torch.Tensor:
         if not isinstance(self.decoder, nn.ModuleList):
             return self.map_heads[0](self.decoder(features))

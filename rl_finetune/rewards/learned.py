@@ -1,12 +1,13 @@
-"""Rewards that a network gives: the reward model's score and map, CLIP-IQA, and pyiqa's metrics by name."""
+"""Rewards that a network gives: the reward model's score, map and features, CLIP-IQA, and pyiqa's metrics by name."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from reward_model.network.model import RewardOutput
 from reward_model.network.score_head import WORST_SHARE, worst_mean
@@ -15,6 +16,8 @@ from shared.app.errors import UserError
 from shared.vision.clip import QUALITY_PROMPTS, ClipSimilarity, clip_iqa, load_clip_similarity
 
 ANY = (-math.inf, math.inf)
+# Pixels down and right. An encoder sees blocks of pixels; what a pattern of their period hides in one alignment shows in another.
+_ALIGNMENTS = ((0, 0), (1, 3))
 
 
 class JudgedOnce:
@@ -30,6 +33,10 @@ class JudgedOnce:
             self._images = images
             self._answer = self.model(images) if lq is None else self.model(images, lq)
         return self._answer
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the encoder's features of the pictures; see RewardModel."""
+        return self.model.features(images)
 
 
 def judge_pictures(reward_model: Callable[..., RewardOutput], sr: torch.Tensor, lq: torch.Tensor) -> RewardOutput:
@@ -59,6 +66,46 @@ def fgr_map(
 ) -> torch.Tensor:
     """Returns the reward model's degradation map, [B, 1, H, W]."""
     return judge_pictures(reward_model, sr, lq).require_map()
+
+
+@reward("fgr_features", value_range=(-1.0, 1.0), needs=("reward_model",))
+def fgr_features(
+    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[..., RewardOutput]
+) -> torch.Tensor:
+    """Returns the mean of `feature_agreement`, [B]: 1 at the truth.
+
+    The reward model's score can be raised by pictures that its last layers misjudge. Its features, held against the
+    truth's, cannot: they only agree where it sees the same in both (as LPIPS, arXiv 1801.03924, eq. 1, with the networks
+    that learnt to see a restorer's artifacts).
+    """
+    return torch.stack([cosine.mean((1, 2, 3)) for cosine in feature_agreement(reward_model, sr, gt)]).mean(0)
+
+
+@reward_map("fgr_feature_error", needs=("reward_model",))
+def fgr_feature_error(
+    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, reward_model: Callable[..., RewardOutput]
+) -> torch.Tensor:
+    """Returns (1 − `feature_agreement`) / 2, each level enlarged to the picture, [B, 1, H, W] in [0, 1]."""
+    size = sr.shape[-2:]
+    levels = feature_agreement(reward_model, sr, gt, alignments=_ALIGNMENTS[:1])
+    enlarged = [F.interpolate(cosine, size, mode="bilinear", align_corners=False) for cosine in levels]
+    return (0.5 - 0.5 * torch.stack(enlarged).mean(0)).clamp(0.0, 1.0)
+
+
+def feature_agreement(
+    reward_model: Any, sr: torch.Tensor, gt: torch.Tensor, *, alignments: Sequence[tuple[int, int]] = _ALIGNMENTS
+) -> list[torch.Tensor]:
+    """Returns the cosine between the encoder's features of sr and gt, [B, 1, h, w] in [−1, 1] for each level.
+
+    sr, gt: [B, 3, H, W] in [0, 1]; differentiable in sr. One entry for each level and alignment, finest level first.
+    """
+    cosines = []
+    for shift in alignments:
+        seen = reward_model.features(torch.roll(sr, shift, dims=(2, 3)))
+        with torch.no_grad():
+            wanted = reward_model.features(torch.roll(gt, shift, dims=(2, 3)))
+        cosines += [F.cosine_similarity(a, b, dim=1, eps=1e-6)[:, None] for a, b in zip(seen, wanted, strict=True)]
+    return cosines
 
 
 @reward("clipiqa", value_range=(0.0, 1.0), needs=("clipiqa_network",), substitute="fgr_score")

@@ -8,12 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from reward_model.network.model import RewardModel
 from rl_finetune.rewards.composite import LRPO_FACE, Composite, resolve
 from rl_finetune.rewards.config import RewardConfig, RewardPart
 from rl_finetune.rewards.fidelity import low_band
 from rl_finetune.rewards.learned import JudgedOnce
 from rl_finetune.rewards.registry import Toolbox, ToolSettings, bind, find_map, find_reward, reward_names
 from shared.app.errors import UserError
+from shared.app.shipped import find_checkpoint
+from shared.vision.detail import low_pass
+from tests.helpers.cheats import CHEATS, base_policy, photographs, upsampled
 
 DRAW = torch.Generator().manual_seed(0)
 GT = F.interpolate(torch.rand(4, 3, 12, 12, generator=DRAW), (48, 48), mode="bicubic").clamp(0, 1)
@@ -242,3 +246,28 @@ def test_tools_are_asked_for_before_the_run_starts(tmp_path, monkeypatch):
     settings = ToolSettings(clipiqa_model=str(tmp_path / "absent"))
     with pytest.raises(UserError, match="expected the CLIP network"):
         Composite.build({"clipiqa": 1.0}, Toolbox(settings), parts="hub")
+
+
+def test_features_of_the_shipped_reward_model_agree_with_the_truth_alone():
+    model = RewardModel.from_pretrained(find_checkpoint("shipped:reward_model")).requires_grad_(False)
+    gt = photographs(4)
+    up, soft = upsampled(gt), low_pass(gt, 1.2)
+    composite = Composite.build({"fgr_features": 1.0}, Toolbox(given={"reward_model": model}), maps=["fgr_feature_error"])
+
+    def agreement(sr: torch.Tensor) -> torch.Tensor:
+        return composite(sr, gt, gt).total
+
+    torch.testing.assert_close(agreement(gt), torch.ones(4), atol=1e-5, rtol=0)
+    # What a reward under its own gradient finds first pays nowhere: a pattern, or grain that fills up missing energy.
+    for start in (gt, soft, up):
+        assert (agreement(start + 0.3 * (gt - start)) >= agreement(start)).all()
+        for name in ("chequerboard 2", "diagonal hatch 1.5", "grain 4", "blur 1.2"):
+            assert agreement(CHEATS[name].apply(start, up)).mean() < agreement(start).mean()
+    for levels in (2.0, 5.0, 10.0, 20.0):
+        assert (agreement(base_policy(low_pass(gt, 3.0), seed=2, levels=levels)) < agreement(low_pass(gt, 3.0))).all()
+    # The map says where: one blurred corner.
+    corner = gt.clone()
+    corner[..., :48, :48] = low_pass(gt, 3.0)[..., :48, :48]
+    where = composite(corner, gt, gt).degradation_maps["fgr_feature_error"]
+    assert where[..., :40, :40].mean() > 5 * where[..., 64:, 64:].mean()
+    composite.require_gradient(gt, gt)
