@@ -16,7 +16,8 @@ from shared.app.errors import UserError
 from shared.vision.clip import QUALITY_PROMPTS, ClipSimilarity, clip_iqa, load_clip_similarity
 
 ANY = (-math.inf, math.inf)
-# Pixels down and right. An encoder sees blocks of pixels; what a pattern of their period hides in one alignment shows in another.
+# Pixels down and right. An encoder sees blocks of pixels: what a pattern of their period hides in one alignment, another
+# shows.
 _ALIGNMENTS = ((0, 0), (1, 3))
 
 

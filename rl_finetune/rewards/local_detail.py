@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from rl_finetune.rewards.registry import reward, reward_map
+from rl_finetune.rewards.registry import ToolSettings, reward, reward_map, tool
 from shared.vision.detail import low_pass, octave_bands
 
 _OCTAVES = (
@@ -14,26 +14,33 @@ _OCTAVES = (
 _LUMA = (0.299, 0.587, 0.114)
 _WINDOW_SIGMA = 2.0  # of a cell, in pixels of the octave's own scale: as wide as a box of 7
 _FLOOR = (2.0 / 255.0) ** 2  # noise of less than one to two grey levels is next to nothing
-# λ: what wrong energy costs beside wrong detail. Below ½, or grain that fills up missing energy would pay.
-_ENERGY_WEIGHT = 0.25
+_ENERGY_WEIGHT = "detail_energy_weight"  # λ, a setting of the run
 
 
-@reward("detail", value_range=(-1.0, 1.0))
-def detail_agreement(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
+@tool(_ENERGY_WEIGHT)
+def _energy_weight(settings: ToolSettings, device: torch.device) -> float:
+    return settings.detail_energy_weight
+
+
+@reward("detail", value_range=(-1.0, 1.0), needs=(_ENERGY_WEIGHT,))
+def detail_agreement(
+    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, detail_energy_weight: float
+) -> torch.Tensor:
     """Returns the mean of `agreement_map`, [B]: 1 at the truth, and lower for blur, grain, patterns and halos."""
-    return agreement_map(sr, gt).mean((1, 2, 3))
+    return agreement_map(sr, gt, energy_weight=detail_energy_weight).mean((1, 2, 3))
 
 
-@reward_map("detail_error")
-def detail_error(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
+@reward_map("detail_error", needs=(_ENERGY_WEIGHT,))
+def detail_error(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, detail_energy_weight: float) -> torch.Tensor:
     """Returns (1 − `agreement_map`) / 2, [B, 1, H, W] in [0, 1]: the reward `detail` is 1 − twice its mean."""
-    return (0.5 - 0.5 * agreement_map(sr, gt)).clamp(0.0, 1.0)
+    return (0.5 - 0.5 * agreement_map(sr, gt, energy_weight=detail_energy_weight)).clamp(0.0, 1.0)
 
 
-def agreement_map(sr: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
+def agreement_map(sr: torch.Tensor, gt: torch.Tensor, *, energy_weight: float) -> torch.Tensor:
     """Returns ρ·exp(−λ·e) meaned over the three finest octaves of luma, [B, 1, H, W] in [−1, 1]; differentiable in sr.
 
-    With a and b an octave of sr and gt, ⟨·⟩ a Gaussian window of about 8 pixels at the octave's own scale, and c the floor:
+    λ is `energy_weight`, a and b are an octave of sr and gt, ⟨·⟩ is a Gaussian window of about 8 pixels at the octave's own
+    scale, and c the floor:
 
         ρ = (⟨ab⟩ + c) / √((⟨a²⟩ + c)(⟨b²⟩ + c)),    e = |log((⟨a²⟩ + c) / (⟨b²⟩ + c))|.
 
@@ -49,7 +56,7 @@ def agreement_map(sr: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
         if octave:
             products = F.avg_pool2d(products, 2**octave, ceil_mode=True)
         of_sr, of_gt, both = (low_pass(products, _WINDOW_SIGMA) + _FLOOR).chunk(3, dim=1)
-        agreement = both / (of_sr * of_gt).sqrt() * (-_ENERGY_WEIGHT * (of_sr / of_gt).log().abs()).exp()
+        agreement = both / (of_sr * of_gt).sqrt() * (-energy_weight * (of_sr / of_gt).log().abs()).exp()
         total = total + F.interpolate(agreement, (height, width), mode="bilinear", align_corners=False)
     return total / _OCTAVES
 

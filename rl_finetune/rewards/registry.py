@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from shared.app.config import require_range
 from shared.app.errors import UserError
 
 RewardFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # (sr, gt, lq) → [B] or a map
@@ -44,15 +45,20 @@ class Reward:
 
 @dataclass(frozen=True)
 class ToolSettings:
-    """Which networks the learned rewards use; the reward part of a run's config."""
+    """Which networks the rewards use, and a reward's own number; the reward part of a run's config."""
 
     perceptual_weights: str = ""  # a folder of features-only weights for LPIPS; empty: torchvision's own file
     lpips_net: str = "vgg"  # vgg, alex, squeeze
     clipiqa_model: str = "openai/clip-vit-base-patch16"  # a CLIP on the Hub, or a folder
     face_preference_model: str = "adams-story/HPSv2-hf"  # a CLIP ViT-H tuned on human preferences
     face_preference_prompt: str = "a high quality photo of a face"  # what the preference model is asked about
+    # λ of `detail`, 0 to 4: what wrong energy costs beside wrong detail. Below ½ grain never pays for missing energy.
+    detail_energy_weight: float = 0.25
     identity_model: str = ""  # hf_hub:… (a timm face recogniser, 112 px) or a file with MobileFaceNet's weights
     allow_download: bool = False  # fetch missing weights from the Hub
+
+    def __post_init__(self) -> None:
+        require_range(detail_energy_weight=(self.detail_energy_weight, 0, 4))
 
 
 @dataclass

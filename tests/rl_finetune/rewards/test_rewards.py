@@ -252,7 +252,9 @@ def test_features_of_the_shipped_reward_model_agree_with_the_truth_alone():
     model = RewardModel.from_pretrained(find_checkpoint("shipped:reward_model")).requires_grad_(False)
     gt = photographs(4)
     up, soft = upsampled(gt), low_pass(gt, 1.2)
-    composite = Composite.build({"fgr_features": 1.0}, Toolbox(given={"reward_model": model}), maps=["fgr_feature_error"])
+    composite = Composite.build(
+        {"fgr_features": 1.0}, Toolbox(given={"reward_model": model}), maps=["fgr_feature_error"]
+    )
 
     def agreement(sr: torch.Tensor) -> torch.Tensor:
         return composite(sr, gt, gt).total
