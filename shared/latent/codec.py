@@ -40,12 +40,12 @@ def _encoded(vae: nn.Module, pictures: torch.Tensor) -> torch.Tensor:
     with torch.autocast(pictures.device.type, enabled=False):
         encoded = vae.encode(pictures.float() * 2.0 - 1.0)
         found = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        return (found - _shift(vae)) * _scaling(vae)
+        return (found - shift_of(vae)) * _scaling(vae)
 
 
 def _decoded(vae: nn.Module, latents: torch.Tensor) -> torch.Tensor:
     with torch.autocast(latents.device.type, enabled=False):
-        return vae.decode(latents.float() / _scaling(vae) + _shift(vae)).sample / 2.0 + 0.5
+        return vae.decode(latents.float() / _scaling(vae) + shift_of(vae)).sample / 2.0 + 0.5
 
 
 def _scaling(vae: nn.Module) -> float:
@@ -53,5 +53,6 @@ def _scaling(vae: nn.Module) -> float:
     return 1.0 if "num_vq_embeddings" in vae.config else vae.config.scaling_factor
 
 
-def _shift(vae: nn.Module) -> float:
+def shift_of(vae: nn.Module) -> float:
+    """Returns what is taken from an autoencoder's latents before they are scaled; 0 for most."""
     return vae.config.get("shift_factor") or 0.0

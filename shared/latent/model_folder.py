@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,19 +108,29 @@ def load_text_encoder(folder: ModelFolder) -> nn.Module:
     """Returns the CLIP text encoder of a folder, in float32 and evaluation mode."""
     try:
         from transformers import CLIPTextModel
-        from transformers.utils import logging
     except ImportError:
         raise UserError(
             f"{folder.where} reads a text, which needs transformers: pip install 'restore-rl[clip]'"
         ) from None
     folder.description("text_encoder")
-    shows = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
+    with without_bars():
         return _read_part(CLIPTextModel, folder, "text_encoder")
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Within, diffusers and transformers show no bars of their own."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    loggers = [each for each in (diffusers.utils.logging, transformers.utils.logging) if each.is_progress_bar_enabled()]
+    for each in loggers:
+        each.disable_progress_bar()
+    try:
+        yield
     finally:
-        if shows:
-            logging.enable_progress_bar()
+        for each in loggers:
+            each.enable_progress_bar()
 
 
 def _read_part(reader: Any, folder: ModelFolder, part: str) -> nn.Module:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from shared.app.errors import UserError
-from shared.restorers.pre_restorer import bicubic_sr
+from shared.restorers.pre_restorer import NONE, bicubic_sr
 from shared.restorers.protocol import Restorer, on_device
 from shared.restorers.wrapped import RememberedRestorer
 
@@ -29,3 +31,11 @@ class StartingPicture:
             return bicubic_sr(lq, self.scale)
         seen = lq if self.restorer.scale == self.scale else bicubic_sr(lq, self.scale)
         return on_device(self.restorer, lq.device).restore(seen, sample_seeds=[0] * lq.shape[0])
+
+
+def open_starting_picture(
+    where: str, scale: int, open_stage: Callable[[str, str, int], Restorer | None], *, name: str = ""
+) -> StartingPicture:
+    """Returns what makes the picture with the pre-restorer `where`; `name` is how a person calls it, where it differs."""
+    restorer = None if where == NONE else open_stage("pre_restorer", where, scale)
+    return StartingPicture(restorer, scale, name=f"pre_restorer {name or where}")

@@ -12,12 +12,15 @@ KINDS = {
     "pixel_unet": ("shared.policies.pixel_unet", "PixelUNet"),
     "latent_controlnet": ("shared.policies.latent_controlnet", "LatentControlNet"),
     "latent_concat": ("shared.policies.latent_concat", "LatentConcat"),
+    "flow_transformer": ("shared.policies.flow_transformer", "FlowTransformer"),
 }
 # {class in a diffusers folder's model_index.json: the kind of policy that it can serve as}
 PIPELINES = {
     "StableDiffusionControlNetPipeline": "latent_controlnet",
     "StableDiffusionUpscalePipeline": "latent_concat",
     "LDMSuperResolutionPipeline": "latent_concat",
+    "StableDiffusion3Pipeline": "flow_transformer",
+    "StableDiffusion3ControlNetPipeline": "flow_transformer",
 }
 
 

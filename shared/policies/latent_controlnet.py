@@ -22,7 +22,7 @@ from shared.latent.codec import to_latents
 from shared.latent.model_folder import PRE_RESTORER_FILE, ModelFolder, load_part, open_model_folder
 from shared.latent.prompt import encoded_prompts
 from shared.latent.saved_parts import holder_of
-from shared.latent.starting_picture import StartingPicture
+from shared.latent.starting_picture import StartingPicture, open_starting_picture
 from shared.latent.unet_halves import first_half, first_half_is_frozen, require_plain, second_half
 from shared.policies.interface import Condition, OpenStage, Origin
 from shared.policies.latent_policy import LatentConfig, LatentPolicy, schedule_of
@@ -189,7 +189,4 @@ def _starting_picture(config: LatentControlNetConfig, control: ModelFolder, open
     where = config.pre_restorer or (OWN if own.is_file() else NONE)
     if where == OWN and not own.is_file():
         raise UserError(f"{control.where} holds no {PRE_RESTORER_FILE}; name a pre_restorer, or none")
-    if where == NONE:
-        return StartingPicture(None, config.scale, name=where)
-    restorer = open_stage("pre_restorer", str(own) if where == OWN else where, config.scale)
-    return StartingPicture(restorer, config.scale, name=f"pre_restorer {where}")
+    return open_starting_picture(str(own) if where == OWN else where, config.scale, open_stage, name=where)

@@ -22,8 +22,8 @@ from shared.app.errors import UserError
 from shared.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from shared.files import write_bytes
 from shared.policies.interface import Condition, DiffusionPolicy, OpenStage, Origin
-from shared.policies.pixel_ends import PixelHead, PixelStem
 from shared.policies.policy_folder import AGAIN, WEIGHTS_FILE
+from shared.restorers.pixel_ends import PixelHead, PixelStem
 from shared.restorers.pre_restorer import NONE, OWN, STAGES, bicubic_sr, fitted
 from shared.restorers.protocol import Restorer, on_device
 from shared.restorers.published import WHEEL_NETWORKS
