@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 
 from data.degradation.ranges import PUBLISHED, ranges_of
 from data.store.config import BuildConfig
@@ -17,6 +19,8 @@ from rl_finetune.pretrain import PretrainConfig
 from rl_finetune.rewards.composite import LRPO_FACE
 from rl_finetune.study import StudyConfig
 from shared.app.config import load_config
+from shared.app.devices import require_strategy
+from shared.app.shipped import shipped_names
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SCHEMAS = {
@@ -30,10 +34,21 @@ SCHEMAS = {
 }
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
-def test_a_shipped_config_loads(path):
-    (schema,) = [schema for name, schema in SCHEMAS.items() if path.stem.startswith(name)]
+@pytest.mark.parametrize("name", shipped_names())
+def test_a_shipped_config_loads(name):
+    path = CONFIGS.parent / name
+    (schema,) = [schema for start, schema in SCHEMAS.items() if path.stem.startswith(start)]
     assert isinstance(load_config(schema, [str(path)]), schema)
+
+
+def test_the_launchers_configs_are_accelerates_and_name_a_strategy_that_works(monkeypatch):
+    paths = sorted((CONFIGS / "gpu" / "accelerate").glob("*.yaml"))
+    assert [path.name for path in paths] == ["ddp.yaml"]
+    for path in paths:
+        arguments = launch_command_parser().parse_args(["--config_file", str(path), "-m", "rl_finetune.train"])
+        arguments, _, _ = _validate_launch_command(arguments)
+        assert (arguments.multi_gpu, arguments.num_processes, arguments.use_fsdp) == (True, 8, False)
+        require_strategy(prepare_multi_gpu_env(arguments))
 
 
 @pytest.mark.parametrize("task", ["sr", "face"])

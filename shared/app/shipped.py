@@ -27,9 +27,13 @@ def shipped_folder() -> Path:
 
 
 def shipped_names() -> list[str]:
-    """Returns every shipped config as a person names it: configs/train_rm.yaml, configs/gpu/train_rm.yaml."""
+    """Returns every shipped config as a person names it: configs/train_rm.yaml, configs/gpu/train_rm.yaml.
+
+    Those in gpu/accelerate are the launcher's, not a command's.
+    """
     folder = shipped_folder()
-    return sorted(f"configs/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.yaml"))
+    paths = [path for path in folder.rglob("*.yaml") if path.parent.name != "accelerate"]
+    return sorted(f"configs/{path.relative_to(folder).as_posix()}" for path in paths)
 
 
 def find_config(name: str) -> Path | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from shared.app.config import flatten
 from shared.app.shipped import find_checkpoint
+from shared.hub_names import HUB_PREFIX, HubName
 
 PROVENANCE_FILE = "provenance.json"
 LIBRARIES = ("torch", "torchvision", "timm", "diffusers", "accelerate", "safetensors", "numpy")
@@ -80,7 +81,7 @@ def fingerprint(where: str, known: Mapping[str, Any] | None = None) -> dict[str,
 
     Files that have the size and the time of `known`, an earlier fingerprint, are not read again.
     """
-    place = Path(find_checkpoint(where))
+    place = _on_disk(where)
     earlier = dict((known or {}).get("files", {}))
     found = {}
     for path in [place] if place.is_file() else sorted(filter(_is_input, place.rglob("*"))):
@@ -95,6 +96,16 @@ def fingerprint(where: str, known: Mapping[str, Any] | None = None) -> dict[str,
         return {"place": where}
     lines = "".join(f"{digest} {name}\n" for name, (_, _, digest) in found.items())
     return {"place": where, "sha256": hashlib.sha256(lines.encode()).hexdigest(), "files": found}
+
+
+def _on_disk(where: str) -> Path:
+    """Returns where an input lies: of a repository hf:owner/name@revision, the description at the commit it is at now."""
+    if not where.startswith(HUB_PREFIX):
+        return Path(find_checkpoint(where))
+    from shared.hub import fetch_snapshot  # huggingface_hub takes time to import
+
+    name = HubName.parse(where)
+    return fetch_snapshot(name.repo, revision=name.revision, patterns=[name.file or "*.json"])
 
 
 def changed_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

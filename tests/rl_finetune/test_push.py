@@ -22,6 +22,7 @@ from shared.policies.load import load_policy, load_restorer
 from shared.policies.pixel_unet import PixelUNet, PixelUNetConfig
 from shared.policies.policy_folder import save_policy
 from shared.policies.pretrained import PretrainedPolicy
+from shared.runs.provenance import changed_inputs, fingerprint
 from shared.runs.run_folder import RunFolder
 from tests.helpers.hub_server import FakeHub, folder_files, use_hub
 from tests.helpers.tiny import save_pictures, save_tiny_policy, save_tiny_reward_model, tiny_policy
@@ -142,6 +143,16 @@ def test_a_policy_on_the_hub_is_named_wherever_a_policy_is(hub, tmp_path, capsys
     save_pictures(tmp_path / "in", 1, side_px=16)
     restore.main(["in=in", "out=out", f"policy={there}", "device=cpu"])
     assert (tmp_path / "out" / "000.png").is_file()
+
+
+def test_a_run_notices_that_its_base_on_the_hub_has_moved(hub, tmp_path):
+    hub.add(REPO, folder_files(save_tiny_policy(tmp_path / "v1")))
+    before = fingerprint(f"hf:{REPO}")
+    assert before["files"].keys() == {"config.json"}
+    assert changed_inputs({"base": before}, {"base": fingerprint(f"hf:{REPO}@main")}) == []
+    save_policy(tmp_path / "v2", tiny_policy(seed=1), SamplerSpec(steps=2), provenance={})
+    hub.add(REPO, folder_files(tmp_path / "v2"))
+    assert changed_inputs({"base": before}, {"base": fingerprint(f"hf:{REPO}")}) == ["base (config.json)"]
 
 
 def test_save_and_load_by_hand(tmp_path):

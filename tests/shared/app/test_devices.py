@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from data.pool.restorer_pool import RestorerPool
 from reward_model import score
 from rl_finetune import restore
-from shared.app.devices import device_words, open_accelerator, open_device
+from shared.app.devices import device_words, open_accelerator, open_device, require_strategy
 from shared.app.errors import UserError
 from tests.helpers.tiny import save_pictures, save_tiny_policy, save_tiny_reward_model
 
@@ -59,3 +59,43 @@ def test_a_precision_that_this_machine_would_ignore_is_refused():
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="fp16 needs a GPU"):
             open_accelerator("fp16")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
+            "DeepSpeed ZeRO-2 cannot be used",
+        ),
+        (
+            {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
+            "DeepSpeed ZeRO-3 cannot be used",
+        ),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP1 cannot be used here: it flattens"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "FSDP2 cannot be used here: the weights' average"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"},
+            "FSDP2 with CPU offload cannot be used",
+        ),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM cannot be used"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "a parallelism_config cannot be used"),
+        (
+            {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
+            "gradient_accumulation_steps=4 of Accelerate would leave out",
+        ),
+    ],
+)
+def test_a_strategy_that_cannot_be_used_is_one_line_before_anything_is_loaded(asked, said, monkeypatch):
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("shared.app.devices.Accelerator", None)  # not even asked for
+    with pytest.raises(UserError, match=said) as refusal:
+        open_accelerator("no")
+    assert "\n" not in str(refusal.value)
+    if "steps" not in said:
+        assert "launch with configs/gpu/accelerate/ddp.yaml" in str(refusal.value)
+
+
+def test_what_distributed_data_parallel_asks_for_is_taken():
+    require_strategy({"ACCELERATE_USE_CPU": "false", "ACCELERATE_MIXED_PRECISION": "bf16"})
