@@ -84,7 +84,7 @@ def _unwrapped(tensors: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -
 def _read(file: str) -> dict[str, torch.Tensor]:
     path = Path(file)
     if not path.is_file():
-        raise UserError(f"expected model.encoder_weights to be a safetensors file, but {file} is missing")
+        raise UserError(f"expected the weights of an encoder in a safetensors file, but {file} is missing")
     try:
         return load_file(path)
     except SafetensorError as error:

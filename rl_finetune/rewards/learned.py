@@ -8,17 +8,22 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from reward_model.network.encoder import normalisation, require_registered
+from reward_model.network.encoder_file import open_encoder
 from reward_model.network.model import RewardOutput
 from reward_model.network.score_head import WORST_SHARE, worst_mean
 from rl_finetune.rewards.registry import PYIQA, ToolSettings, reward, reward_map, tool
 from shared.app.errors import UserError
 from shared.vision.clip import QUALITY_PROMPTS, ClipSimilarity, clip_iqa, load_clip_similarity
+from shared.vision.images import pad_to_multiple
 
 ANY = (-math.inf, math.inf)
 # Pixels down and right. An encoder sees blocks of pixels: what a pattern of their period hides in one alignment, another
 # shows.
 _ALIGNMENTS = ((0, 0), (1, 3))
+_LEVELS = 4  # of a published encoder, each at half the side of the one before
 
 
 class JudgedOnce:
@@ -93,18 +98,39 @@ def fgr_feature_error(
     return (0.5 - 0.5 * torch.stack(enlarged).mean(0)).clamp(0.0, 1.0)
 
 
+@reward("encoder_features", value_range=(-1.0, 1.0), needs=("feature_encoder",))
+def encoder_features(
+    sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, feature_encoder: PublishedFeatures
+) -> torch.Tensor:
+    """Returns the mean of `feature_agreement` under a published encoder, [B]: 1 at the truth."""
+    return torch.stack([cosine.mean((1, 2, 3)) for cosine in feature_agreement(feature_encoder, sr, gt)]).mean(0)
+
+
+class PublishedFeatures:
+    """The first levels of a published encoder, down to an eighth of the picture: what textures and edges look like there."""
+
+    def __init__(self, encoder: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        device = next(encoder.parameters()).device
+        self.encoder = encoder.eval().requires_grad_(False)
+        self.mean, self.std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, std))
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the features of pictures [B, 3, H, W] in [0, 1], finest level first; sides are padded to its stride."""
+        return self.encoder((pad_to_multiple(images, 2**_LEVELS) - self.mean) / self.std)[1:]
+
+
 def feature_agreement(
-    reward_model: Any, sr: torch.Tensor, gt: torch.Tensor, *, alignments: Sequence[tuple[int, int]] = _ALIGNMENTS
+    network: Any, sr: torch.Tensor, gt: torch.Tensor, *, alignments: Sequence[tuple[int, int]] = _ALIGNMENTS
 ) -> list[torch.Tensor]:
-    """Returns the cosine between the encoder's features of sr and gt, [B, 1, h, w] in [−1, 1] for each level.
+    """Returns the cosine between a network's features of sr and gt, [B, 1, h, w] in [−1, 1] for each level.
 
     sr, gt: [B, 3, H, W] in [0, 1]; differentiable in sr. One entry for each level and alignment, finest level first.
     """
     cosines = []
     for shift in alignments:
-        seen = reward_model.features(torch.roll(sr, shift, dims=(2, 3)))
+        seen = network.features(torch.roll(sr, shift, dims=(2, 3)))
         with torch.no_grad():
-            wanted = reward_model.features(torch.roll(gt, shift, dims=(2, 3)))
+            wanted = network.features(torch.roll(gt, shift, dims=(2, 3)))
         cosines += [F.cosine_similarity(a, b, dim=1, eps=1e-6)[:, None] for a, b in zip(seen, wanted, strict=True)]
     return cosines
 
@@ -122,6 +148,20 @@ def pyiqa_metric(sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, metric
     """Returns a pyiqa metric's value, [B], with the sign turned where lower is better."""
     value = metric(sr, gt) if metric.metric_mode == "FR" else metric(sr)
     return -value.reshape(-1) if metric.lower_better else value.reshape(-1)
+
+
+@tool("feature_encoder")
+def _load_feature_encoder(settings: ToolSettings, device: torch.device) -> PublishedFeatures:
+    name, file = settings.feature_encoder, settings.feature_weights
+    require_registered(name)
+    if not file and not settings.allow_download:
+        raise UserError(
+            f"the reward encoder_features needs the weights of {name}: name their safetensors file in "
+            "reward.tools.feature_weights, or set reward.tools.allow_download=true"
+        )
+    published = True if name.startswith("tu-") else "imagenet"
+    encoder = open_encoder(name, depth=_LEVELS, weights=published, file=file)
+    return PublishedFeatures(encoder.to(device), *normalisation(name, pretrained=True))
 
 
 @tool("clipiqa_network")

@@ -49,6 +49,8 @@ class ToolSettings:
 
     perceptual_weights: str = ""  # a folder of features-only weights for LPIPS; empty: torchvision's own file
     lpips_net: str = "vgg"  # vgg, alex, squeeze
+    feature_encoder: str = "tu-tf_efficientnet_lite0"  # of encoder_features: a name of smp's, or tu-<timm model>
+    feature_weights: str = ""  # its weights, a safetensors file; empty: fetched, where that is allowed
     clipiqa_model: str = "openai/clip-vit-base-patch16"  # a CLIP on the Hub, or a folder
     face_preference_model: str = "adams-story/HPSv2-hf"  # a CLIP ViT-H tuned on human preferences
     face_preference_prompt: str = "a high quality photo of a face"  # what the preference model is asked about

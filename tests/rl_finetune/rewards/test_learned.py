@@ -123,3 +123,24 @@ def test_pyiqa_by_name(monkeypatch):
     torch.testing.assert_close(values["pyiqa:dists"], -(SR.mean((1, 2, 3)) + GT.mean((1, 2, 3))))
     with pytest.raises(UserError, match="no metric called 'musik'"):
         Composite.build({"pyiqa:musik": 1.0}, Toolbox())
+
+
+def test_features_of_a_published_encoder_from_a_file(tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    with pytest.raises(UserError, match=r"name their safetensors file in reward\.tools\.feature_weights"):
+        Composite.build({"encoder_features": 1.0}, Toolbox())
+    torch.manual_seed(0)
+    encoder = timm.create_model("mobilenetv3_small_050", pretrained=False)
+    save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
+    settings = ToolSettings(
+        feature_encoder="tu-mobilenetv3_small_050", feature_weights=str(tmp_path / "encoder.safetensors")
+    )
+    composite = Composite.build({"encoder_features": 1.0}, Toolbox(settings))
+    torch.testing.assert_close(composite(GT, GT, LQ).total, torch.ones(4), atol=1e-5, rtol=0)
+    near, far = composite(GT + 0.2 * (SR - GT), GT, LQ).total, composite(SR, GT, LQ).total
+    assert ((far < near) & (near < 1.0)).all()
+    composite.require_gradient(GT, LQ)
+    with pytest.raises(UserError, match="is not in the registry"):
+        Composite.build({"encoder_features": 1.0}, Toolbox(ToolSettings(feature_encoder="tu-hf-hub:a/b")))
