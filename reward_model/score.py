@@ -7,6 +7,7 @@ python -m reward_model.score in=folder lq=folder gt=folder json=true checkpoint=
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +28,13 @@ from shared.app.errors import UserError
 from shared.app.shipped import DEFAULT_RUN, choose_checkpoint
 from shared.app.terminal import shown
 from shared.app.words import read_words
-from shared.files import storable, write_bytes
+from shared.files import require_writable, storable, write_bytes
 from shared.pictures.inputs import FoundInputs, find_inputs
+from shared.pictures.marks import MARK, is_marked, page_mark, require_own
 from shared.pictures.reading import UnreadableImage
 from shared.vision.images import read_image_8bit, write_png
 
-PAGE, KINDS = "index.html", ("map", "overlay", "reference")
+PAGE, KINDS, MARK_OF_SCORE = "index.html", ("map", "overlay", "reference"), "score"
 _STRIP_PX = 64  # rows of the overlay made at a time, to bound memory
 
 
@@ -70,7 +72,7 @@ class Found:
 def main(argv: Sequence[str]) -> None:
     config = read_words(ScoreConfig, argv, expected="in=<picture or folder>")
     inputs = find_inputs(config.inputs, apart_from=Path(config.out) if config.out else None)
-    paths, own = own_outputs_apart(inputs, config.out)
+    paths, own = own_outputs_apart(inputs, config)
     folder = locate_checkpoint(config.checkpoint or reward_model_of_run(config.run), revision=config.revision)
     model = RewardModel.from_pretrained(folder, stage=config.stage).to(open_device(config.device))
     if config.out and model.stage == 0:
@@ -91,7 +93,10 @@ def main(argv: Sequence[str]) -> None:
     if len(rows) == 2 and not config.json and (rows[0].width, rows[0].height) == (rows[1].width, rows[1].height):
         print(compare_pair(*rows, reading))
     if config.out:
-        write_bytes(Path(config.out) / PAGE, storable(page.html(f"{config.inputs}, scored")).encode())
+        write_bytes(
+            Path(config.out) / PAGE,
+            storable(page.html(f"{config.inputs}, scored", head=page_mark(MARK_OF_SCORE))).encode(),
+        )
 
 
 def reward_model_of_run(run: str) -> str:
@@ -102,12 +107,23 @@ def reward_model_of_run(run: str) -> str:
     return choice.where
 
 
-def own_outputs_apart(inputs: FoundInputs, out: str) -> tuple[list[Path], list[str]]:
-    """Returns the pictures without those that this command writes for others of them, and a line that says so."""
-    made = {Path(out, f"{name}_{kind}.png").resolve() for name in inputs.names.values() for kind in KINDS if out}
-    kept = [path for path in inputs.paths if path.resolve() not in made]
+def own_outputs_apart(inputs: FoundInputs, config: ScoreConfig) -> tuple[list[Path], list[str]]:
+    """Returns the pictures without those that this command wrote for others of them, and a line that says so.
+
+    Raises UserError where a map, an overlay or the page would be written over a file of a person's.
+    """
+    if not config.out:
+        return inputs.paths, []
+    require_writable(config.out)
+    made = {
+        os.path.realpath(Path(config.out, f"{name}_{kind}.png")) for name in inputs.names.values() for kind in KINDS
+    }
+    kept = [path for path in inputs.paths if os.path.realpath(path) not in made or not is_marked(path, MARK_OF_SCORE)]
+    kinds = KINDS if config.gt else KINDS[:-1]
+    planned = [Path(config.out, f"{inputs.names[path]}_{kind}.png") for path in kept for kind in kinds]
+    require_own([*planned, Path(config.out, PAGE)], MARK_OF_SCORE)
     own = len(inputs.paths) - len(kept)
-    return kept, [f"left out {own} pictures that this command wrote into {shown(out)} before"] if own else []
+    return kept, [f"left out {own} pictures that this command wrote into {shown(config.out)} before"] if own else []
 
 
 def score_all(
@@ -162,16 +178,17 @@ def write_pictures(folder: Path, name: str, found: Found) -> None:
     """Writes <name>_map.png, 16 bits grey, and <name>_overlay.png, the defects in colour over the greyed picture; with
     a gt also <name>_reference.png, the full-reference map.
     """
-    write_png(folder / f"{name}_map.png", Image.fromarray(found.levels))
+    text = {MARK: MARK_OF_SCORE}
+    write_png(folder / f"{name}_map.png", Image.fromarray(found.levels), text=text)
     if found.reference is not None:
         reference = (found.reference * 65535.0 + 0.5).astype(np.uint16)
-        write_png(folder / f"{name}_reference.png", Image.fromarray(reference))
+        write_png(folder / f"{name}_reference.png", Image.fromarray(reference), text=text)
     overlay = Image.new("RGB", found.picture.shape[1::-1])
     for top in range(0, len(found.picture), _STRIP_PX):
         rows = slice(top, top + _STRIP_PX)
         strip = overlay_strip(found.picture[rows], found.levels[rows].astype(np.float32) / 65535.0)
         overlay.paste(Image.fromarray(strip), (0, top))
-    write_png(folder / f"{name}_overlay.png", overlay)
+    write_png(folder / f"{name}_overlay.png", overlay, text=text)
 
 
 if __name__ == "__main__":

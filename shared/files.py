@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,9 +104,34 @@ def make_folder(folder: str | Path) -> None:
     """Makes a folder and those above it that are missing, each of them on disk when this returns."""
     folder = Path(folder)
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # the folder above is there, and is of a kind that holds no files, such as /proc
+        raise UserError(f"{folder} cannot be made there; name another folder with out=, RUN= or OUT=") from None
     for place in reversed(missing):
         flush(place.parent)
+
+
+def require_writable(folder: str | Path) -> None:
+    """Raises UserError where no file can be made in a folder, or in the nearest one above that is there.
+
+    To be asked before the work; a full disk is left to the writing itself.
+    """
+    folder = Path(folder)
+    broken = next((place for place in (folder, *folder.parents) if place.is_symlink() and not place.exists()), None)
+    if broken is not None:
+        raise UserError(f"{broken} is a link that leads nowhere; name another folder with out= or OUT=")
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return
+        reason = "it is a file" if not there.is_dir() else os.strerror(error.errno or errno.EIO)
+        raise UserError(
+            f"nothing can be written into {there} ({reason}); name another folder with out= or OUT="
+        ) from None
 
 
 def replace_folder(temporary: Path, final: Path) -> None:

@@ -53,13 +53,13 @@ class ScorePage:
         else:
             heapq.heappush(self._worst, entry)
 
-    def html(self, title: str) -> str:
-        """Returns the page as text."""
+    def html(self, title: str, *, head: str = "") -> str:
+        """Returns the page as text, with what else belongs into its head."""
         rows = "".join(text for _, _, text in sorted(self._worst, reverse=True))
         shown = f"the {len(self._worst)} worst of {self.count}" if len(self._worst) < self.count else f"{self.count}"
         return (
             "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-            f"<title>{html.escape(title)}</title><style>{STYLE}</style><h1>{html.escape(title)}</h1>"
+            f"{head}<title>{html.escape(title)}</title><style>{STYLE}</style><h1>{html.escape(title)}</h1>"
             f"<p>{shown} pictures, lowest score first. A score compares restorations of one scene; percentiles are among "
             "the validation pictures of the reward model's training. The map is painted orange to red where the picture "
             "is broken. Crops are the places where the map is highest.</p>" + rows + "</html>\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from shared.app.errors import UserError
+from shared.files import require_writable
 from shared.pictures.inputs import FoundInputs
 from shared.pictures.writing import ENDINGS, Format, format_of
 
@@ -58,16 +60,21 @@ def plan_outputs(
         targets.append(Target(source, path, beside))
     left_out = [f"left out {own} pictures ending in {suffix}: they are outputs of this command"] if own else []
     _require_apart(targets)
-    present = [target for target in targets if target.path.exists()]
+    present = [target for target in targets if _present(target)]
     if present and overwrite == "refuse":
+        first = _present(present[0])[0]
         raise UserError(
-            f"{len(present)} of {len(targets)} outputs exist already ({present[0].path}): name another out= or suffix=, or "
-            "take overwrite=skip or overwrite=replace"
+            f"{len(present)} of {len(targets)} outputs exist already ({first}): name another out= or suffix=, or take "
+            "overwrite=skip or overwrite=replace"
         )
     if present and overwrite == "skip":
         targets = [target for target in targets if target not in present]
         left_out.append(f"skipped {len(present)} pictures whose outputs exist already")
     return OutputPlan(targets, chosen, left_out)
+
+
+def _present(target: Target) -> list[Path]:
+    return [path for path in (target.path, target.compare) if path is not None and os.path.lexists(path)]
 
 
 def _require_place(where: Path, *, is_file: bool, count: int) -> None:
@@ -79,6 +86,7 @@ def _require_place(where: Path, *, is_file: bool, count: int) -> None:
     barred = next((parent for parent in where.absolute().parents if parent.exists() and not parent.is_dir()), None)
     if barred is not None:
         raise UserError(f"out={where} lies in {barred}, which is a file; name a folder")
+    require_writable(where.parent if is_file else where)
 
 
 def _is_own_output(source: Path, there: set[Path], where: Path, suffix: str) -> bool:

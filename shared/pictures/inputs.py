@@ -18,6 +18,17 @@ _READ = """
     tga icb vda vst ico icns pcx psd qoi sgi rgb rgba bw ras dds msp xbm xpm
 """
 IMAGE_SUFFIXES = tuple(f".{name}" for name in _READ.split())
+# How files begin in the formats whose endings people lose: "photo", "photo.jpg_large", "photo.jpg~".
+_BEGINNINGS = (
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",
+    b"GIF87a",
+    b"GIF89a",
+    b"II*\0",
+    b"MM\0*",
+    b"\0\0\0\x0cjP  ",
+    b"8BPS",
+)
 # Files that systems leave in every folder: nobody asks what became of them.
 _SYSTEM = {"thumbs.db", "desktop.ini", ".ds_store"}
 _NAMED = 5  # files or kinds of files, in a line of what was left out
@@ -75,6 +86,16 @@ def find_inputs(inputs: str, *, apart_from: Path | None = None) -> FoundInputs:
     return FoundInputs(list(wanted), names, wanted, left_out)
 
 
+def is_picture_by_content(path: Path) -> bool:
+    """Whether a file begins as one of the common picture formats does."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except OSError:
+        return False
+    return start.startswith(_BEGINNINGS) or (start[:4], start[8:12]) == (b"RIFF", b"WEBP") or start[4:12] == b"ftypavif"
+
+
 def output_names(paths: Sequence[Path]) -> list[str]:
     """Returns a name without ending for each path's outputs; one that is taken gets a number, one too long is cut.
 
@@ -119,19 +140,43 @@ def _search(folder: Path, *, apart_from: Path | None = None) -> tuple[list[Path]
             path = Path(where, name)
             # ._photo.jpg is what macOS writes beside photo.jpg on other systems' disks; it holds no picture.
             suited = path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith("._") and path.is_file()
-            (pictures if suited else others).append(path)
+            without_ending = "." not in name and path.is_file() and is_picture_by_content(path)
+            (pictures if suited or without_ending else others).append(path)
     return sorted(pictures), sorted(path for path in others if path.name.lower() not in _SYSTEM)
 
 
 def _in_words(folder: Path, others: Sequence[Path]) -> list[str]:
-    if not others:
-        return []
-    kinds = Counter(path.suffix.lower() or shown(path.name) for path in others)
-    if len(others) <= _NAMED:
-        named, more = ", ".join(shown(path.relative_to(folder)) for path in others), ""
-    else:
-        named = ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in kinds.most_common(_NAMED))
-        more = f" and {len(kinds) - _NAMED} more kinds" if len(kinds) > _NAMED else ""
-    heic = "; for .heic convert them to JPEG first" if {".heic", ".heif"} & set(kinds) else ""
-    files = "1 file that is no picture" if len(others) == 1 else f"{len(others)} files that are no pictures"
-    return [f"left out {files} in {shown(folder)}: {named}{more}{heic}"]
+    """Returns a line for each reason to leave files out: no file at the end of a link, another ending, no picture."""
+    absent = [path for path in others if not path.is_file()]
+    renamed = [path for path in others if path.is_file() and is_picture_by_content(path)]
+    rest = [path for path in others if path not in {*absent, *renamed}]
+    heic = {".heic", ".heif"} & {path.suffix.lower() for path in rest}
+    parts = (
+        (
+            rest,
+            "file that is no picture",
+            "files that are no pictures",
+            "for .heic convert them to JPEG first" if heic else "",
+        ),
+        (
+            renamed,
+            "picture with another file's ending",
+            "pictures with other files' endings",
+            "rename them to take them in",
+        ),
+        (absent, "link or device without a file", "links or devices without files", ""),
+    )
+    return [
+        f"left out {len(paths)} {many if len(paths) > 1 else one} in {shown(folder)}: {_named(folder, paths)}"
+        + (f"; {advice}" if advice else "")
+        for paths, one, many, advice in parts
+        if paths
+    ]
+
+
+def _named(folder: Path, paths: Sequence[Path]) -> str:
+    if len(paths) <= _NAMED:
+        return ", ".join(shown(path.relative_to(folder)) for path in paths)
+    kinds = Counter(path.suffix.lower() or shown(path.name) for path in paths)
+    named = ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in kinds.most_common(_NAMED))
+    return named + (f" and {len(kinds) - _NAMED} more kinds" if len(kinds) > _NAMED else "")

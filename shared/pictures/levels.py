@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import cv2
 import numpy as np
-from PIL import Image
-
-# It writes several lines on a damaged file; here such a file is named in one.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+from PIL import Image, TiffImagePlugin
 
 TOP = 65535
 # The ranges that files use: unit floats, 8, 16 and 32 bits.
@@ -17,6 +11,7 @@ _RANGES = (1.0, 255.0, 65535.0, 2.0**32 - 1)
 # A picture may pass its range, as sharpening and highlights make it: by this factor, in all but a share of its pixels.
 _HEADROOM, _SHARE = 4.0, 0.999
 _SAMPLE_PIXELS = 1_000_000
+_SAMPLE_FORMAT, _UNSIGNED = TiffImagePlugin.SAMPLEFORMAT, 1
 
 
 def levels_by_range(image: Image.Image) -> tuple[np.ndarray, str]:
@@ -25,6 +20,8 @@ def levels_by_range(image: Image.Image) -> tuple[np.ndarray, str]:
     Raises ValueError for values that are not finite.
     """
     values = np.asarray(image)
+    if image.format == "TIFF" and values.dtype == np.int32 and image.tag_v2.get(_SAMPLE_FORMAT, (1,))[0] == _UNSIGNED:
+        values = values.view(np.uint32)  # Pillow's mode I knows signed ones alone
     if image.format == "PPM":  # Pillow has scaled them already: to 16 bits, or to 1
         return scale_levels(values, 1.0 if image.mode == "F" else float(TOP)), ""
     return scaled_by_range(values)
@@ -60,33 +57,3 @@ def scale_levels(values: np.ndarray, top: float) -> np.ndarray:
     np.clip(scaled, 0, TOP, out=scaled)
     scaled += 0.5
     return scaled.astype(np.uint16)
-
-
-def decode_deep(path: str | Path, image: Image.Image | None) -> tuple[np.ndarray, np.ndarray | None] | None:
-    """Returns colours [H, W, 3] or [H, W] and alpha [H, W], uint16, of a file that Pillow would cut to 8 bits.
-
-    As Pillow gives it: a TIFF is upright, a PNG as it was stored. None for any other, and where OpenCV cannot read it.
-    Without an image, whatever holds more than 8 bits is read.
-    """
-    if image is not None and not (image.format in ("PNG", "TIFF") and _cut_by_pillow(image)):
-        return None
-    # By its bytes: OpenCV opens no path with bytes that are not UTF-8.
-    content = np.fromfile(path, np.uint8)
-    values = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None
-    if values is None or values.dtype == np.uint8:
-        return None
-    if values.ndim == 3 and values.shape[2] == 4:
-        colours, alpha = values[..., 2::-1], values[..., 3]
-    else:
-        colours, alpha = (values[..., ::-1] if values.ndim == 3 else values), None
-    if values.dtype != np.uint16:
-        try:
-            colours, alpha = scaled_by_range(colours)[0], None if alpha is None else scaled_by_range(alpha)[0]
-        except ValueError:
-            return None
-    return np.ascontiguousarray(colours), None if alpha is None else np.ascontiguousarray(alpha)
-
-
-def _cut_by_pillow(image: Image.Image) -> bool:
-    modes = [str(tile[3] if isinstance(tile[3], str) else tile[3][0]) for tile in image.tile[:1]]
-    return image.mode in ("RGB", "RGBA", "LA") and any(";16" in mode for mode in modes)

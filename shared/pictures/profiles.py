@@ -1,8 +1,13 @@
-"""Colour profiles: whatever a file declares is converted to sRGB on reading, by Little CMS."""
+"""Colour profiles: whatever a file declares is converted to sRGB on reading, by Little CMS.
+
+Pillow's Little CMS works at 8 bits. At 16 bits, profiles of three curves and a matrix are applied here: Adobe RGB,
+Display P3, ProPhoto and Rec. 2020 are of this kind (ICC.1:2022, sections 8.3.3 and 10).
+"""
 
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,6 +16,7 @@ from PIL import Image, ImageCms
 
 _INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
 _SPACE = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}  # Pillow's mode → the profile's name for its colour space
+_COLOURS, _TOP, _STRIP_ROWS = "rgb", 65535, 64
 
 
 @dataclass(frozen=True)
@@ -71,3 +77,78 @@ def grey_to_srgb(levels: np.ndarray, profile: bytes | None) -> tuple[np.ndarray,
     curve = np.asarray(converted.image, dtype=np.float32)[0] * 257.0
     table = np.interp(np.arange(65536), np.arange(256) * 257.0, curve) + 0.5
     return table.astype(np.uint16)[levels], converted.note
+
+
+def deep_to_srgb(levels: np.ndarray, profile: bytes) -> np.ndarray | None:
+    """Returns [H, W, 3] uint16 levels in sRGB; None where the profile is of another kind than curves and a matrix.
+
+    Linear light by the profile's curves, XYZ by its matrix, sRGB by the inverse of sRGB's own; what lies outside is cut.
+    """
+    tags = _tags(profile)
+    names = [f"{c}{kind}".encode() for kind in ("XYZ", "TRC") for c in _COLOURS]
+    if profile[16:24] != b"RGB XYZ " or b"A2B0" in tags or not all(name in tags for name in names):
+        return None
+    curves = [_curve(tags[f"{c}TRC".encode()]) for c in _COLOURS]
+    if any(curve is None for curve in curves):
+        return None
+    matrix = (np.linalg.inv(_matrix(_tags(srgb_profile()))) @ _matrix(tags)).astype(np.float32)
+    found = np.empty_like(levels)
+    for top in range(0, len(levels), _STRIP_ROWS):
+        part = levels[top : top + _STRIP_ROWS]
+        linear = np.stack([curve[part[..., i]] for i, curve in enumerate(curves)], axis=2) @ matrix.T
+        found[top : top + _STRIP_ROWS] = _encoded(linear) * _TOP + 0.5
+    return found
+
+
+def _tags(profile: bytes) -> dict[bytes, bytes]:
+    """Returns {signature: content} of a profile's tag table."""
+    (count,) = struct.unpack_from(">I", profile, 128)
+    entries = [struct.unpack_from(">4sII", profile, 132 + 12 * index) for index in range(min(count, 100))]
+    return {name: profile[start : start + length] for name, start, length in entries}
+
+
+def _matrix(tags: dict[bytes, bytes]) -> np.ndarray:
+    """Returns [3, 3]: linear RGB → XYZ under D50, the colorants as columns."""
+    columns = [struct.unpack_from(">3i", tags[f"{c}XYZ".encode()], 8) for c in _COLOURS]
+    return np.array(columns, dtype=np.float64).T / 65536
+
+
+def _curve(tag: bytes) -> np.ndarray | None:
+    """Returns [65536] float32 linear light of every level; None of a kind that is not known."""
+    x = np.arange(_TOP + 1, dtype=np.float64) / _TOP
+    if tag[:4] == b"curv":
+        (count,) = struct.unpack_from(">I", tag, 8)
+        values = np.frombuffer(tag, ">u2", count, 12)
+        if count == 0:
+            y = x
+        elif count == 1:
+            y = x ** (values[0] / 256)
+        else:
+            y = np.interp(x, np.linspace(0, 1, count), values / _TOP)
+    elif tag[:4] == b"para":
+        (kind,) = struct.unpack_from(">H", tag, 8)
+        count = {0: 1, 1: 3, 2: 4, 3: 5, 4: 7}.get(kind, 0)
+        if count == 0:
+            return None
+        y = _parametric(x, [value / 65536 for value in struct.unpack_from(f">{count}i", tag, 12)])
+    else:
+        return None
+    return np.clip(y, 0, 1).astype(np.float32)
+
+
+def _parametric(x: np.ndarray, given: list[float]) -> np.ndarray:
+    """Returns y = (a·x + b)^g + e from d on and c·x + f below it (ICC.1:2022, table 68)."""
+    g, a, b, c, d, e, f = {
+        1: lambda p: (p[0], 1, 0, 0, 0, 0, 0),
+        3: lambda p: (*p, 0, -p[2] / p[1], 0, 0),
+        4: lambda p: (*p[:3], 0, -p[2] / p[1], p[3], p[3]),
+        5: lambda p: (*p, 0, 0),
+        7: lambda p: tuple(p),
+    }[len(given)](given)
+    return np.where(x >= d, np.maximum(a * x + b, 0) ** g + e, c * x + f)
+
+
+def _encoded(linear: np.ndarray) -> np.ndarray:
+    """Returns sRGB values in [0, 1] of linear light (IEC 61966-2-1)."""
+    linear = np.clip(linear, 0, 1)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** np.float32(1 / 2.4) - 0.055)

@@ -15,10 +15,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from shared.files import is_lfs_pointer
+from shared.pictures.deep import decode_deep, is_cut, is_white_zero
 from shared.pictures.exif import ORIENTATION, carried_exif
-from shared.pictures.levels import decode_deep, levels_by_range
+from shared.pictures.levels import levels_by_range
 from shared.pictures.limits import FORMATS, BoundedFile, require_decodable, require_decodable_tiff
-from shared.pictures.profiles import NOTHING_TO_CONVERT, grey_to_srgb, to_srgb
+from shared.pictures.profiles import NOTHING_TO_CONVERT, deep_to_srgb, grey_to_srgb, to_srgb
 
 # Damage that Pillow reads past: what becomes of the picture shows whether it mattered.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -32,6 +33,7 @@ _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF orientation 
     7: lambda a: np.rot90(a.swapaxes(0, 1), 2),
     8: np.rot90,
 }
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands of the file's first box
 
 
 class UnreadableImage(Exception):
@@ -99,6 +101,7 @@ def _read(image: Image.Image, path: str | Path | None) -> DecodedPicture:
         getattr(image, "is_animated", False) and image.format != "MPO"
     ):  # an MPO's second picture is its depth or preview
         notes.append(f"first of {image.n_frames} {'pages' if image.format == 'TIFF' else 'frames'}")
+    cut = is_cut(image)  # asked before it is loaded: then its tiles are gone
     deep = decode_deep(path, image) if path is not None else None
     stored = image.getexif().get(ORIENTATION, 1)
     image.load()  # some formats turn their pictures upright themselves, and say so by dropping the tag
@@ -106,13 +109,11 @@ def _read(image: Image.Image, path: str | Path | None) -> DecodedPicture:
     exif, note = carried_exif(image)
     notes.append(note)
     profile = image.info.get("icc_profile")
-    if deep is not None and to_srgb(image, profile) is NOTHING_TO_CONVERT:
-        colours, alpha = deep
-        found = _Decoded(colours, alpha, colours.ndim == 2)
-    else:
+    found = _deep_in_srgb(*deep, profile) if deep is not None else None
+    if found is None:
         found = _decode(image, profile)
-        if deep is not None:
-            notes.append("read at 8 bits for its profile")
+        if cut:
+            notes.append("read at 8 bits for its profile" if deep is not None else "read at 8 bits")
     if stored in _UPRIGHT:
         notes.append("turned upright")
     if left in _UPRIGHT:
@@ -122,6 +123,20 @@ def _read(image: Image.Image, path: str | Path | None) -> DecodedPicture:
             alpha=None if found.alpha is None else np.ascontiguousarray(turn(found.alpha)),
         )
     return _picture(found, exif=exif, notes=notes)
+
+
+def _deep_in_srgb(colours: np.ndarray, alpha: np.ndarray | None, profile: bytes | None) -> _Decoded | None:
+    """Returns 16-bit levels in sRGB; None where the profile is one that is known at 8 bits alone."""
+    grey = colours.ndim == 2
+    if grey:
+        levels, note = grey_to_srgb(colours, profile)
+        return _Decoded(levels, alpha, grey, note)
+    probe = Image.new("RGB", (1, 1))
+    converted = to_srgb(probe, profile)
+    if converted is not NOTHING_TO_CONVERT and converted.image is not probe:  # neither sRGB nor unusable
+        turned = deep_to_srgb(colours, profile)
+        return None if turned is None else _Decoded(turned, alpha, grey, converted.note)
+    return _Decoded(colours, alpha, grey, converted.note)
 
 
 def _picture(found: _Decoded, *, exif: bytes = b"", notes: list[str] | None = None) -> DecodedPicture:
@@ -138,7 +153,8 @@ def _decode(image: Image.Image, profile: bytes | None) -> _Decoded:
     grey = image.mode in _GREY or image.mode.startswith("I;16")
     alpha = None
     if image.mode.startswith("I;16"):
-        levels, note = grey_to_srgb(np.asarray(image).astype(np.uint16), profile)
+        stored = np.asarray(image).astype(np.uint16)
+        levels, note = grey_to_srgb(~stored if is_white_zero(image) else stored, profile)
         return _Decoded(levels, None, True, note)
     if image.mode in ("I", "F"):
         try:
@@ -190,4 +206,6 @@ def _what_it_is(path: str | Path) -> str:
         return "is a pointer of Git LFS, not the picture: run git lfs pull"
     if start.lstrip()[:9].lower().startswith((b"<html", b"<!doctype")):
         return "is a web page, not a picture"
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIF:
+        return "is a HEIC picture, whatever its name, which Pillow does not read: convert it to JPEG first"
     return "no picture in a format that Pillow reads"

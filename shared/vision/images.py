@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from shared.files import write_bytes, written_whole
 from shared.pictures.reading import decode, read_picture
@@ -79,10 +79,15 @@ def encode_png16(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def write_png(path: str | Path, image: Image.Image) -> None:
-    """Writes a Pillow image as PNG, whole or not at all, straight to the disk: a large one is 200 MB as bytes."""
+def write_png(path: str | Path, image: Image.Image, *, text: Mapping[str, str] | None = None) -> None:
+    """Writes a Pillow image as PNG, with texts in it, whole or not at all, straight to the disk: a large one is 200 MB as
+    bytes.
+    """
+    said = PngImagePlugin.PngInfo()
+    for key, value in (text or {}).items():
+        said.add_text(key, value)
     with written_whole(path) as temporary:
-        image.save(temporary, format="PNG", **PNG_OPTIONS)
+        image.save(temporary, format="PNG", pnginfo=said, **PNG_OPTIONS)
 
 
 def save_image(path: str | Path, tensor: torch.Tensor) -> None:

@@ -144,13 +144,44 @@ def test_outputs_among_the_pictures_are_no_pictures_of_the_next_time(checkpoint,
     assert "left out 6 pictures that this command wrote" in said.err
 
 
+@pytest.mark.parametrize("name", ["a_map.png", "more/a_overlay.png", "index.html", "a_reference.png"])
+def test_a_persons_own_file_is_never_written_over(checkpoint, photos, capsys, name):
+    save_image(photos / name, pictures(1, 48, 60)[0])
+    before = {path: path.read_bytes() for path in photos.rglob("*.*")}
+    words = [f"in={photos}", f"checkpoint={checkpoint}", f"out={photos}"]
+    if name == "a_reference.png":  # is written beside a gt alone
+        score.main(words)
+        words.append(f"gt={photos}")
+    with pytest.raises(
+        UserError, match=rf"{name} would be written over, and was not written by this command; name anot"
+    ):
+        score.main(words)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    # It is a picture as any other where nothing is written onto it.
+    capsys.readouterr()
+    score.main([f"in={photos}", f"checkpoint={checkpoint}", "json=true"])
+    scored = {json.loads(line)["path"] for line in lines_of(capsys)}
+    assert (str(photos / name) in scored) == name.endswith("png")
+
+
+@pytest.mark.parametrize("out", ["/proc/x", "/proc/self/x", "self", "self/x"])
+def test_an_out_that_cannot_be_written_is_one_line_before_the_work(checkpoint, photos, tmp_path, out):
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    with pytest.raises(UserError, match=r"nothing can be written into /proc|is a link that leads nowhere"):
+        score.main([f"in={photos}", f"out={tmp_path / out}", "checkpoint=nowhere"])
+
+
 @pytest.mark.parametrize("out", ["file", "file/below"])
 def test_an_out_that_is_a_file_is_one_line(checkpoint, photos, tmp_path, capsys, out):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as stopped:
         run_command(score.main, [f"in={photos}", f"checkpoint={checkpoint}", f"out={tmp_path / out}"])
     assert stopped.value.code == 2
-    assert re.search(r"^error: .*file.*name another folder", capsys.readouterr().err, re.MULTILINE)
+    assert re.search(
+        r"^error: nothing can be written into .*file \(it is a file\); name another folder",
+        capsys.readouterr().err,
+        re.MULTILINE,
+    )
 
 
 def test_the_flag_json_is_the_word_json(checkpoint, photos, capsys):

@@ -132,6 +132,16 @@ def test_outputs_are_refused_skipped_or_replaced(run, tmp_path):
     assert (tmp_path / "out" / "000.png").read_bytes() != before
 
 
+def test_a_file_that_is_called_as_a_comparison_is_refused(run, tmp_path):
+    save(tmp_path / "in" / "a.png")
+    mine = save(tmp_path / "out" / "a_compare.png")
+    before = mine.read_bytes()
+    with pytest.raises(UserError, match=r"1 of 1 outputs exist already \(out/a_compare\.png\)"):
+        run("compare=true")
+    run()
+    assert mine.read_bytes() == before
+
+
 @pytest.mark.parametrize("words", [["out=in"], ["out=linked"], ["in=in/a.png", "out=in/a.png"], ["out=in/../in"]])
 def test_an_input_is_never_written_over(run, tmp_path, words):
     path = save(tmp_path / "in" / "a.png")
@@ -164,6 +174,9 @@ def test_outputs_are_no_inputs_of_the_next_run(run, tmp_path):
         (["out=file/below"], "which is a file; name a folder"),
         (["out=one.png"], "out=one.png is one file for 2 pictures"),
         (["out=one.png", "in=in/000.png", "format=webp"], "names a png file, but format=webp"),
+        (["out=/proc/x"], "nothing can be written into /proc"),
+        (["out=/proc/x.png", "in=in/000.png"], "nothing can be written into /proc"),
+        (["out=loop/x"], "loop is a link that leads nowhere"),
         (["suffix=a/b"], "holds no /"),
         (["bits=16", "format=jpeg"], "bits=16 needs format=png"),
         (["bits=12"], "bits must be 8 or 16"),
@@ -178,6 +191,7 @@ def test_outputs_are_no_inputs_of_the_next_run(run, tmp_path):
 def test_mistakes_are_one_line_and_nothing_is_written(run, tmp_path, words, message):
     save_pictures(tmp_path / "in", 2, side_px=16)
     (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(UserError) as error:
         run(*words)
     assert message in str(error.value)

@@ -44,6 +44,8 @@ def test_a_long_name_leaves_room_for_endings():
 def test_what_is_no_picture_is_counted_and_named(tmp_path):
     for name in ("a.png", "._a.png", "Thumbs.db", ".DS_Store", "notes.txt", "list.txt", "photo.heic"):
         touch(tmp_path / "in" / name)
+    for name in ("._a.png", "notes.txt", "list.txt", "photo.heic"):
+        (tmp_path / "in" / name).write_bytes(b"none")
     found = find_inputs(str(tmp_path / "in"))
     assert [path.name for path in found.paths] == ["a.png"]
     (line,) = found.left_out
@@ -51,10 +53,28 @@ def test_what_is_no_picture_is_counted_and_named(tmp_path):
     assert "list.txt, notes.txt, photo.heic" in line
     assert "for .heic convert" in line
     for index in range(3):
-        touch(tmp_path / "in" / f"{index}.txt")
+        (tmp_path / "in" / f"{index}.txt").write_bytes(b"none")
     (line,) = find_inputs(str(tmp_path / "in")).left_out
     assert "7 files that are no pictures" in line
     assert ": 5 .txt, " in line
+
+
+def test_pictures_by_content_are_taken_without_an_ending_and_named_with_another(tmp_path):
+    for name in ("scan", "photo.jpg_large", "photo.png~", ".hidden"):
+        touch(tmp_path / "in" / name)
+    (tmp_path / "in" / "README").write_text("text")
+    (tmp_path / "in" / "gone.png").symlink_to("nowhere")
+    (tmp_path / "in" / "self.png").symlink_to("self.png")
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    found = find_inputs(str(tmp_path / "in"))
+    assert [path.name for path in found.paths] == ["scan"]
+    assert [line.replace(str(tmp_path), "") for line in found.left_out] == [
+        "left out 1 file that is no picture in /in: README",
+        "left out 3 pictures with other files' endings in /in: .hidden, photo.jpg_large, photo.png~; rename them to take "
+        "them in",
+        "left out 3 links or devices without files in /in: gone.png, pipe.png, self.png",
+    ]
+    assert find_images(tmp_path / "in") == [tmp_path / "in" / "scan"]
 
 
 def test_the_output_folder_is_not_searched(tmp_path):

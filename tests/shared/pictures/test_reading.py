@@ -15,7 +15,8 @@ from PIL import Image, ImageCms, ImageSequence, PngImagePlugin
 
 from shared.pictures.inputs import IMAGE_SUFFIXES
 from shared.pictures.levels import scaled_by_range, value_range
-from shared.pictures.profiles import srgb_profile
+from shared.pictures.png import PngWriter, write_strips
+from shared.pictures.profiles import deep_to_srgb, srgb_profile, to_srgb
 from shared.pictures.reading import DecodedPicture, UnreadableImage, read_picture
 
 HEIGHT, WIDTH = 24, 40
@@ -84,6 +85,47 @@ def test_16_bit_greys_keep_their_levels_whatever_they_fill(tmp_path):
         picture = read_saved(tmp_path / name, Image.fromarray(dark))
         assert np.array_equal(picture.levels[..., 1], dark)
         assert (picture.bits, picture.grey) == (16, True)
+
+
+def test_16_bit_colour_of_other_files_is_kept_and_what_is_not_is_said(tmp_path):
+    deep = np.arange(HEIGHT * WIDTH * 3, dtype=np.uint16).reshape(HEIGHT, WIDTH, 3) * 22
+    assert cv2.imwrite(str(tmp_path / "a.ppm"), deep[..., ::-1])
+    (tmp_path / "b.ppm").write_bytes(f"P6 {WIDTH} {HEIGHT} 1023\n".encode() + (deep >> 6).astype(">u2").tobytes())
+    smooth = scene().astype(np.uint16) * 257 + 100
+    assert cv2.imwrite(str(tmp_path / "a.jp2"), smooth[..., ::-1])
+    for name, stored, tolerance in (("a.ppm", deep, 0), ("b.ppm", deep, 64), ("a.jp2", smooth, 40)):  # b at 10 bits
+        picture = read_picture(tmp_path / name)
+        assert (picture.bits, picture.notes) == (16, ())
+        assert np.abs(picture.levels.astype(int) - stored).max() <= tolerance
+    cmyk = np.full((HEIGHT, WIDTH, 4), 257 * 51, np.uint16)
+    tifffile.imwrite(tmp_path / "cmyk.tif", cmyk, photometric="separated")
+    picture = read_picture(tmp_path / "cmyk.tif")
+    assert (picture.bits, picture.notes) == (8, ("read at 8 bits",))
+    assert (np.abs(picture.levels.astype(int) - 163) <= 1).all()  # 255 · .8 · .8
+    tifffile.imwrite(tmp_path / "planes.tif", np.moveaxis(deep, 2, 0), photometric="rgb", planarconfig="separate")
+    with pytest.raises(UnreadableImage, match="separate planes, which is not read: save it interleaved"):
+        read_picture(tmp_path / "planes.tif")
+
+
+def test_16_bit_alpha_that_is_multiplied_in_is_taken_out(tmp_path):
+    straight = np.full((4, 6, 3), (60000, 30000, 10000), np.uint16)
+    alpha = np.tile(np.array([0, 100, 20000, 32768, 50000, 65535], np.uint16), (4, 1))
+    stored = (straight * (alpha[..., None] / 65535)).round().astype(np.uint16)
+    tifffile.imwrite(
+        tmp_path / "a.tif", np.dstack([stored, alpha]), photometric="rgb", extrasamples=["assocalpha"], planarconfig=1
+    )
+    picture = read_picture(tmp_path / "a.tif")
+    assert np.array_equal(picture.alpha, alpha)
+    assert np.abs(picture.levels[:, 2:].astype(int) - straight[:, 2:]).max() <= 2
+    assert np.abs(picture.levels[:, 1].astype(int) - straight[:, 1]).max() <= 330  # half a level of 100
+
+
+def test_greys_from_white_to_black_and_unsigned_32_bits(tmp_path):
+    ramp = np.linspace(0, 65535, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "white.tif", ramp, photometric="miniswhite")
+    assert np.array_equal(read_picture(tmp_path / "white.tif").levels[..., 0], 65535 - ramp)
+    tifffile.imwrite(tmp_path / "u32.tif", ramp.astype(np.uint32) * 65537)
+    assert np.array_equal(read_picture(tmp_path / "u32.tif").levels[..., 0], ramp)
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path):
@@ -159,6 +201,61 @@ def test_a_16_bit_grey_with_a_profile_is_converted_at_16_bits(tmp_path):
     assert picture.bits == 16
     assert np.abs(picture.levels[..., 0] / 65535 - wanted).max() < 1.5 / 255
     assert len(np.unique(picture.levels[..., 0])) > 3000  # no steps of 8 bits
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_colour_with_a_profile_is_converted_at_16_bits(tmp_path, suffix):
+    # Gamma 1: the value v of an sRGB picture is stored as linear_of(v).
+    wanted = np.linspace(0.001, 0.999, HEIGHT * WIDTH * 3).reshape(HEIGHT, WIDTH, 3)
+    stored = (linear_of(wanted) * 65535).round().astype(np.uint16)
+    path = tmp_path / f"deep.{suffix}"
+    if suffix == "png":
+        write_deep_png(path, stored, gamma_profile(1.0))
+    else:
+        tifffile.imwrite(path, stored, photometric="rgb", iccprofile=gamma_profile(1.0))
+    picture = read_picture(path)
+    assert (picture.bits, picture.notes) == (16, ("unnamed profile converted to sRGB",))
+    error = np.abs(picture.levels / 65535 - wanted)
+    assert error.max() < 5e-4  # in the dark a level of gamma 1 is 13 of sRGB
+    assert error[wanted > 0.5].max() < 4e-5
+
+
+@pytest.mark.parametrize("curve", ["gamma", "table", "para"])
+def test_a_wide_profile_at_16_bits_agrees_with_little_cms_at_8(curve):
+    # Display P3's colorants, under D50.
+    colorants = [(0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407)]
+    made = {
+        "gamma": b"curv\0\0\0\0" + struct.pack(">IH", 1, round(2.2 * 256)) + b"\0\0",
+        "table": b"curv\0\0\0\0" + struct.pack(">I4H", 4, 0, 9000, 30000, 65535),
+        "para": b"para\0\0\0\0" + struct.pack(">HH5i", 3, 0, *fixed_point(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)),
+    }[curve]  # fmt: skip
+    body = gamma_profile(2.2)
+    (count,) = struct.unpack(">I", body[128:132])
+    entries = [struct.unpack(">4sII", body[132 + 12 * i : 144 + 12 * i]) for i in range(count)]
+    tags = {name: body[at : at + length] for name, at, length in entries}
+    for name, xyz in zip("rgb", colorants, strict=True):
+        tags[f"{name}XYZ".encode()] = b"XYZ \0\0\0\0" + struct.pack(">3i", *fixed_point(*xyz))
+        tags[f"{name}TRC".encode()] = made
+    table, data, at = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
+    for name, content in tags.items():
+        table += name + struct.pack(">II", at + len(data), len(content))
+        data += content + b"\0" * (-len(content) % 4)
+    profile = struct.pack(">I", 128 + len(table) + len(data)) + body[4:128] + table + data
+    image = Image.fromarray(scene())
+    expected = np.asarray(to_srgb(image, profile).image, dtype=int)
+    found = deep_to_srgb(scene().astype(np.uint16) * 257, profile)
+    assert np.abs(found / 257 - expected).max() < 1.6
+    assert np.abs(found / 257 - expected).mean() < 0.4
+    assert deep_to_srgb(scene().astype(np.uint16), gamma_profile(2.2, grey=True)) is None
+
+
+def fixed_point(*values: float) -> list[int]:
+    return [round(value * 65536) for value in values]
+
+
+def write_deep_png(path: Path, levels: np.ndarray, profile: bytes) -> None:
+    with open(path, "wb") as file:
+        write_strips(PngWriter(file, size=levels.shape[1::-1], channels=3, bits=16, icc_profile=profile), [levels])
 
 
 def test_srgb_is_left_alone_to_the_bit_and_a_wrong_profile_is_said(tmp_path):
@@ -310,6 +407,7 @@ def test_of_an_animation_the_first_frame_is_taken_and_said(tmp_path, name, kind)
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "git lfs pull"),
         (b"<!DOCTYPE html><html>404</html>", "web page"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC picture, whatever its name"),
         (b"\0\1\2\3" * 50, "no picture in a format that Pillow reads"),
     ],
 )

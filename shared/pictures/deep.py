@@ -1,0 +1,105 @@
+"""Files of more than 8 bits a channel that Pillow would cut to 8 or take for another kind: decoded here, or said."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+from shared.pictures.levels import TOP, scale_levels, scaled_by_range
+
+# It writes several lines on a damaged file; here such a file is named in one.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+_BITS, _PHOTOMETRIC, _SAMPLES, _PLANES = (
+    TiffImagePlugin.BITSPERSAMPLE,
+    TiffImagePlugin.PHOTOMETRIC_INTERPRETATION,
+    TiffImagePlugin.SAMPLESPERPIXEL,
+    TiffImagePlugin.PLANAR_CONFIGURATION,
+)
+_EXTRA, _WHITE_IS_ZERO, _APART, _PREMULTIPLIED = TiffImagePlugin.EXTRASAMPLES, 0, 2, 1
+_JP2_HEADER_BYTES = 4096
+
+
+def decode_deep(path: str | Path, image: Image.Image | None) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """Returns colours [H, W, 3] or [H, W] and alpha [H, W], uint16, of a file that Pillow would cut to 8 bits.
+
+    As Pillow gives it: a TIFF is upright, a PNG as it was stored. None for any other, and where OpenCV cannot read it.
+    Without an image, whatever holds more than 8 bits is read. Raises ValueError for what neither reads rightly.
+    """
+    if image is not None:
+        if not is_cut(image):
+            return None
+        if image.format == "PPM":
+            return _decode_ppm(path, image)
+        if image.format == "JPEG2000" and _jp2_bits(image) != 16:  # OpenCV leaves 12 bits in the low end of 16
+            return None
+        if image.format == "TIFF" and _tag(image, _PLANES) == _APART:
+            raise ValueError("is a TIFF of 16-bit channels in separate planes, which is not read: save it interleaved")
+    # By its bytes: OpenCV opens no path with bytes that are not UTF-8.
+    content = np.fromfile(path, np.uint8)
+    values = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None
+    if values is None or values.dtype == np.uint8:
+        return None
+    if values.ndim == 3 and values.shape[2] == 4:
+        colours, alpha = values[..., 2::-1], values[..., 3]
+    else:
+        colours, alpha = (values[..., ::-1] if values.ndim == 3 else values), None
+    if values.dtype != np.uint16:
+        try:
+            colours, alpha = scaled_by_range(colours)[0], None if alpha is None else scaled_by_range(alpha)[0]
+        except ValueError:
+            return None
+    if alpha is not None and image is not None and image.format == "TIFF" and _tag(image, _EXTRA) == _PREMULTIPLIED:
+        opaque = np.maximum(alpha, 1).astype(np.float32)[..., None] / TOP
+        colours = np.minimum(colours / opaque + np.float32(0.5), TOP).astype(np.uint16)
+    return np.ascontiguousarray(colours), None if alpha is None else np.ascontiguousarray(alpha)
+
+
+def is_cut(image: Image.Image) -> bool:
+    """Whether a file holds more than 8 bits a channel and Pillow would give 8."""
+    if image.mode not in ("RGB", "RGBA", "LA", "CMYK"):
+        return False
+    if image.format == "JPEG2000":
+        return _jp2_bits(image) > 8
+    if image.format == "PPM":
+        return image.mode == "RGB" and isinstance(top := image.tile[0][3], tuple) and top[-1] > 255
+    if image.format == "TIFF" and _tag(image, _BITS, 8) > 8:
+        return True
+    return image.format in ("PNG", "TIFF") and any(";16" in str(tile[3]) for tile in image.tile[:1])
+
+
+def is_white_zero(image: Image.Image) -> bool:
+    """Whether a TIFF's greys run from white to black, as scanners store them; Pillow turns those of 8 bits alone."""
+    return image.format == "TIFF" and _tag(image, _PHOTOMETRIC, 1) == _WHITE_IS_ZERO
+
+
+def _tag(image: Image.Image, tag: int, default: int = 0) -> int:
+    """Returns a TIFF's tag, of several values the first."""
+    found = image.tag_v2.get(tag, default)
+    return int(found[0]) if isinstance(found, tuple) else int(found)
+
+
+def _decode_ppm(path: str | Path, image: Image.Image) -> tuple[np.ndarray, None] | None:
+    """Returns the colours of a binary PPM, whose samples are big-endian and fill 0 to the maximum in its header."""
+    tile = image.tile[0]
+    if tile[0] != "ppm":
+        return None
+    values = np.fromfile(path, ">u2", 3 * image.width * image.height, offset=tile[2])
+    if values.size < 3 * image.width * image.height:
+        raise ValueError("image file is truncated")
+    return scale_levels(values.reshape(image.height, image.width, 3), float(tile[3][-1])), None
+
+
+def _jp2_bits(image: Image.Image) -> int:
+    """Returns the bits of a JPEG 2000's first channel, from its codestream's SIZ segment (ISO 15444-1, A.5.1)."""
+    try:  # without moving the file's position, from which the decoder reads
+        start = os.pread(image.fp.fileno(), _JP2_HEADER_BYTES, 0)
+    except (AttributeError, io.UnsupportedOperation):  # a picture in memory
+        return 8
+    at = start.find(b"\xff\x4f\xff\x51")
+    return (start[at + 42] & 0x7F) + 1 if 0 <= at < len(start) - 42 else 8
