@@ -63,7 +63,7 @@ base_of = $(if $(SHIPPED_START),shipped:base_$(1),$(IN_RUN)/base_$(1))
 REWARD_MODEL = $(if $(and $(SHIPPED_START),$(if $(DOWNLOADED),,yes)),shipped:reward_model,$(IN_RUN)/reward_model/checkpoint)
 
 .DEFAULT_GOAL := help
-.PHONY: help env base-policies base-sr base-face pool dataset browse bench bench-dataset bench-rm bench-rl train-rm train-rl report eval restore score demo eval-rm download-rm download-policy reproduce checkpoints test campaign kills lint
+.PHONY: help env base-policies base-sr base-face pool dataset browse bench bench-dataset bench-rm bench-rl train-rm train-rl report eval restore score demo eval-rm download-rm download-policy reproduce checkpoints test campaign kills docs lint
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -132,6 +132,9 @@ kills: env ## kill every stage at random moments, mostly inside writes, and comp
 
 reproduce: env ## repeat a finished stage (or all of a run's) from its saved config and say what differs: RUN=runs/name/rl_sr OUT=
 	@$(RESTORE_RL) reproduce run=$(IN_RUN) $(if $(value OUT),out=$(call quoted,OUT)) $(call spread,ARGS)
+
+docs: env ## the pages of docs/ and of the docstrings, in site/
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet && echo "site/index.html"
 
 lint: env ## check style
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
