@@ -128,7 +128,7 @@ def bare_passes(session: Session, drawn: Rollout) -> dict[str, Callable[[], None
     The rollout's forwards, one reward-model forward for each judged picture, the update's forwards and backwards.
     """
     config, learner = session.config, session.learner
-    size = (config.microbatch_groups or config.groups // config.updates_per_rollout) * config.group_size
+    size = config.samples_per_pass or config.groups // config.updates_per_rollout * config.group_size
     condition, x_t = repeat(drawn.condition, drawn.group_size), drawn.steps[0].x_t
     windows = [slice(start, start + size) for start in range(0, len(x_t), size)]
     slices = [(x_t[window], take(condition, window)) for window in windows]

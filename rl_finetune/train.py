@@ -28,7 +28,8 @@ from shared.app.config import load_config
 from shared.app.devices import open_accelerator
 from shared.app.entry import run_command
 from shared.app.errors import UserError
-from shared.policies.policy_folder import read_provenance, save_policy
+from shared.policies.load import load_policy
+from shared.policies.policy_restorer import PolicyRestorer
 from shared.runs.growth import Growth
 from shared.runs.run_folder import RunFolder
 from shared.runs.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
@@ -60,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
         track_pictures(config, run.path)
         print(figures["table"])
         says = f"RL {config.task}: {seconds:.0f} s of training, policy and pictures in {run.path}"
-        run.finish({"seconds": seconds, "rolled_back": session.rolled_back_to is not None, **figures}, says=says)
+        run.finish({"seconds": seconds, "rolled_back": session.rolled_back, **figures}, says=says)
         if session.pairs.source.skipped:
             print(session.pairs.source.report_skipped())
 
@@ -87,13 +88,10 @@ def train(session: Session) -> float:
         loop.record(iterate(session, iteration), show=["reward"])
         if config.check_every and loop.done % config.check_every == 0 and check(session, loop):
             accelerator.wait_for_everyone()
-            session.roll_back()
+            session.rolled_back = True
             break
     if accelerator.is_main_process:
-        provenance = session.provenance(loop.done)
-        if session.rolled_back_to is not None:
-            provenance = read_provenance(session.good)
-        save_policy(session.run.path, session.tuned(), config.deployed, provenance=provenance)
+        session.save(session.run.path, loop.done)
     return loop.seconds
 
 
@@ -123,11 +121,13 @@ def inputs_of(config: TrainRlConfig) -> dict[str, str]:
 
 
 def compare_with_base(session: Session) -> dict[str, Any]:
-    """Returns the policy before and after RL on held-out pictures, with the same sampler and the same noise."""
-    base = session.base()
-    return evaluate_restorers(
-        session.config, base, session.restorer(), session.judge, session.panel, base=base, folder=session.run.path
-    )
+    """Returns the policy before and after RL, as it was saved, on held-out pictures with the same sampler and noise."""
+    config, folder = session.config, session.run.path
+    tuned, _ = load_policy(folder)
+    tuned = PolicyRestorer(tuned.to(session.learner.accelerator.device), config.deployed)
+    with session.initial.put_in():
+        base = PolicyRestorer(session.learner.policy, config.deployed)
+        return evaluate_restorers(config, base, tuned, session.judge, session.panel, base=base, folder=folder)
 
 
 def track_pictures(config: TrainRlConfig, folder: Path) -> None:
@@ -165,8 +165,7 @@ def check(session: Session, loop: TrainingLoop) -> bool:
     if is_main and reading is not None:
         print(f"\ncheck at {loop.done}: {reading.line()}" + (f": {reading.action}" if reading.action else ""))
     if is_main and (reading is None or reading.verdict in ("learning", "level")):
-        provenance = session.provenance(loop.done)
-        save_policy(session.good, restorer.policy, config.deployed, provenance=provenance)
+        session.save(session.good, loop.done)
     return reading is not None and reading.action == "rollback"
 
 

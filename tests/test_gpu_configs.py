@@ -9,7 +9,8 @@ import torch
 
 from reward_model.train import TrainConfig
 from rl_finetune.loop.config import TrainRlConfig
-from rl_finetune.loop.trainable import make_trainable, matching_layers
+from rl_finetune.loop.lora_layers import matching_layers
+from rl_finetune.loop.trainable import make_trainable
 from rl_finetune.pretrain import PretrainConfig
 from rl_finetune.rewards.registry import find_map, find_reward
 from rl_finetune.train import require_divisible

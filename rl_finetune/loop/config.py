@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from data.degradation.pairs import PairConfig
 from data.degradation.records import Task
@@ -11,7 +11,7 @@ from data.sources.open_source import FREE_SOURCE_KEYS, SourceConfig
 from rl_finetune.credit.config import AdvantageConfig
 from rl_finetune.evidence.gauge import GaugeConfig
 from rl_finetune.evidence.held_out import HeldOut
-from rl_finetune.loop.trainable import LoraConfig, Trainable
+from rl_finetune.loop.lora_layers import LoraConfig
 from rl_finetune.methods.likelihood import LikelihoodConfig
 from rl_finetune.methods.nft_loss import NftConfig
 from rl_finetune.methods.policy_loss import LossConfig
@@ -32,7 +32,10 @@ class TrainRlConfig:
 
     out: str = "runs/default/rl_sr"  # the run's folder, which holds the tuned policy at the end
     task: Task = "sr"  # sr: ×4 super-resolution; face: restoration at the same size
-    base: str = "runs/default/base_sr"  # the policy to start from: a folder, or shipped:base_sr
+    # The policy to start from: a folder, shipped:base_sr, hf:owner/name@revision, or a published pipeline of diffusers.
+    base: str = "runs/default/base_sr"
+    # Settings of a base that is a published pipeline, by the names of its kind: {pre_restorer: …, controlnet: …, guidance: …}
+    base_settings: dict[str, Any] = field(default_factory=dict)
     reward_model: str = "runs/default/reward_model/checkpoint"  # a folder, shipped:reward_model, or a Hub repository
     reward_revision: str | None = None  # branch, tag or commit of the reward model's Hub repository
     source: SourceConfig = field(default_factory=SourceConfig)
@@ -40,7 +43,8 @@ class TrainRlConfig:
     sampler: SamplerSpec = field(default_factory=SamplerSpec)
     # nft regresses to what was drawn, by how good it was; refl and draft follow the reward's own gradient.
     method: Literal["policy_gradient", "nft", "refl", "draft"] = "policy_gradient"
-    trainable: Trainable = "full"  # lora: adapters, merged into the weights that are saved
+    # full | lora (low-rank adapters) | the name of one of the policy's parts, such as controlnet
+    trainable: str = "full"
     lora: LoraConfig = field(default_factory=LoraConfig)  # read where trainable is lora
     window: WindowConfig = field(default_factory=WindowConfig)  # read by method policy_gradient alone
     nft: NftConfig = field(default_factory=NftConfig)  # read by method nft alone
@@ -58,6 +62,10 @@ class TrainRlConfig:
     group_size: int = 8  # restorations of each degraded picture
     updates_per_rollout: int = 2  # optimizer steps an iteration makes, each on its own share of the groups
     microbatch_groups: int = 0  # groups per forward pass; 0: all of an update's
+    # Samples per forward pass, of whatever groups, for cards on which a group does not fit; 0: by microbatch_groups.
+    microbatch_samples: int = 0
+    # Parts whose activations the backward pass computes again: less memory, the same gradient. [unet, controlnet]
+    recompute_parts: tuple[str, ...] = ()
     steps_per_pass: int = 1  # trained steps re-scored in one forward pass
     learning_rate: float = 1e-4  # peak learning rate
     # Iterations over which the learning rate rises: Adam's first steps are as long as its rate, whatever the gradient's
@@ -96,6 +104,11 @@ class TrainRlConfig:
         return 1 + (self.iterations // self.check_every if self.check_every else 0)
 
     @property
+    def samples_per_pass(self) -> int:
+        """Returns how many samples a forward pass takes; 0: all of an update's."""
+        return self.microbatch_samples or self.microbatch_groups * self.group_size
+
+    @property
     def by_advantage(self) -> bool:
         """Whether the method learns from comparing the members of a group."""
         return self.method in ("policy_gradient", "nft")
@@ -123,6 +136,9 @@ class TrainRlConfig:
         require_range(
             checkpoint_every=(self.checkpoint_every, 1, 1e9), microbatch_groups=(self.microbatch_groups, 0, 1e6)
         )
+        require_range(microbatch_samples=(self.microbatch_samples, 0, 1e6))
+        if self.microbatch_groups and self.microbatch_samples:
+            raise ValueError("microbatch_groups and microbatch_samples say the same in two ways: set one of them")
         if self.groups % self.updates_per_rollout:
             raise ValueError(
                 f"groups must divide into updates_per_rollout equal shares, got {self.groups} groups and "

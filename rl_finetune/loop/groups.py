@@ -40,7 +40,7 @@ def draw(session: Session, iteration: int) -> Rollout:
         spec,
         group_size=config.group_size,
         sample_seeds=seeds,
-        microbatch=(config.microbatch_groups or per_update) * config.group_size,
+        microbatch=config.samples_per_pass,
         per_update=per_update * config.group_size,
         trained=spec.stochastic_steps(policy.schedule) if config.method != "nft" else (),
         keep_predictions=config.advantage.in_time,

@@ -134,7 +134,7 @@ def nft_plan(session: Session, iteration: int) -> NftPlan:
     visited = [times.t for times in config.deployed.plan(schedule)]
     return NftPlan(
         updates=config.updates_per_rollout,
-        microbatch_groups=config.microbatch_groups,
+        samples_per_pass=config.samples_per_pass,
         gradient_clip=config.gradient_clip,
         config=replace(config.nft, supervised_weight=config.nft.supervised_weight * session.gauge.gt_weight_factor),
         levels=visited if config.nft.levels == "sampler" else range(schedule.config.train_timesteps),
@@ -147,7 +147,7 @@ def update_plan(session: Session, iteration: int) -> UpdatePlan:
     config = session.config
     return UpdatePlan(
         updates=config.updates_per_rollout,
-        microbatch_groups=config.microbatch_groups,
+        samples_per_pass=config.samples_per_pass,
         gradient_clip=config.gradient_clip,
         loss=config.loss,
         likelihood=replace(config.likelihood, weight=config.likelihood.weight * session.gauge.gt_weight_factor),
@@ -163,7 +163,7 @@ def reward_gradient_plan(session: Session, iteration: int) -> RewardGradientPlan
     return RewardGradientPlan(
         method=config.method,
         updates=config.updates_per_rollout,
-        microbatch_groups=config.microbatch_groups,
+        samples_per_pass=config.samples_per_pass,
         gradient_clip=config.gradient_clip,
         config=replace(config.reward_gradient, supervised_weight=weight),
         seed=derive_seed(config.seed, "update", iteration),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,18 @@ from data.degradation.records import SCALES
 from rl_finetune.evidence.gauge import HackingGauge
 from rl_finetune.evidence.held_out import Panel, objective_scales, open_panel
 from rl_finetune.loop.config import TrainRlConfig
-from rl_finetune.loop.trainable import as_base, make_trainable, whole_policy
-from rl_finetune.loop.weight_average import WeightAverage
+from rl_finetune.loop.trainable import checkpoint_gradients, make_trainable
+from rl_finetune.loop.weight_average import RestorerWith, TrainedState, WeightAverage, Weights
 from rl_finetune.methods.learner import Learner
-from rl_finetune.methods.rollout import ConditionedDenoiser
 from rl_finetune.rewards.base_policy_rewards import BaseRewards
 from rl_finetune.rewards.curriculum import CurriculumState, from_plain, to_plain
 from rl_finetune.rewards.judge import Judge
 from rl_finetune.rewards.objective import StageScales
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
-from shared.policies.interface import Condition, DiffusionPolicy
+from shared.policies.interface import DiffusionPolicy
 from shared.policies.load import load_policy
+from shared.policies.policy_folder import copy_saved_policy, save_policy
 from shared.policies.policy_restorer import PolicyRestorer
 from shared.restorers.protocol import Restorer
 from shared.runs.checkpoints import Stateful
@@ -42,6 +41,7 @@ class Session:
     learner: Learner
     judge: Judge
     pairs: PairDataset
+    initial: Weights  # what the policy began with
     average: WeightAverage
     panel: Panel
     gauge: HackingGauge
@@ -49,56 +49,56 @@ class Session:
     base_rewards: BaseRewards
     old: WeightAverage | None = None  # nft: the policy that draws, and softly follows the one that is trained
     curriculum: CurriculumState = field(default_factory=CurriculumState)
-    rolled_back_to: DiffusionPolicy | None = None  # the last good policy, where the gauge stopped the run
+    rolled_back: bool = False  # whether the gauge stopped the run: the last good policy is what it leaves
 
     @classmethod
     def open(cls, config: TrainRlConfig, run: RunFolder, accelerator: Accelerator) -> Session:
         """Returns a session with every network loaded; whatever is missing stops here, before anything is trained."""
-        policy, _ = load_policy(config.base)
+        policy, _ = load_policy(config.base, settings=config.base_settings)
         _require_fitting_sizes(config, policy)
         parameters = make_trainable(policy.train(), config.trainable, config.lora, seed=config.seed)
-        reference = _reference(policy, config, accelerator.device)
+        checkpoint_gradients(policy, config.recompute_parts)
         optimizer = torch.optim.AdamW(
             parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
         )
         model, optimizer = accelerator.prepare(policy, optimizer)
-        learner = Learner(accelerator, accelerator.unwrap_model(model), model, optimizer, reference)
+        policy = accelerator.unwrap_model(model)
+        policy.cast_frozen(accelerator.device)
+        initial = Weights(policy)
+        reference = initial.predict if config.loss.reference_kl else None
+        learner = Learner(accelerator, policy, model, optimizer, reference)
         judge = open_judge(config, accelerator.device)
         # Too few held-out pictures would otherwise be noticed only after all the training.
         config.held_out().draw("test", config.eval_images)
         pairs = pairs_for_task(config.source, config.pairs, task=config.task, split="train", seed=config.seed)
         if config.method in ("refl", "draft"):
             judge.require_gradient(pairs[0].gt[None], pairs[0].lq[None])
-        base = base_restorer(config, config.sampler, accelerator.device)
+        base = RestorerWith(initial, config.sampler)
         scales = scales_of(config, judge, base)
         panel = panel_of(config, judge, scales)
         gauge = HackingGauge(config.gauge, panel.judges, config.readings)
-        average = WeightAverage(learner.policy, config.ema_decay)
-        old = WeightAverage(learner.policy, config.nft.old_decay) if config.method == "nft" else None
+        average = WeightAverage(policy, config.ema_decay)
+        old = WeightAverage(policy, config.nft.old_decay) if config.method == "nft" else None
         base_rewards = BaseRewards(base, judge, scales, seed=config.seed)
-        return cls(config, run, learner, judge, pairs, average, panel, gauge, scales, base_rewards, old)
+        return cls(config, run, learner, judge, pairs, initial, average, panel, gauge, scales, base_rewards, old)
 
     @property
     def good(self) -> Path:
         """The folder of the last policy that passed the gauge."""
         return self.run.path / "good"
 
-    def roll_back(self) -> None:
-        """Puts the last good policy in the tuned one's place, for good: the run is over."""
-        policy, _ = load_policy(self.good)
-        self.rolled_back_to = policy.to(self.learner.accelerator.device)
-
-    def tuned(self) -> DiffusionPolicy:
-        """Returns the averaged policy, whole: what is evaluated, saved, and loaded again by `load_policy`."""
-        return self.rolled_back_to or whole_policy(self.learner.policy, self.average.values)
-
-    def base(self) -> PolicyRestorer:
-        """Returns the policy that the run started from, as the tuned one is deployed."""
-        return base_restorer(self.config, self.config.deployed, self.learner.accelerator.device)
-
-    def restorer(self) -> PolicyRestorer:
+    def restorer(self) -> RestorerWith:
         """Returns the averaged policy as it is deployed."""
-        return PolicyRestorer(self.tuned(), self.config.deployed)
+        return RestorerWith(self.average, self.config.deployed)
+
+    def save(self, folder: Path, iterations: int) -> None:
+        """Saves the averaged policy, or the last good one where the gauge has stopped the run."""
+        if self.rolled_back:
+            copy_saved_policy(self.good, folder)
+            return
+        with self.average.put_in():
+            provenance = self.provenance(iterations)
+            save_policy(folder, self.learner.policy, self.config.deployed, provenance=provenance)
 
     def provenance(self, iterations: int) -> dict[str, Any]:
         """Returns what a saved policy says of where it comes from."""
@@ -108,7 +108,8 @@ class Session:
     def states(self) -> dict[str, Stateful]:
         """Returns everything that a resumed run goes on from, by name."""
         learner = self.learner
-        states = {"policy": learner.policy, "optimizer": learner.optimizer, "average": self.average, "session": self}
+        policy = TrainedState(learner.policy)
+        states = {"policy": policy, "optimizer": learner.optimizer, "average": self.average, "session": self}
         return states | ({"old": self.old} if self.old else {})
 
     def state_dict(self) -> dict[str, Any]:
@@ -123,7 +124,7 @@ class Session:
 
 def base_restorer(config: TrainRlConfig, sampler: SamplerSpec, device: torch.device) -> PolicyRestorer:
     """Returns the policy that a run starts from."""
-    policy, _ = load_policy(config.base)
+    policy, _ = load_policy(config.base, settings=config.base_settings)
     return PolicyRestorer(policy.to(device), sampler)
 
 
@@ -167,17 +168,3 @@ def _require_fitting_sizes(config: TrainRlConfig, policy: DiffusionPolicy) -> No
             f"pairs.crop_px must be a multiple of {block_px}, the block of pixels the policy in {config.base} works "
             f"on, and eval_crop_px of {policy.scale}, got {config.pairs.crop_px} and {config.eval_crop_px}"
         )
-
-
-def _reference(policy: DiffusionPolicy, config: TrainRlConfig, device: torch.device) -> ConditionedDenoiser | None:
-    """Returns the frozen base policy's network where the loss asks for it: a copy, or the policy with its adapters disabled."""
-    if config.loss.reference_kl == 0.0:
-        return None
-    if config.trainable == "full":
-        return copy.deepcopy(policy).eval().requires_grad_(False).to(device).predict
-
-    def predict(x_t: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
-        with as_base(policy):
-            return policy.predict(x_t, timesteps, condition)
-
-    return predict

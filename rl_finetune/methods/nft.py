@@ -17,8 +17,8 @@ from rl_finetune.methods.learner import Learner, optimizer_step
 from rl_finetune.methods.likelihood import in_band
 from rl_finetune.methods.nft_loss import NftConfig, nft_loss, optimality
 from rl_finetune.methods.rollout import ConditionedDenoiser
-from rl_finetune.methods.trajectory import Rollout
-from shared.policies.interface import repeat, take
+from rl_finetune.methods.trajectory import Rollout, groups_around, sample_slices
+from shared.policies.interface import take
 from shared.seeds import derive_seed, gaussian, numpy_rng
 
 
@@ -27,7 +27,7 @@ class NftPlan:
     """How a rollout is cut into optimizer steps, and the noise levels it is trained at."""
 
     updates: int  # optimizer steps per rollout
-    microbatch_groups: int  # groups per forward pass; 0: all of an update's
+    samples_per_pass: int  # samples per forward pass; 0: all of an update's
     gradient_clip: float
     config: NftConfig
     levels: Sequence[int]  # timesteps to draw from
@@ -49,16 +49,17 @@ def nft_update(
     `optimizer_step` does.
     """
     sums: dict[str, list[torch.Tensor]] = defaultdict(list)
-    per_update = len(rollout.group_ids) // plan.updates
+    per_update = len(rollout.group_ids) // plan.updates * rollout.group_size
+    slices = sample_slices(len(rollout.sr), per_update, plan.samples_per_pass)
     for number in range(plan.updates):
         learner.optimizer.zero_grad(set_to_none=True)
-        end, at_once = (number + 1) * per_update, plan.microbatch_groups or per_update
-        for start in range(number * per_update, end, at_once):
-            groups = slice(start, min(start + at_once, end))
+        end = (number + 1) * per_update
+        for samples in (each for each in slices if number * per_update <= each.start < end):
             # Gradients are exchanged once, with the last backward pass: a process count changes nothing else.
-            with nullcontext() if groups.stop == end else learner.accelerator.no_sync(learner.model):
-                loss, figures = _loss(learner, rollout, advantages[groups].flatten(0, 1), weights, old, plan, groups)
-                learner.accelerator.backward(loss * (groups.stop - groups.start) / per_update)
+            with nullcontext() if samples.stop == end else learner.accelerator.no_sync(learner.model):
+                its = advantages.flatten(0, 1)[samples]
+                loss, figures = _loss(learner, rollout, its, weights, old, plan, samples)
+                learner.accelerator.backward(loss * (samples.stop - samples.start) / per_update)
             sums["loss"].append(loss.detach())
             for name, value in figures.items():
                 sums[name].append(value)
@@ -73,16 +74,15 @@ def _loss(
     weights: torch.Tensor,
     old: ConditionedDenoiser,
     plan: NftPlan,
-    groups: slice,
+    samples: slice,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Returns the loss of some groups and its figures; advantages: [N, a, b] of their N samples."""
+    """Returns the loss of some samples and its figures; advantages: [N, a, b] of these N samples."""
     config, policy, size = plan.config, learner.policy, rollout.group_size
-    x0 = rollout.x0[groups.start * size : groups.stop * size]
-    condition = take(rollout.condition, groups)
-    of_samples = repeat(condition, size)
+    x0, of_samples, groups = rollout.x0[samples], rollout.condition_of(samples), groups_around(samples, size)
+    inside = slice(samples.start - groups.start * size, samples.stop - groups.start * size)
     ids = rollout.group_ids[groups]
-    timesteps = torch.tensor([t for i in ids for t in stratified_levels(i, size, plan)], device=x0.device)
-    seeds = [derive_seed(plan.seed, "noise", i, member) for i in ids for member in range(size)]
+    timesteps = torch.tensor([t for i in ids for t in stratified_levels(i, size, plan)][inside], device=x0.device)
+    seeds = [derive_seed(plan.seed, "noise", i, member) for i in ids for member in range(size)][inside]
     x_t = policy.schedule.add_noise(x0, gaussian(seeds, x0.shape[1:], device=x0.device), timesteps)
     with learner.accelerator.autocast():
         with torch.no_grad():
@@ -96,12 +96,13 @@ def _loss(
     figures = {"policy_shift": (x0_pred.detach() - x0_old).square().mean()}
     if config.supervised_weight:
         with torch.no_grad():
-            gt_latent = policy.encode(rollout.gt[groups], condition).repeat_interleave(size, dim=0)
+            gt_latent = policy.encode(rollout.gt[groups], take(rollout.condition, groups))
+            gt_latent = gt_latent.repeat_interleave(size, dim=0)[inside]
         banded = in_band(policy, config.supervised_band)
         supervised = (banded(x0_pred) - banded(gt_latent)).square().mean((1, 2, 3))
         per_sample = per_sample + config.supervised_weight * supervised
         figures["supervised"] = supervised.detach().mean()
-    return (per_sample * weights[groups].repeat_interleave(size)).mean(), figures
+    return (per_sample * rollout.each_sample(weights, samples)).mean(), figures
 
 
 def stratified_levels(group_id: int, group_size: int, plan: NftPlan) -> list[int]:

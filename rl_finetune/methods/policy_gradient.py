@@ -30,7 +30,6 @@ from rl_finetune.methods.policy_loss import (
 )
 from rl_finetune.methods.trajectory import Rollout, TrainedStep
 from shared.diffusion.transition import Transition, log_prob_map, transition, transition_towards
-from shared.policies.interface import repeat, take
 from shared.seeds import derive_seed, gaussian
 from shared.vision.similarity import psnr
 
@@ -40,7 +39,7 @@ class UpdatePlan:
     """How a rollout is cut into optimizer steps."""
 
     updates: int  # optimizer steps per rollout
-    microbatch_groups: int  # groups per forward pass; the rollout ran in the same slices
+    samples_per_pass: int  # samples per forward pass, 0: an update's; the rollout ran in the same slices
     gradient_clip: float
     loss: LossConfig
     likelihood: LikelihoodConfig
@@ -72,17 +71,16 @@ def update(
     """
     batch = _batch(learner, rollout, advantages, weights, plan)
     sums: dict[str, list[torch.Tensor]] = defaultdict(list)
-    groups_per_update = len(rollout.group_ids) // plan.updates
+    per_update = len(rollout.group_ids) // plan.updates * rollout.group_size
     for number in range(plan.updates):
-        groups = range(number * groups_per_update, (number + 1) * groups_per_update)
         learner.optimizer.zero_grad(set_to_none=True)
-        passes = list(_passes(groups, plan, len(rollout.steps)))
-        for position, (members, steps) in enumerate(passes):
+        passes = list(_passes(slice(number * per_update, (number + 1) * per_update), plan, len(rollout.steps)))
+        for position, (samples, steps) in enumerate(passes):
             # Gradients are exchanged once, with the last backward pass: a process count changes nothing else.
             last = position == len(passes) - 1
             with nullcontext() if last else learner.accelerator.no_sync(learner.model):
-                share = len(members) / (len(groups) * len(rollout.steps))
-                losses = _pass_losses(batch, members, steps)
+                share = (samples.stop - samples.start) / (per_update * len(rollout.steps))
+                losses = _pass_losses(batch, samples, steps)
                 if number == 0:
                     for _, figures in losses:
                         assert_first_step_ratio(figures.ratio)
@@ -115,18 +113,18 @@ def supervised_share(rollout: Rollout, config: LikelihoodConfig) -> torch.Tensor
     return difficulty_weights(quality, hard=config.hard_db, easy=config.easy_db)
 
 
-def _pass_losses(batch: _Batch, members: range, steps: range) -> list[tuple[torch.Tensor, PolicyLoss]]:
-    """Returns, for each of the trained `steps`, the loss of the groups `members` and its policy part's figures.
+def _pass_losses(batch: _Batch, samples: slice, steps: range) -> list[tuple[torch.Tensor, PolicyLoss]]:
+    """Returns, for each of the trained `steps`, the loss of these samples and its policy part's figures.
 
     One forward pass scores all of them.
     """
     learner, rollout = batch.learner, batch.rollout
-    size = rollout.group_size
-    samples = slice(members.start * size, members.stop * size)
     trained = [rollout.steps[k] for k in steps]
     x_t = torch.cat([step.x_t[samples] for step in trained])
-    times = torch.tensor([step.times.t for step in trained], device=x_t.device).repeat_interleave(len(members) * size)
-    condition = repeat(take(rollout.condition, slice(members.start, members.stop)), size)
+    times = torch.tensor([step.times.t for step in trained], device=x_t.device).repeat_interleave(
+        samples.stop - samples.start
+    )
+    condition = rollout.condition_of(samples)
     conditions = {name: torch.cat([tensor] * len(trained)) for name, tensor in condition.items()}
     with learner.accelerator.autocast():
         outputs = learner.model(x_t, times, conditions).chunk(len(trained))
@@ -135,32 +133,30 @@ def _pass_losses(batch: _Batch, members: range, steps: range) -> list[tuple[torc
         with torch.no_grad(), learner.accelerator.autocast():
             base_outputs = learner.reference(x_t, times, conditions).chunk(len(trained))
     return [
-        _step_loss(batch, members, k, output, base)
+        _step_loss(batch, samples, k, output, base)
         for k, output, base in zip(steps, outputs, base_outputs, strict=True)
     ]
 
 
 def _step_loss(
-    batch: _Batch, members: range, k: int, output: torch.Tensor, base_output: torch.Tensor | None
+    batch: _Batch, samples: slice, k: int, output: torch.Tensor, base_output: torch.Tensor | None
 ) -> tuple[torch.Tensor, PolicyLoss]:
     rollout, plan, schedule = batch.rollout, batch.plan, batch.learner.policy.schedule
-    size, groups = rollout.group_size, slice(members.start, members.stop)
-    samples = slice(members.start * size, members.stop * size)
     step = rollout.steps[k]
     x_t = step.x_t[samples]
     now = transition(schedule, output, x_t, step.times)
     new_map = log_prob_map(step.prev[samples], now.mean, now.std).sum(dim=1)
-    advantage = batch.advantages[groups, :, k].flatten(0, 1)
+    advantage = batch.advantages[:, :, k].flatten(0, 1)[samples]
     figures = _policy_loss(plan.loss, new_map, step.log_prob_map[samples], advantage, now, step.mean[samples])
     per_sample = figures.per_sample
     if base_output is not None:
         base = transition(schedule, base_output, x_t, step.times)
         per_sample = per_sample + plan.loss.reference_kl * gaussian_kl_map(now.mean, base.mean, now.std).mean((1, 2))
-    loss = (per_sample * batch.weights[groups].repeat_interleave(size)).mean()
+    loss = (per_sample * rollout.each_sample(batch.weights, samples)).mean()
     likelihood = plan.likelihood
     if likelihood.form != "none" and k in likelihood_steps(len(rollout.steps), likelihood.last_steps):
-        term = _likelihood_loss(batch, step, now, x_t, groups)
-        loss = loss + likelihood.weight * (term * batch.likelihood_weights[groups].repeat_interleave(size)).mean()
+        term = _likelihood_loss(batch, step, now, x_t, samples)
+        loss = loss + likelihood.weight * (term * rollout.each_sample(batch.likelihood_weights, samples)).mean()
     return loss, figures
 
 
@@ -182,23 +178,23 @@ def _policy_loss(
 
 
 def _likelihood_loss(
-    batch: _Batch, step: TrainedStep, now: Transition, x_t: torch.Tensor, groups: slice
+    batch: _Batch, step: TrainedStep, now: Transition, x_t: torch.Tensor, samples: slice
 ) -> torch.Tensor:
     rollout, plan, schedule = batch.rollout, batch.plan, batch.learner.policy.schedule
-    gt_latent = rollout.each_sample(batch.gt_latent[groups])
+    gt_latent = rollout.each_sample(batch.gt_latent, samples)
     banded = in_band(batch.learner.policy, plan.likelihood.band)
     if plan.likelihood.form == "posterior":
         towards_gt = transition_towards(schedule, gt_latent, x_t, step.times)
         return posterior_likelihood_loss(banded(towards_gt.mean), banded(now.mean), now.std)
     # One noising per group and step, keyed like every other draw.
-    seeds = [derive_seed(plan.seed, "marginal", i, step.j) for i in rollout.group_ids[groups]]
-    noise = rollout.each_sample(gaussian(seeds, gt_latent.shape[1:], device=gt_latent.device))
+    seeds = [derive_seed(plan.seed, "marginal", i, step.j) for i in rollout.group_ids]
+    noise = rollout.each_sample(gaussian(seeds, gt_latent.shape[1:], device=gt_latent.device), samples)
     gt_prev = noised_gt(gt_latent, noise, *schedule.level(step.times.prev_t))
     return marginal_likelihood_loss(banded(gt_prev), banded(now.mean), now.std)
 
 
-def _passes(groups: range, plan: UpdatePlan, steps: int) -> Iterator[tuple[range, range]]:
-    size = plan.microbatch_groups or len(groups)
+def _passes(samples: slice, plan: UpdatePlan, steps: int) -> Iterator[tuple[slice, range]]:
+    size = plan.samples_per_pass or samples.stop - samples.start
     for first in range(0, steps, plan.steps_per_pass):
-        for start in range(groups.start, groups.stop, size):
-            yield range(start, min(start + size, groups.stop)), range(first, min(first + plan.steps_per_pass, steps))
+        for start in range(samples.start, samples.stop, size):
+            yield slice(start, min(start + size, samples.stop)), range(first, min(first + plan.steps_per_pass, steps))

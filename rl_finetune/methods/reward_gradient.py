@@ -22,6 +22,7 @@ from rl_finetune.methods.reward_gradient_loss import (
     draft_loss,
     refl_loss,
 )
+from rl_finetune.methods.trajectory import sample_slices
 from shared.diffusion.sampler import SamplerSpec, draw_step, pure_noise
 from shared.diffusion.transition import StepTimes, transition
 from shared.policies.interface import Condition
@@ -37,7 +38,7 @@ class RewardGradientPlan:
 
     method: Literal["refl", "draft"]
     updates: int  # optimizer steps per iteration
-    microbatch_groups: int  # groups per forward pass; 0: all of an update's
+    samples_per_pass: int  # samples per forward pass; 0: all of an update's
     gradient_clip: float
     config: RewardGradientConfig
     seed: int
@@ -58,19 +59,18 @@ def reward_gradient_update(
     `sample_seeds` holds B·G integers, group-major. Raises RuntimeError as `optimizer_step` does.
     """
     sums: dict[str, list[torch.Tensor]] = defaultdict(list)
-    per_update = len(pairs.indices) // plan.updates
+    per_update = len(pairs.indices) // plan.updates * group_size
+    slices = sample_slices(len(sample_seeds), per_update, plan.samples_per_pass)
     for number in range(plan.updates):
         learner.optimizer.zero_grad(set_to_none=True)
-        end, at_once = (number + 1) * per_update, plan.microbatch_groups or per_update
-        for start in range(number * per_update, end, at_once):
-            groups = slice(start, min(start + at_once, end))
-            seeds = sample_seeds[groups.start * group_size : groups.stop * group_size]
+        its = slice(number * per_update, (number + 1) * per_update)
+        for samples in (each for each in slices if its.start <= each.start < its.stop):
             # A chain passes through the model many times before its one backward pass, perhaps again within it, which
             # is not what DistributedDataParallel counts: gradients are averaged by hand.
             with learner.accelerator.no_sync(learner.model):
-                part = _Part.of(learner, pairs, groups, spec, seeds=seeds)
+                part = _Part.of(learner, pairs, samples, spec, group_size=group_size, seeds=sample_seeds[samples])
                 loss = _loss(part, plan, reward, number=number)
-                learner.accelerator.backward(loss.per_sample.mean() * (groups.stop - groups.start) / per_update)
+                learner.accelerator.backward(loss.per_sample.mean() * (samples.stop - samples.start) / per_update)
             sums["loss"].append(loss.per_sample.detach().mean())
             sums["supervised"].append(loss.supervised.mean())
         average_gradients(learner.accelerator, learner.model)
@@ -93,10 +93,19 @@ class _Part:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, learner: Learner, pairs: PairBatch, groups: slice, spec: SamplerSpec, *, seeds: Sequence[int]) -> _Part:
-        policy, size = learner.policy, len(seeds) // (groups.stop - groups.start)
-        gt, lq = (pictures[groups].repeat_interleave(size, dim=0) for pictures in (pairs.gt, pairs.lq))
-        ids = [f"picture {i}, member {g}" for i in pairs.indices[groups] for g in range(size)]
+    def of(
+        cls,
+        learner: Learner,
+        pairs: PairBatch,
+        samples: slice,
+        spec: SamplerSpec,
+        *,
+        group_size: int,
+        seeds: Sequence[int],
+    ) -> _Part:
+        policy = learner.policy
+        gt, lq = (pictures.repeat_interleave(group_size, dim=0)[samples] for pictures in (pairs.gt, pairs.lq))
+        ids = [f"picture {i}, member {g}" for i in pairs.indices for g in range(group_size)][samples]
         condition = policy.condition(lq)
         return cls(learner, gt, lq, condition, policy.encode(gt, condition), spec.plan(policy.schedule), seeds, ids)
 
@@ -127,7 +136,7 @@ def _loss(part: _Part, plan: RewardGradientPlan, reward: PictureReward, *, numbe
     config = plan.config
     first = len(part.steps) - config.last_steps
     loss = LatentLoss(
-        decode=lambda latent: part.learner.policy.decode(latent, part.condition),
+        decode=lambda latent: part.learner.policy.decode(latent, part.condition, recompute=config.recompute),
         reward=lambda sr: reward(sr, part.gt, part.lq, part.ids),
         supervised_weight=config.supervised_weight,
         reward_ceiling=config.reward_ceiling,

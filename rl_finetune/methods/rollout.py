@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from data.degradation.records import PairBatch
-from rl_finetune.methods.trajectory import Rollout, TrainedStep
+from rl_finetune.methods.trajectory import Rollout, TrainedStep, sample_slices
 from shared.diffusion.sampler import SamplerSpec, StepRecord, sample
 from shared.policies.interface import Condition, DiffusionPolicy, repeat, take
 
@@ -31,15 +31,15 @@ def rollout(
 ) -> Rollout:
     """Returns B·G restorations of `pairs`, recording the steps whose plan index is in `trained`.
 
-    Runs `microbatch` samples at a time, within each `per_update` of them (0: all): updates re-score in the same slices,
-    so that the same kernels see the same shapes and the first ratio is 1. `sample_seeds` holds B·G integers,
-    group-major. `keep_predictions` also decodes the clean-image prediction before every trained step.
+    Runs `microbatch` samples at a time, within each `per_update` of them (0: all): updates re-score in the same slices, so
+    that the same kernels see the same shapes and the first ratio is 1. `sample_seeds` holds B·G integers, group-major.
+    `keep_predictions` also decodes the clean-image prediction before every trained step.
     """
     lq = pairs.lq.repeat_interleave(group_size, dim=0)
     condition = policy.condition(pairs.lq)
     condition_of_samples = repeat(condition, group_size)
     parts = []
-    for window in _slices(len(sample_seeds), per_update or len(sample_seeds), microbatch):
+    for window in sample_slices(len(sample_seeds), per_update or len(sample_seeds), microbatch):
         part = _rollout_slice(
             policy,
             denoise,
@@ -62,15 +62,6 @@ def rollout(
         steps=tuple(_concatenate(steps) for steps in zip(*(steps for *_, steps, _ in parts), strict=True)),
         predictions=tuple(torch.cat(p) for p in zip(*(predictions for *_, predictions in parts), strict=True)),
     )
-
-
-def _slices(total: int, per_update: int, microbatch: int) -> list[slice]:
-    """Returns slices of at most `microbatch` samples, none of them across the border of two updates."""
-    return [
-        slice(start, min(start + microbatch, first + per_update))
-        for first in range(0, total, per_update)
-        for start in range(first, first + per_update, microbatch)
-    ]
 
 
 def _rollout_slice(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from shared.diffusion.transition import StepTimes
-from shared.policies.interface import Condition
+from shared.policies.interface import Condition, repeat, take
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,27 @@ class Rollout:
         """Returns the noise of each trained step, [J] float32."""
         return torch.tensor([step.std for step in self.steps], device=self.sr.device)
 
-    def each_sample(self, per_group: torch.Tensor) -> torch.Tensor:
-        """Returns [B·G, …] from [B, …]: every member of a group sees the same."""
-        return per_group.repeat_interleave(self.group_size, dim=0)
+    def each_sample(self, per_group: torch.Tensor, samples: slice = slice(None)) -> torch.Tensor:
+        """Returns [B·G, …] from [B, …], or those in `samples`: every member of a group sees the same."""
+        return per_group.repeat_interleave(self.group_size, dim=0)[samples]
+
+    def condition_of(self, samples: slice) -> Condition:
+        """Returns what the network saw of some samples."""
+        groups = groups_around(samples, self.group_size)
+        inside = slice(samples.start - groups.start * self.group_size, samples.stop - groups.start * self.group_size)
+        return take(repeat(take(self.condition, groups), self.group_size), inside)
+
+
+def groups_around(samples: slice, group_size: int) -> slice:
+    """Returns the groups that some samples belong to."""
+    return slice(samples.start // group_size, -(-samples.stop // group_size))
+
+
+def sample_slices(total: int, per_update: int, per_pass: int) -> list[slice]:
+    """Returns slices of at most `per_pass` samples (0: as many as there are), none across the border of two updates."""
+    size = per_pass or per_update
+    return [
+        slice(start, min(start + size, first + per_update))
+        for first in range(0, total, per_update)
+        for start in range(first, first + per_update, size)
+    ]

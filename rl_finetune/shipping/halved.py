@@ -12,7 +12,7 @@ from reward_model.network.model import RewardModel
 from shared.app.shipped import shipped_checkpoints
 from shared.policies.interface import Origin
 from shared.policies.load import load_policy
-from shared.policies.policy_folder import WEIGHTS_FILE, read_provenance, refer_to, save_policy
+from shared.policies.policy_folder import WEIGHTS_FILE, copy_saved_policy, read_provenance, refer_to, save_policy
 from shared.policies.policy_hub import require_travelling
 from shared.publishing.portable_settings import portable
 from shared.restorers.pre_restorer import STAGES
@@ -28,6 +28,9 @@ def copy_policy(run: Path, folder: Path, *, provenance: dict[str, Any]) -> Origi
     policy, spec = load_policy(run)
     require_travelling(policy.origin(), run)
     said = {key: portable(value) for key, value in read_provenance(run).items()}
+    if policy.origin().repository:  # only what was trained is there, and ships as it is
+        copy_saved_policy(run, folder, provenance=said | provenance)
+        return policy.origin()
     save_policy(folder, policy, spec, provenance=said | provenance, half=True)
     # A tuned policy sees what its base sees: those bytes ship once.
     found = {stage: _same_beside(folder, stage) for stage in STAGES} if "base" in said else {}

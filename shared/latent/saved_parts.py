@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import nn
 
+from shared.files import write_bytes
 from shared.latent.model_folder import ModelFolder, load_part
+from shared.lora import state_without_adapters
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name
-_NEVER_SHARDED = "1000GB"
 
 
 def holder_of(part: str, base: ModelFolder, folder: Path | None) -> ModelFolder:
@@ -24,17 +25,22 @@ def holder_of(part: str, base: ModelFolder, folder: Path | None) -> ModelFolder:
 def save_changed(
     parts: Mapping[str, nn.Module], bases: Mapping[str, ModelFolder], folder: Path, *, half: bool
 ) -> list[str]:
-    """Writes the parts that differ from those of their bases, in float16 where `half`, and returns the files' names."""
+    """Writes the parts that differ from those of their bases, in float16 where `half`, and returns the files' names.
+
+    Adapters alone make no difference; beside other changes they are merged in.
+    """
     return [_save(parts[name], name, folder, half=half) for name in bases if _differs(parts[name], bases[name], name)]
 
 
 def _differs(part: nn.Module, base: ModelFolder, name: str) -> bool:
     there = load_part(base, name, [type(part).__name__]).state_dict()
-    return any(not torch.equal(there[key].to(tensor.dtype), tensor.cpu()) for key, tensor in part.state_dict().items())
+    own = state_without_adapters(part, merged=False)
+    return any(not torch.equal(there[key].to(tensor.dtype), tensor.cpu()) for key, tensor in own.items())
 
 
 def _save(part: nn.Module, name: str, folder: Path, *, half: bool) -> str:
-    if half:
-        part = copy.deepcopy(part).half()
-    part.save_pretrained(folder / name, safe_serialization=True, max_shard_size=_NEVER_SHARDED)
+    part.save_config(folder / name)
+    state = {key: tensor.cpu().contiguous() for key, tensor in state_without_adapters(part, merged=True).items()}
+    state = {key: tensor.half() for key, tensor in state.items()} if half else state
+    write_bytes(folder / name / WEIGHTS, save(state, metadata={"format": "pt"}))
     return f"{name}/{WEIGHTS}"

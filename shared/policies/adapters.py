@@ -16,6 +16,7 @@ KINDS = {
 }
 # {class in a diffusers folder's model_index.json: the kind of policy that it can serve as}
 PIPELINES = {
+    "StableDiffusionPipeline": "latent_controlnet",
     "StableDiffusionControlNetPipeline": "latent_controlnet",
     "StableDiffusionUpscalePipeline": "latent_concat",
     "LDMSuperResolutionPipeline": "latent_concat",

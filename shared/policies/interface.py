@@ -38,7 +38,8 @@ class DiffusionPolicy(nn.Module, ABC):
     """A diffusion restorer. Register a new one by its kind in `shared.policies.adapters`."""
 
     kind: ClassVar[str]  # its name in config.json
-    fixed: ClassVar[frozenset[str]] = frozenset()  # parts that no loss's gradient reaches: VAE, text encoder
+    # Parts that no loss's gradient reaches (VAE, text encoder), and what else is never trained, such as controlnet.conv_in.
+    fixed: ClassVar[frozenset[str]] = frozenset()
     scale: int  # side of sr / side of lq
     multiple: int  # sides of lq must be multiples of it
     cell_px: int  # side, in pixels of sr, of what one latent cell stands for
@@ -109,8 +110,12 @@ class DiffusionPolicy(nn.Module, ABC):
     def save_weights(self, folder: Path, *, half: bool = False) -> list[str]:
         """Writes what `origin` does not hold into `folder`, as safetensors, and returns the files' names within it.
 
-        That is everything, or, where there is a repository, what was trained. `half`: in float16.
+        That is everything, adapters merged in, or, where there is a repository, the parts that are no longer its own, each
+        in its folder; adapters beside untouched parts are `save_policy`'s. `half`: in float16.
         """
+
+    def cast_frozen(self, device: torch.device) -> None:
+        """Puts weights that are not trained into the type they are kept in on `device`; here: leaves them as they are."""
 
 
 def take(condition: Condition, window: slice) -> Condition:

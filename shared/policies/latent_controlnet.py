@@ -52,6 +52,8 @@ class LatentControlNet(LatentPolicy):
     """The policy; see DiffusionPolicy for what each method promises."""
 
     kind = "latent_controlnet"
+    # diffusers' embedding of a hint in pixels: DiffBIR has none, and it stays at 0.
+    fixed = LatentPolicy.fixed | {"controlnet.controlnet_cond_embedding"}
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from shared.app.config import from_dict, require_range
 from shared.app.errors import UserError
 from shared.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from shared.files import write_bytes
+from shared.lora import state_without_adapters
 from shared.policies.interface import Condition, DiffusionPolicy, OpenStage, Origin
 from shared.policies.policy_folder import AGAIN, WEIGHTS_FILE
 from shared.restorers.pixel_ends import PixelHead, PixelStem
@@ -218,8 +219,9 @@ class PixelUNet(DiffusionPolicy):
         return load_network(lambda: cls(config, *stages), folder / WEIGHTS_FILE, advice=AGAIN)
 
     def save_weights(self, folder: Path, *, half: bool = False) -> list[str]:
-        """Writes `model.safetensors`, then the policy's own restorers."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        """Writes `model.safetensors`, adapters merged in, then the policy's own restorers."""
+        state = state_without_adapters(self, merged=True)
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
         write_bytes(folder / WEIGHTS_FILE, save({name: t.half() for name, t in tensors.items()} if half else tensors))
         weights = [WEIGHTS_FILE]
         for stage in STAGES:

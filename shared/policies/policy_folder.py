@@ -13,7 +13,8 @@ from typing import Any
 from shared.app.errors import UserError
 from shared.app.shipped import find_checkpoint
 from shared.diffusion.sampler import SamplerSpec
-from shared.files import write_bytes
+from shared.files import write_bytes, written_whole
+from shared.lora import save_adapters
 from shared.policies.interface import DiffusionPolicy
 from shared.weights import read_description, require_no_pointer
 
@@ -26,10 +27,16 @@ def save_policy(
 ) -> None:
     """Saves a policy: its weights (float16 where `half`), then `config.json`, each file whole.
 
+    Of one that began as a repository's model, what was trained: parts in diffusers' folders, and adapters in the file that
+    its `load_lora_weights` reads.
+
     `config.json` holds kind, architecture, the sampler spec, the provenance, where the base's weights are if they are not
     in the folder, and the sha256 of every file of weights.
     """
     weights, origin = policy.save_weights(folder, half=half), policy.origin()
+    if origin.repository:  # the adapters of parts that are in no file as a whole
+        others = {name: p for name, p in policy.parts().items() if not any(w.startswith(f"{name}/") for w in weights)}
+        weights = [*weights, *save_adapters(others, folder, half=half)]
     config = {
         "kind": policy.kind,
         "policy": dict(origin.architecture),
@@ -38,6 +45,21 @@ def save_policy(
         "provenance": provenance,
         "sha256": {name: _sha256(folder / name) for name in weights},
     }
+    write_bytes(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def copy_saved_policy(source: Path, folder: Path, *, provenance: Mapping[str, Any] | None = None) -> None:
+    """Copies the policy saved in `source` into another folder, its weights as they lie, each file whole.
+
+    `provenance` is added to its own.
+    """
+    config = read_policy_config(source)
+    weights = [source / name for name in config["sha256"]]
+    described = {path for file in weights if file.parent != source for path in file.parent.glob("*.json")}
+    for path in (*weights, *sorted(described)):
+        with written_whole(folder / path.relative_to(source)) as temporary:
+            shutil.copyfile(path, temporary)
+    config["provenance"] = {**config.get("provenance", {}), **(provenance or {})}
     write_bytes(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
 
 

@@ -6,19 +6,22 @@ import dataclasses
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rl_finetune import train as rl
 from rl_finetune.evidence.gauge import GaugeReading
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.loop.iteration import iterate
-from rl_finetune.loop.trainable import LoraConfig, as_base, make_trainable, trained_parameters, whole_policy
-from rl_finetune.loop.weight_average import WeightAverage
+from rl_finetune.loop.lora_layers import LoraConfig
+from rl_finetune.loop.trainable import checkpoint_gradients, make_trainable, trained_parameters
+from rl_finetune.loop.weight_average import WeightAverage, Weights
 from rl_finetune.methods.policy_loss import LossConfig
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
+from shared.lora import merge_saved_adapters, save_adapters
 from shared.policies.load import load_policy, load_restorer
 from shared.policies.pixel_unet import PixelUNet, PixelUNetConfig
-from shared.policies.policy_folder import save_policy
+from shared.policies.policy_folder import read_provenance, save_policy
 from shared.policies.policy_restorer import PolicyRestorer
 from shared.vision.metrics import PairedDifference
 from tests.helpers.tiny_rl import flat, killed_and_resumed, open_session, tiny_rl_config
@@ -42,6 +45,10 @@ def adapted_policy(*, alpha: float = 6.0) -> PixelUNet:
     """Returns it with adapters that have moved away from 0."""
     policy = attentive_policy()
     make_trainable(policy, "lora", LoraConfig(rank=3, alpha=alpha), seed=0)
+    return move(policy)
+
+
+def move(policy: PixelUNet) -> PixelUNet:
     with torch.no_grad():
         for i, parameter in enumerate(trained_parameters(policy).values()):
             parameter.add_(0.1 * randn(*parameter.shape, seed=i))
@@ -64,14 +71,16 @@ def test_new_adapters_change_nothing_and_moved_ones_step_aside():
     base, policy = attentive_policy(), attentive_policy()
     make_trainable(policy, "lora", LoraConfig(rank=3), seed=0)
     assert torch.equal(outputs(policy), outputs(base))
-    moved = adapted_policy()
-    assert (outputs(moved) - outputs(base)).abs().max() > 1e-2
-    names = set(trained_parameters(moved))
-    with as_base(moved):
-        assert torch.equal(outputs(moved), outputs(base))
-    assert set(trained_parameters(moved)) == names
-    with pytest.raises(ValueError, match="no adapters"), as_base(base):
-        pass
+    initial = Weights(policy)
+    move(policy)
+    moved = outputs(policy)
+    assert (moved - outputs(base)).abs().max() > 1e-2
+    with initial.put_in():
+        torch.testing.assert_close(outputs(policy), outputs(base), atol=1e-6, rtol=0)
+        assert not policy.training
+    torch.testing.assert_close(outputs(policy), moved, atol=1e-6, rtol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(initial.predict(X, T, policy.condition(LQ)), outputs(base), atol=1e-6, rtol=0)
 
 
 def test_only_low_rank_adapters_are_trained():
@@ -105,7 +114,9 @@ def test_adapters_begin_as_a_function_of_the_seed_alone():
 @pytest.mark.parametrize("alpha", [6.0, 1.5])
 def test_merged_and_unmerged_outputs_are_equal(tmp_path, alpha):
     policy = adapted_policy(alpha=alpha)
-    whole = whole_policy(policy, trained_parameters(policy))
+    spec = SamplerSpec(steps=4, eta=0.5)
+    save_policy(tmp_path, policy, spec, provenance={})
+    whole, _ = load_policy(tmp_path)
     assert set(whole.state_dict()) == set(attentive_policy().state_dict())
     torch.testing.assert_close(outputs(whole), outputs(policy), atol=1e-5, rtol=1e-5)
     # W + alpha/rank · B·A, for the first convolution: A [3, 96, 3, 3], B [8, 3, 1, 1].
@@ -113,21 +124,73 @@ def test_merged_and_unmerged_outputs_are_equal(tmp_path, alpha):
     moved = whole.unet.conv_in.weight - attentive_policy().unet.conv_in.weight
     torch.testing.assert_close(moved, alpha / 3 * torch.einsum("or,rikl->oikl", b[..., 0, 0], a), atol=1e-6, rtol=0)
     # What a user loads restores the same picture.
-    spec = SamplerSpec(steps=4, eta=0.5)
-    save_policy(tmp_path, whole, spec, provenance={})
     expected = PolicyRestorer(policy, spec).restore(LQ, sample_seeds=[1, 2])
     torch.testing.assert_close(
         load_restorer(str(tmp_path)).restore(LQ, sample_seeds=[1, 2]), expected, atol=1e-5, rtol=0
     )
 
 
-def test_a_whole_policy_takes_the_given_values_and_leaves_the_policy_alone():
-    policy = adapted_policy()
-    before = outputs(policy)
-    zeros = {name: torch.zeros_like(p) for name, p in trained_parameters(policy).items()}
-    # Where an allocator puts a tensor moves a convolution's last bit.
-    torch.testing.assert_close(outputs(whole_policy(policy, zeros)), outputs(attentive_policy()), atol=1e-6, rtol=0)
-    torch.testing.assert_close(outputs(policy), before, atol=1e-6, rtol=0)
+def test_adapters_are_saved_as_diffusers_reads_them(tmp_path):
+    policy = adapted_policy(alpha=1.5)
+    assert save_adapters(policy.parts(), tmp_path) == ["pytorch_lora_weights.safetensors"]
+    assert save_adapters(attentive_policy().parts(), tmp_path / "none") == []
+    ours = load_file(tmp_path / "pytorch_lora_weights.safetensors")
+    # alpha / rank, 1.5 / 3, is in B; A is as it was trained.
+    b = trained_parameters(policy)["unet.conv_in.lora_B.default.weight"].detach()
+    torch.testing.assert_close(ours["unet.conv_in.lora_B.weight"], 0.5 * b)
+    plain = attentive_policy()
+    merge_saved_adapters(plain.parts(), tmp_path)
+    torch.testing.assert_close(outputs(plain), outputs(policy), atol=1e-5, rtol=1e-5)
+    small = PixelUNet(PixelUNetConfig(channels=(8,), norm_groups=4))
+    with pytest.raises(UserError, match="holds adapters of another network: unet"):
+        merge_saved_adapters(small.parts(), tmp_path)
+
+
+class WithVae(PixelUNet):
+    """A policy with a part that no gradient reaches."""
+
+    fixed = frozenset({"vae"})
+
+    def parts(self):
+        return {**super().parts(), "vae": self.vae}
+
+
+@pytest.fixture
+def with_vae() -> WithVae:
+    policy = WithVae(PixelUNetConfig(channels=(8,), norm_groups=4))
+    policy.vae = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1))
+    return policy
+
+
+def test_what_no_gradient_reaches_is_never_trained(with_vae):
+    make_trainable(with_vae, "full", LoraConfig(), seed=0)
+    assert {name.partition(".")[0] for name in trained_parameters(with_vae)} == {"unet"}
+    make_trainable(with_vae, "unet", LoraConfig(), seed=0)
+    assert {name.partition(".")[0] for name in trained_parameters(with_vae)} == {"unet"}
+    for wrong in ("vae", "controlnet"):
+        with pytest.raises(UserError, match=rf"expected full, lora or a part \(unet\), got '{wrong}'"):
+            make_trainable(with_vae, wrong, LoraConfig(), seed=0)
+    with pytest.raises(
+        UserError, match=r"'vae\.\*' matches layers of the vae alone, which no gradient reaches; name .*unet"
+    ):
+        make_trainable(with_vae, "lora", LoraConfig(targets=("vae.*",)), seed=0)
+    make_trainable(with_vae, "lora", LoraConfig(rank=2), seed=0)
+    assert {name.partition(".")[0] for name in trained_parameters(with_vae)} == {"unet"}
+
+
+def test_a_part_can_compute_its_activations_again(with_vae):
+    gradients = []
+    for parts in ([], ["unet"]):
+        make_trainable(with_vae, "full", LoraConfig(), seed=0)
+        checkpoint_gradients(with_vae.train(), parts)
+        with_vae.zero_grad()
+        with_vae(X, T, with_vae.condition(LQ)).square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in trained_parameters(with_vae).values()]))
+    assert with_vae.unet.is_gradient_checkpointing
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-7, rtol=1e-6)
+    for part in ("vae", "controlnet"):
+        with pytest.raises(UserError, match=f"recompute_parts: expected parts among unet, got '{part}'"):
+            checkpoint_gradients(with_vae, [part])
 
 
 def test_targets_that_match_nothing_are_refused():
@@ -184,8 +247,8 @@ def test_a_finished_lora_run_leaves_a_whole_policy(lora_run, tmp_path, capsys):
     assert f"{trained:,} of {total:,} parameters trained" in said
     policy, spec = load_policy(tmp_path)
     assert spec == lora_run.sampler
-    tuned = session.tuned()
-    assert all(torch.equal(value, tuned.state_dict()[name]) for name, value in policy.state_dict().items())
+    with session.average.put_in():
+        torch.testing.assert_close(outputs(policy), outputs(session.learner.policy), atol=1e-5, rtol=1e-5)
     base, _ = load_policy(lora_run.base)
     assert not torch.equal(policy.unet.conv_in.weight, base.unet.conv_in.weight)
 
@@ -199,8 +262,9 @@ def test_a_lora_run_that_is_stopped_goes_back_to_its_last_good_policy(lora_run, 
     rl.train(session)
     # Only the policy before RL was called good, and it is what is left, evaluated and saved.
     base, _ = load_policy(lora_run.base)
-    for found in (load_policy(tmp_path)[0], session.tuned()):
-        assert all(torch.equal(value, base.state_dict()[name]) for name, value in found.state_dict().items())
+    found, _ = load_policy(tmp_path)
+    assert all(torch.equal(value, base.state_dict()[name]) for name, value in found.state_dict().items())
+    assert read_provenance(tmp_path)["iterations"] == 0
     assert session.average.updates == 2
 
 

@@ -33,6 +33,7 @@ def tiny_run(tmp_path_factory) -> TrainRlConfig:
         ({"updates_per_rollout": 0}, "updates_per_rollout must lie between 1"),
         ({"checkpoint_every": 0}, "checkpoint_every must lie between 1"),
         ({"microbatch_groups": -1}, "microbatch_groups must lie between 0"),
+        ({"microbatch_groups": 1, "microbatch_samples": 2}, "say the same in two ways"),
         ({"eval_batch": 0}, "eval_batch must lie between 1"),
         ({"cpu_threads": 0}, "cpu_threads must lie between 1"),
         ({"learning_rate": -1.0}, "learning_rate must lie between"),

@@ -82,12 +82,13 @@ def test_the_update_is_autograd_of_the_loss_on_noised_latents(tiny_run, tmp_path
     assert 0 < norms[0] < norms[1]
 
 
-@pytest.mark.parametrize("microbatch_groups", [1, 3])
-def test_slices_change_no_gradient(tiny_run, tmp_path, microbatch_groups):
+@pytest.mark.parametrize("samples", [3, 9, 4, 1])
+def test_slices_change_no_gradient(tiny_run, tmp_path, samples):
     session = open_session(tiny_run, tmp_path)
     drawn = draw(session, 0)
-    whole = gradient(session, drawn, advantages_of(drawn))
-    sliced = gradient(session, drawn, advantages_of(drawn), microbatch_groups=microbatch_groups)
+    supervised = dataclasses.replace(session.config.nft, supervised_weight=1.0)
+    whole = gradient(session, drawn, advantages_of(drawn), config=supervised)
+    sliced = gradient(session, drawn, advantages_of(drawn), config=supervised, samples_per_pass=samples)
     assert whole.abs().max() > 1e-3
     torch.testing.assert_close(sliced, whole, atol=1e-6, rtol=1e-4)
 

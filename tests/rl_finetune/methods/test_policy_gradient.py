@@ -35,7 +35,7 @@ def gradient(session: Session, drawn: Rollout, advantages: torch.Tensor | None =
     """Returns the gradient of one update over all groups, without clipping, and leaves the policy as it was."""
     before = {name: p.detach().clone() for name, p in session.learner.policy.named_parameters()}
     config = session.config
-    settings = {"updates": 1, "microbatch_groups": 0, "gradient_clip": 1e9, "loss": config.loss, "seed": 0}
+    settings = {"updates": 1, "samples_per_pass": 0, "gradient_clip": 1e9, "loss": config.loss, "seed": 0}
     values = advantages if advantages is not None else some_advantages(drawn)
     plan = UpdatePlan(**{**settings, "likelihood": config.likelihood, **plan})
     update(session.learner, drawn, values, torch.ones(len(drawn.group_ids)), plan)
@@ -57,17 +57,17 @@ def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ppo_clip", "kl_trust_region"])
-@pytest.mark.parametrize(("steps_per_pass", "microbatch_groups"), [(2, 0), (3, 0), (2, 1), (1, 3)])
-def test_batching_steps_or_groups_changes_no_gradient(tiny_run, tmp_path, kind, steps_per_pass, microbatch_groups):
+# Groups of 3: slices of 4 and 5 cut through them, and 5 leaves a remainder.
+@pytest.mark.parametrize(("steps_per_pass", "samples"), [(2, 0), (3, 0), (2, 3), (1, 9), (1, 1), (2, 4), (1, 5)])
+def test_batching_steps_or_samples_changes_no_gradient(tiny_run, tmp_path, kind, steps_per_pass, samples):
     likelihood = LikelihoodConfig(form="marginal", weight=0.5, last_steps=2)
     loss = LossConfig(kind=kind, reference_kl=0.3)
-    config = dataclasses.replace(tiny_run, likelihood=likelihood, loss=loss, microbatch_groups=microbatch_groups)
+    config = dataclasses.replace(tiny_run, likelihood=likelihood, loss=loss, updates_per_rollout=1)
     session = open_session(config, tmp_path)
-    drawn = draw(session, 0)
+    whole = gradient(session, draw(session, 0))
     # The rollout must have run in the update's slices; the tolerance of the first ratio holds for the batched pass too.
-    one_by_one = gradient(session, drawn, microbatch_groups=microbatch_groups)
-    batched = gradient(session, drawn, microbatch_groups=microbatch_groups, steps_per_pass=steps_per_pass)
-    assert_same(batched, one_by_one)
+    drawn = draw(dataclasses.replace(session, config=dataclasses.replace(config, microbatch_samples=samples)), 0)
+    assert_same(gradient(session, drawn, samples_per_pass=samples, steps_per_pass=steps_per_pass), whole)
 
 
 def test_every_step_and_group_counts_once_whatever_the_slices(tiny_run, tmp_path):

@@ -40,7 +40,7 @@ def feedback_gradient(session: Session, method: str, feedback: RewardGradientCon
     """Returns the gradient of one update over all groups, and leaves the policy as it was."""
     before = {name: p.detach().clone() for name, p in session.learner.policy.named_parameters()}
     batch, seeds = groups_of(session, 0)
-    settings = {"updates": 1, "microbatch_groups": 0, "gradient_clip": 1e9, "seed": 0, **plan}
+    settings = {"updates": 1, "samples_per_pass": 0, "gradient_clip": 1e9, "seed": 0, **plan}
     reward_gradient_update(
         session.learner,
         batch,
@@ -123,7 +123,7 @@ def test_refl_draws_its_step_from_the_last_ones(feedback_run, tmp_path):
     assert len(gradients) == 2
 
 
-@pytest.mark.parametrize("plan", [{"microbatch_groups": 1}, {"microbatch_groups": 3}])
+@pytest.mark.parametrize("plan", [{"samples_per_pass": 3}, {"samples_per_pass": 9}, {"samples_per_pass": 4}])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_slices_and_recomputing_change_no_gradient(feedback_run, tmp_path, plan, recompute):
     session = open_session(feedback_run, tmp_path)

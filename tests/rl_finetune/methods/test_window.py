@@ -13,8 +13,7 @@ from rl_finetune.credit.config import AdvantageConfig
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.loop.groups import draw
 from rl_finetune.loop.iteration import iterate
-from rl_finetune.methods.rollout import _slices
-from rl_finetune.methods.trajectory import Rollout
+from rl_finetune.methods.trajectory import Rollout, sample_slices
 from rl_finetune.methods.window import WindowConfig, sampler_of_iteration, stochastic_range
 from shared.diffusion.sampler import SamplerSpec
 from shared.diffusion.schedule import NoiseSchedule, ScheduleConfig
@@ -136,7 +135,7 @@ def test_windows_that_do_not_fit_are_refused(tiny_run, values, message):
 
 @pytest.mark.parametrize(("groups", "per_update", "microbatch"), [(6, 3, 2), (2, 1, 2), (6, 6, 4), (4, 2, 1)])
 def test_no_slice_of_a_rollout_crosses_the_border_of_two_updates(groups, per_update, microbatch):
-    slices = _slices(groups, per_update, microbatch)
+    slices = sample_slices(groups, per_update, microbatch)
     assert [i for s in slices for i in range(s.start, s.stop)] == list(range(groups))
     assert all(s.start // per_update == (s.stop - 1) // per_update and s.stop - s.start <= microbatch for s in slices)
 
