@@ -136,8 +136,8 @@ reproduce: env ## repeat a finished stage (or all of a run's) from its saved con
 docs: env ## the pages of docs/ and of the docstrings, in site/
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet && echo "site/index.html"
 
-lint: env ## check style
-	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+lint: env ## check style and types
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 
 restore: env ## restore a picture or a folder: IN= OUT=, with POLICY=, else RUN's tuned policy, else the shipped one; TASK=face
 	@$(RESTORE_RL) restore in=$(call quoted,IN) out=$(call given,OUT,restored) policy=$(call quoted,POLICY) run=$(IN_RUN) task=$(FIRST_TASK) $(call spread,ARGS)

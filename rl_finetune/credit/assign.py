@@ -71,10 +71,16 @@ def assign_credit(
 
 def _picture_advantages(judgement: Judgement, config: AdvantageConfig, gather: Gather) -> AdvantageResult:
     """Returns the whole picture's advantages, [B, G, J] where credit is given in time and [B, G, 1] elsewhere."""
-    options = {"order": judgement.order, "std": config.std, "clip": config.clip}
     if config.in_time:
         by_step = {name: gather(values) for name, values in judgement.rewards.items()}
-        return combined_temporal_advantages(by_step, judgement.weights, trace_decay=config.trace_decay, **options)
+        return combined_temporal_advantages(
+            by_step,
+            judgement.weights,
+            trace_decay=config.trace_decay,
+            order=judgement.order,
+            std=config.std,
+            clip=config.clip,
+        )
     rewards = {name: gather(values[..., -1]) for name, values in judgement.rewards.items()}
-    scalar = combined_advantages(rewards, judgement.weights, **options)
+    scalar = combined_advantages(rewards, judgement.weights, order=judgement.order, std=config.std, clip=config.clip)
     return replace(scalar, values=scalar.values[:, :, None])

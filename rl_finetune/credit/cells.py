@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 import torch
@@ -76,16 +77,17 @@ def combined_cell_advantages(
     the maps are weighed as they are, and only their sum is normalised.
     """
     if order == "sum_first":
-        maps, weights = {"sum": sum(weights[name] * own for name, own in maps.items())}, {"sum": 1.0}
-    options = {"radius": radius, "std": std, "clip": math.inf, "std_floor": std_floor}
-    parts = {
-        name: spacetime_advantages(own, trace_decay=trace_decay, **options)
-        if in_time
-        else spatial_advantages(own[:, :, -1], **options)
-        for name, own in maps.items()
-    }
+        maps, weights = (
+            {"sum": sum((weights[name] * own for name, own in maps.items()), start=torch.zeros(()))},
+            {"sum": 1.0},
+        )
+    in_space = partial(spatial_advantages, radius=radius, std=std, clip=math.inf, std_floor=std_floor)
+    in_both = partial(
+        spacetime_advantages, trace_decay=trace_decay, radius=radius, std=std, clip=math.inf, std_floor=std_floor
+    )
+    parts = {name: in_both(own) if in_time else in_space(own[:, :, -1]) for name, own in maps.items()}
     kept = torch.stack([part.kept for part in parts.values()]).any(0)
-    total = sum(weights[name] * part.values.double() for name, part in parts.items())
+    total = sum((weights[name] * part.values.double() for name, part in parts.items()), start=torch.zeros(()))
     total = total if in_time else total[:, :, None]
     scale = deviation_scale(total, kept, std="none" if std == "none" else "pooled", group_dims=(1, 2, 3, 4))
     return as_result(total / scale.clamp(min=std_floor), kept, clip=clip)

@@ -63,13 +63,13 @@ def combined_advantages(
     members apart.
     """
     if order == "sum_first":
-        total = sum(weights[name] * values.double() for name, values in rewards.items())
+        total = sum((weights[name] * values.double() for name, values in rewards.items()), start=torch.zeros(()))
         return group_advantages(total, std=std, clip=clip, std_floor=std_floor)
     parts = {
         name: group_advantages(values, std=std, clip=math.inf, std_floor=std_floor) for name, values in rewards.items()
     }
     kept = torch.stack([part.kept for part in parts.values()]).any(0)
-    total = sum(weights[name] * part.values.double() for name, part in parts.items())
+    total = sum((weights[name] * part.values.double() for name, part in parts.items()), start=torch.zeros(()))
     scale = deviation_scale(total, kept, std="none" if std == "none" else "pooled", group_dims=(1,))
     return as_result(total / scale.clamp(min=std_floor), kept, clip=clip)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 
@@ -37,13 +38,15 @@ def combined_temporal_advantages(
     (but for `std="batch"`, which also sees how the pictures' starts differ): `sum_first` weighs the raw rewards,
     `normalise_first` each reward's own advantages.
     """
-    options = {"trace_decay": trace_decay, "std": std, "std_floor": std_floor}
+    advantages = partial(temporal_advantages, trace_decay=trace_decay, std=std, std_floor=std_floor)
     if order == "sum_first":
-        total = sum(weights[name] * values.double() for name, values in rewards_by_step.items())
-        return temporal_advantages(total, clip=clip, **options)
-    parts = {name: temporal_advantages(v, clip=math.inf, **options) for name, v in rewards_by_step.items()}
+        total = sum(
+            (weights[name] * values.double() for name, values in rewards_by_step.items()), start=torch.zeros(())
+        )
+        return advantages(total, clip=clip)
+    parts = {name: advantages(v, clip=math.inf) for name, v in rewards_by_step.items()}
     kept = torch.stack([part.kept for part in parts.values()]).any(0)
-    total = sum(weights[name] * part.values.double() for name, part in parts.items())
+    total = sum((weights[name] * part.values.double() for name, part in parts.items()), start=torch.zeros(()))
     scale = deviation_scale(total, kept, std="none" if std == "none" else "pooled", group_dims=(1, 2))
     return as_result(total / scale.clamp(min=std_floor), kept, clip=clip)
 

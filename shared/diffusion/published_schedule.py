@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.app.errors import UserError
-from shared.diffusion.schedule import ScheduleConfig
+from shared.diffusion.schedule import Betas, Prediction, ScheduleConfig
 
-_BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
+_BETAS: dict[str, Betas] = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+_PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 _FLOW = "FlowMatchEulerDiscreteScheduler"
 # Samplers of one and the same noise schedule, given by its betas; here all are drawn from by DDIM.
 _BY_BETAS = (

@@ -78,10 +78,10 @@ def take_step(
     gaussian: Transition, *, noise: torch.Tensor | None = None, prev: torch.Tensor | None = None
 ) -> ScoredStep:
     """Returns the step drawn with `noise`, or `prev` scored; give exactly one, both [B, C, h, w] float32."""
-    if (noise is None) == (prev is None):
-        raise ValueError("take_step draws with noise= or scores prev=, one of the two")
-    if prev is None:
+    if noise is not None and prev is None:
         prev = gaussian.mean + gaussian.std * noise
+    elif prev is None or noise is not None:
+        raise ValueError("take_step draws with noise= or scores prev=, one of the two")
     if gaussian.std == 0.0:
         return ScoredStep(prev, None, gaussian)
     return ScoredStep(prev, log_prob_map(prev, gaussian.mean, gaussian.std).sum(dim=1), gaussian)

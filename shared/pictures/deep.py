@@ -8,7 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from shared.pictures.levels import TOP, scale_levels, scaled_by_range
 
@@ -25,7 +25,7 @@ _EXTRA, _WHITE_IS_ZERO, _APART, _PREMULTIPLIED = TiffImagePlugin.EXTRASAMPLES, 0
 _JP2_HEADER_BYTES = 4096
 
 
-def decode_deep(path: str | Path, image: Image.Image | None) -> tuple[np.ndarray, np.ndarray | None] | None:
+def decode_deep(path: str | Path, image: ImageFile.ImageFile | None) -> tuple[np.ndarray, np.ndarray | None] | None:
     """Returns colours [H, W, 3] or [H, W] and alpha [H, W], uint16, of a file that Pillow would cut to 8 bits.
 
     As Pillow gives it: a TIFF is upright, a PNG as it was stored. None for any other, and where OpenCV cannot read it.
@@ -62,12 +62,12 @@ def decode_deep(path: str | Path, image: Image.Image | None) -> tuple[np.ndarray
 
 def is_cut(image: Image.Image) -> bool:
     """Whether a file holds more than 8 bits a channel and Pillow would give 8."""
-    if image.mode not in ("RGB", "RGBA", "LA", "CMYK"):
+    if image.mode not in ("RGB", "RGBA", "LA", "CMYK") or not isinstance(image, ImageFile.ImageFile):
         return False
     if image.format == "JPEG2000":
         return _jp2_bits(image) > 8
     if image.format == "PPM":
-        return image.mode == "RGB" and isinstance(top := image.tile[0][3], tuple) and top[-1] > 255
+        return image.mode == "RGB" and isinstance(top := image.tile[0][3], tuple) and int(top[-1]) > 255
     if image.format == "TIFF" and _tag(image, _BITS, 8) > 8:
         return True
     return image.format in ("PNG", "TIFF") and any(";16" in str(tile[3]) for tile in image.tile[:1])
@@ -80,14 +80,14 @@ def is_white_zero(image: Image.Image) -> bool:
 
 def _tag(image: Image.Image, tag: int, default: int = 0) -> int:
     """Returns a TIFF's tag, of several values the first."""
-    found = image.tag_v2.get(tag, default)
+    found = image.tag_v2.get(tag, default) if isinstance(image, TiffImagePlugin.TiffImageFile) else default
     return int(found[0]) if isinstance(found, tuple) else int(found)
 
 
-def _decode_ppm(path: str | Path, image: Image.Image) -> tuple[np.ndarray, None] | None:
+def _decode_ppm(path: str | Path, image: ImageFile.ImageFile) -> tuple[np.ndarray, None] | None:
     """Returns the colours of a binary PPM, whose samples are big-endian and fill 0 to the maximum in its header."""
     tile = image.tile[0]
-    if tile[0] != "ppm":
+    if tile[0] != "ppm" or not isinstance(tile[3], tuple):
         return None
     values = np.fromfile(path, ">u2", 3 * image.width * image.height, offset=tile[2])
     if values.size < 3 * image.width * image.height:
@@ -95,8 +95,10 @@ def _decode_ppm(path: str | Path, image: Image.Image) -> tuple[np.ndarray, None]
     return scale_levels(values.reshape(image.height, image.width, 3), float(tile[3][-1])), None
 
 
-def _jp2_bits(image: Image.Image) -> int:
+def _jp2_bits(image: ImageFile.ImageFile) -> int:
     """Returns the bits of a JPEG 2000's first channel, from its codestream's SIZ segment (ISO 15444-1, A.5.1)."""
+    if image.fp is None:
+        return 8
     try:  # without moving the file's position, from which the decoder reads
         start = os.pread(image.fp.fileno(), _JP2_HEADER_BYTES, 0)
     except (AttributeError, io.UnsupportedOperation):  # a picture in memory

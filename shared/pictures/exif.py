@@ -21,7 +21,7 @@ def carried_exif(image: Image.Image) -> tuple[bytes, str]:
         kept = Image.Exif()
         for name in _CARRIED.split():
             tag = ExifTags.Base[name]
-            if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+            if int(tag) in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
                 inner = {key: value for key, value in found.get_ifd(tag).items() if key not in _SIZES}
                 if inner:
                     kept[tag] = inner

@@ -127,7 +127,8 @@ def _search(folder: Path, *, apart_from: Path | None = None) -> tuple[list[Path]
     """Returns the pictures below a folder and the other files there, each sorted by path."""
     barred = apart_from.resolve() if apart_from is not None and apart_from.is_dir() else None
     seen: set[tuple[int, int]] = set()
-    pictures, others = [], []
+    pictures: list[Path] = []
+    others: list[Path] = []
     for where, folders, files in os.walk(folder, followlinks=True):
         here = os.stat(where)
         inside = barred is not None and Path(where) != folder and Path(where).resolve() == barred

@@ -20,7 +20,11 @@ def levels_by_range(image: Image.Image) -> tuple[np.ndarray, str]:
     Raises ValueError for values that are not finite.
     """
     values = np.asarray(image)
-    if image.format == "TIFF" and values.dtype == np.int32 and image.tag_v2.get(_SAMPLE_FORMAT, (1,))[0] == _UNSIGNED:
+    if (
+        isinstance(image, TiffImagePlugin.TiffImageFile)
+        and values.dtype == np.int32
+        and image.tag_v2.get(_SAMPLE_FORMAT, (1,))[0] == _UNSIGNED
+    ):
         values = values.view(np.uint32)  # Pillow's mode I knows signed ones alone
     if image.format == "PPM":  # Pillow has scaled them already: to 16 bits, or to 1
         return scale_levels(values, 1.0 if image.mode == "F" else float(TOP)), ""

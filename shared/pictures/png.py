@@ -78,7 +78,7 @@ class PngWriter:
         for index, (kind, part) in enumerate(filtered.items()):
             chosen = best == index
             lines[chosen, 0], lines[chosen, 1:] = kind, part[chosen]
-        packed = self._compressor.compress(lines)
+        packed = self._compressor.compress(lines.data)
         if packed:
             self._chunk(b"IDAT", packed)
 

@@ -23,11 +23,11 @@ _COLOURS, _TOP, _STRIP_ROWS = "rgb", 65535, 64
 class Converted:
     """A picture in sRGB."""
 
-    image: Image.Image | None
+    image: Image.Image
     note: str
 
 
-NOTHING_TO_CONVERT = Converted(None, "")
+NOTHING_TO_CONVERT = Converted(Image.new("L", (1, 1)), "")  # known by itself, not by its picture
 
 
 @lru_cache(maxsize=1)
@@ -64,6 +64,8 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Converted:
             image, source, target, _INTENT, "RGB", flags=ImageCms.Flags.BLACKPOINTCOMPENSATION
         )
     except ImageCms.PyCMSError:
+        made = None
+    if made is None:
         return Converted(given, f"its profile ({name}) does not work and was ignored")
     return Converted(made.getchannel("G") if grey else made, f"{name} converted to sRGB")
 
@@ -88,8 +90,8 @@ def deep_to_srgb(levels: np.ndarray, profile: bytes) -> np.ndarray | None:
     names = [f"{c}{kind}".encode() for kind in ("XYZ", "TRC") for c in _COLOURS]
     if profile[16:24] != b"RGB XYZ " or b"A2B0" in tags or not all(name in tags for name in names):
         return None
-    curves = [_curve(tags[f"{c}TRC".encode()]) for c in _COLOURS]
-    if any(curve is None for curve in curves):
+    curves = [curve for c in _COLOURS if (curve := _curve(tags[f"{c}TRC".encode()])) is not None]
+    if len(curves) < len(_COLOURS):
         return None
     matrix = (np.linalg.inv(_matrix(_tags(srgb_profile()))) @ _matrix(tags)).astype(np.float32)
     found = np.empty_like(levels)
@@ -138,13 +140,15 @@ def _curve(tag: bytes) -> np.ndarray | None:
 
 def _parametric(x: np.ndarray, given: list[float]) -> np.ndarray:
     """Returns y = (a·x + b)^g + e from d on and c·x + f below it (ICC.1:2022, table 68)."""
-    g, a, b, c, d, e, f = {
-        1: lambda p: (p[0], 1, 0, 0, 0, 0, 0),
-        3: lambda p: (*p, 0, -p[2] / p[1], 0, 0),
-        4: lambda p: (*p[:3], 0, -p[2] / p[1], p[3], p[3]),
-        5: lambda p: (*p, 0, 0),
-        7: lambda p: tuple(p),
-    }[len(given)](given)
+    g, a, b, c, d, e, f = given[0], 1.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    if len(given) > 1:
+        a, b = given[1:3]
+        d = -b / a
+    if len(given) == 4:
+        e = f = given[3]
+    elif len(given) > 4:
+        c, d = given[3:5]
+        e, f = given[5:] or (0.0, 0.0)
     return np.where(x >= d, np.maximum(a * x + b, 0) ** g + e, c * x + f)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from shared.files import is_lfs_pointer
 from shared.pictures.deep import decode_deep, is_cut, is_white_zero
@@ -100,9 +100,9 @@ def _read(image: Image.Image, path: str | Path | None) -> DecodedPicture:
     if (
         getattr(image, "is_animated", False) and image.format != "MPO"
     ):  # an MPO's second picture is its depth or preview
-        notes.append(f"first of {image.n_frames} {'pages' if image.format == 'TIFF' else 'frames'}")
+        notes.append(f"first of {getattr(image, 'n_frames', 1)} {'pages' if image.format == 'TIFF' else 'frames'}")
     cut = is_cut(image)  # asked before it is loaded: then its tiles are gone
-    deep = decode_deep(path, image) if path is not None else None
+    deep = decode_deep(path, image) if path is not None and isinstance(image, ImageFile.ImageFile) else None
     stored = image.getexif().get(ORIENTATION, 1)
     image.load()  # some formats turn their pictures upright themselves, and say so by dropping the tag
     left = image.getexif().get(ORIENTATION, 1)
@@ -133,7 +133,7 @@ def _deep_in_srgb(colours: np.ndarray, alpha: np.ndarray | None, profile: bytes 
         return _Decoded(levels, alpha, grey, note)
     probe = Image.new("RGB", (1, 1))
     converted = to_srgb(probe, profile)
-    if converted is not NOTHING_TO_CONVERT and converted.image is not probe:  # neither sRGB nor unusable
+    if profile and converted is not NOTHING_TO_CONVERT and converted.image is not probe:  # neither sRGB nor unusable
         turned = deep_to_srgb(colours, profile)
         return None if turned is None else _Decoded(turned, alpha, grey, converted.note)
     return _Decoded(colours, alpha, grey, converted.note)

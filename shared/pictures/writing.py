@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -40,7 +40,14 @@ class FileSettings:
 
 def format_of(path: Path) -> Format | None:
     """Returns the format that a file's ending stands for, if it is one that is written here."""
-    known = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".jpe": "jpeg", ".jfif": "jpeg", ".webp": "webp"}
+    known: dict[str, Format] = {
+        ".png": "png",
+        ".jpg": "jpeg",
+        ".jpeg": "jpeg",
+        ".jpe": "jpeg",
+        ".jfif": "jpeg",
+        ".webp": "webp",
+    }
     return known.get(path.suffix.lower())
 
 
@@ -75,7 +82,9 @@ def write_picture(path: Path, rows: Strips, *, size: tuple[int, int], settings: 
                 write_strips(writer, strips)
         else:
             image = _joined(strips, size)
-            options = {"lossless": True} if settings.quality == 100 and settings.format == "webp" else {}
+            options: dict[str, Any] = (
+                {"lossless": True} if settings.quality == 100 and settings.format == "webp" else {}
+            )
             if settings.format == "jpeg":
                 options = {"subsampling": 0 if settings.quality >= 90 else 2, "optimize": False}
             if image.mode != "L":
@@ -110,11 +119,13 @@ def in_bits(levels: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _joined(strips: Iterator[np.ndarray], size: tuple[int, int]) -> Image.Image:
-    image, top = None, 0
+    image: Image.Image | None = None
+    top = 0
     for strip in strips:
         part = Image.fromarray(strip, {2: "LA"}.get(strip.shape[2] if strip.ndim == 3 else 1))
         part = part.convert("RGBA") if part.mode == "LA" else part  # WebP holds no grey with alpha
         image = image or Image.new(part.mode, size)
         image.paste(part, (0, top))
         top += len(strip)
+    assert image is not None, "a picture has rows"
     return image

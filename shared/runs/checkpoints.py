@@ -106,9 +106,9 @@ def _random_file(accelerator: Accelerator) -> str:
 
 
 def _random_state() -> dict[str, Any]:
-    kind, keys, *rest = np.random.get_state()
+    kind, keys, *rest = np.random.get_state(legacy=True)
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    numpy = (kind, keys.tolist(), *rest)
+    numpy = (kind, np.asarray(keys).tolist(), *rest)
     return {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state(), "cuda": cuda}
 
 

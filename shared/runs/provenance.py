@@ -105,6 +105,7 @@ def _on_disk(where: str) -> Path:
     from shared.hub import fetch_snapshot  # huggingface_hub takes time to import
 
     name = HubName.parse(where)
+    assert name is not None, f"{where} begins with {HUB_PREFIX}"
     return fetch_snapshot(name.repo, revision=name.revision, patterns=[name.file or "*.json"])
 
 

@@ -166,7 +166,7 @@ class RunFolder:
 
     def settings(self) -> dict[str, Any]:
         """Returns the settings of the run that lies here, with the places in them where they are now."""
-        written = OmegaConf.to_container(OmegaConf.load(self.config_path))
+        written: Any = OmegaConf.to_container(OmegaConf.load(self.config_path))
         return where_it_is_now(written, self.path, str(written.get("out", self.path)))
 
     def starts(self) -> list[dict[str, Any]]:
@@ -208,7 +208,7 @@ def is_main_process() -> bool:
 
 def _moved(folder: RunFolder, config: Any) -> bool:
     """Whether the written config names places by other names than those they have now."""
-    written = OmegaConf.to_container(OmegaConf.load(folder.config_path))
+    written: Any = OmegaConf.to_container(OmegaConf.load(folder.config_path))
     return "out" in written and os.path.realpath(written["out"]) != os.path.realpath(str(config.out))
 
 

@@ -45,7 +45,7 @@ def _to_plain(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return node
     if isinstance(node, torch.Tensor):
         # Of equal strides, the one that comes first stays first: a plain tensor keeps its order.
-        order = sorted(range(node.ndim), key=lambda axis: -node.stride(axis))
+        order = sorted(range(node.ndim), key=lambda axis: -node.stride()[axis])
         name = str(len(tensors))
         # Two names of one memory are two tensors here: each is filled from its own.
         tensors[name] = node.detach().cpu().permute(order).clone(memory_format=torch.contiguous_format)

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -16,12 +16,14 @@ from shared.files import write_bytes
 if TYPE_CHECKING:
     import torch
 
+    from shared.trackers import Trackers
+
 Item = TypeVar("Item")
 
 
 def progress(
     items: Iterable[Item], *, title: str, unit: str, total: int | None = None, done: int = 0, quiet: bool = False
-):
+) -> tqdm[Item]:
     """Returns a tqdm bar over `items`: count, rate and remaining time; `done` units were finished by an earlier run."""
     interactive = sys.stderr.isatty()
     # In a log file a bar's carriage returns are noise: one line every ten seconds is enough.
@@ -45,7 +47,8 @@ class MetricsLog:
         self, folder: Path, *, resume_step: int = 0, enabled: bool = True, tracking: str = "tensorboard"
     ) -> None:
         """`tracking`: trackers' names, commas between them. Raises UserError where one is unknown or not installed."""
-        self._file = self._trackers = None
+        self._file: TextIO | None = None
+        self._trackers: Trackers | None = None
         if not enabled:
             return
         from shared.trackers import Trackers  # slow to import, and only the main process needs it
@@ -62,7 +65,7 @@ class MetricsLog:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Records finite or not-finite floats under their names at `step`."""
-        if self._file is None:
+        if self._file is None or self._trackers is None:
             return
         self._file.write(json.dumps({"step": step, **{k: float(v) for k, v in values.items()}}) + "\n")
         self._trackers.log({name: float(value) for name, value in values.items()}, step)
@@ -80,6 +83,7 @@ class MetricsLog:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+        if self._trackers is not None:
             self._trackers.close()
 
 

@@ -97,7 +97,7 @@ class TrainingLoop:
         self.figures = {name: float(value) for name, value in figures.items()}
         if self.done % self.log_every == 0:
             self.log.write(self.log_offset + self.done, figures)
-            if show:
+            if show and self._bar is not None:
                 shown = {name.rpartition("/")[2]: f"{figures[name]:.4f}" for name in show}
                 self._bar.set_postfix(shown, refresh=False)
 
