@@ -4,7 +4,7 @@ python -m rl_finetune.restore in=picture.png out=restored
 python -m rl_finetune.restore in=photos out=restored policy=runs/default/rl_sr samples=4 color_fix=wavelet format=jpeg
 
 What a file holds is kept: folders, alpha, 16 bits, grey, EXIF. Colours are converted to sRGB. What was done is written
-into every picture's metadata.
+into every picture's metadata. A film (.mp4, .mov) is restored frame by frame, its sound copied.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from PIL import Image
 from tqdm import tqdm
 
 from data.degradation.records import SCALES, Task
 from rl_finetune.restoring.colours import ColourFix
-from rl_finetune.restoring.one_picture import Score, Work, output_size, restore_picture
-from rl_finetune.restoring.outputs import Overwrite, Target, plan_outputs
+from rl_finetune.restoring.one_picture import Score, Work, output_size, record_of, restore_picture
+from rl_finetune.restoring.outputs import Overwrite, Target, header_size, plan_outputs
 from rl_finetune.restoring.pasted_faces import FaceWork
 from rl_finetune.restoring.tiles import SMALLEST_TILE_PX, grid_of, require_fit, tile_count
+from rl_finetune.restoring.video import film_target, is_film, open_ffmpeg, read_film, restore_film
 from shared.app.config import require_range
 from shared.app.devices import device_words, open_device
 from shared.app.entry import run_command
@@ -44,13 +43,14 @@ from shared.vision.face_detector import open_face_detector
 
 if TYPE_CHECKING:
     import torch
+_RECORDED = ("steps", "eta", "samples", "reward_model", "scale", "color_fix", "tile_px", "faces", "background")
 
 
 @dataclass(frozen=True)
 class RestoreConfig:
     """What is restored with what, and how it is written."""
 
-    inputs: str  # `in`: a picture, a folder, or several of them with commas between
+    inputs: str  # `in`: a picture, a folder, or several of them with commas between; or one film, .mp4 or .mov
     out: str = "restored"  # folder of the restored pictures, in which folder trees are kept; or a file for one picture
     suffix: str = ""  # of the restored pictures' names, such as _restored
     format: Format | None = None  # of the files; null: png, or what out= ends in; JPEG puts what has alpha on white
@@ -94,6 +94,10 @@ class RestoreConfig:
             raise ValueError("faces=true is for whole photographs: leave task=face out, which is for one aligned face")
         if self.scale is not None:
             require_range(scale=(self.scale, 0.05, 16))
+        if is_film(self.inputs):
+            refused = {"format": self.format, "bits": self.bits, "compare": self.compare, "samples": self.samples > 1}
+            if given := [name for name, value in refused.items() if value]:
+                raise ValueError(f"{given[0]} is for pictures: leave it out to restore the film {self.inputs}")
         if "/" in self.suffix:
             raise ValueError(f"suffix is part of a file's name and holds no /, got {self.suffix}")
         if self.bits not in (None, 8, 16):
@@ -104,6 +108,9 @@ class RestoreConfig:
 
 def main(argv: Sequence[str]) -> None:
     config = read_words(RestoreConfig, argv, expected="in=<picture or folder>")
+    if is_film(config.inputs):
+        restore_one_film(config)
+        return
     inputs = find_inputs(config.inputs, apart_from=Path(config.out))
     plan = plan_outputs(
         inputs,
@@ -117,6 +124,16 @@ def main(argv: Sequence[str]) -> None:
         print(line)
     if not plan.targets:
         return
+    work = open_work(config, plan.format)
+    skipped = restore_all(plan.targets, work)
+    for line in skipped:
+        print(f"skipped {line}")
+    if len(skipped) == len(plan.targets):
+        raise UserError(f"none of {len(plan.targets)} pictures could be restored: {skipped[0]}")
+
+
+def open_work(config: RestoreConfig, form: Format) -> Work:
+    """Returns what is done to every picture. Raises UserError where a policy, a reward model or an extra is missing."""
     device = open_device(config.device)
     faces = open_faces(config, device) if config.faces else None
     policy = "bicubic" if config.background == "kept" else config.policy or policy_of_run(config.run, config.task)
@@ -124,7 +141,7 @@ def main(argv: Sequence[str]) -> None:
     restorer = on_device(load_restorer(policy, scale=scale, steps=config.steps, eta=config.eta), device)
     score = open_score(config, device) if config.samples > 1 or config.reward_model else None
     print(f"device: {device_words(device)}", flush=True)
-    work = Work(
+    return Work(
         restorer=restorer,
         device=device,
         seed=config.seed,
@@ -133,17 +150,30 @@ def main(argv: Sequence[str]) -> None:
         score=score,
         colour_fix=config.color_fix,
         scale=config.scale,
-        format=plan.format,
+        format=form,
         bits=config.bits,
         quality=config.quality,
         faces=faces,
-        record=record_of(config, policy),
+        record=record_of(policy, {name: getattr(config, name) for name in _RECORDED}),
     )
-    skipped = restore_all(plan.targets, work)
-    for line in skipped:
-        print(f"skipped {line}")
-    if len(skipped) == len(plan.targets):
-        raise UserError(f"none of {len(plan.targets)} pictures could be restored: {skipped[0]}")
+
+
+def restore_one_film(config: RestoreConfig) -> None:
+    """Restores a film frame by frame and prints a line for it."""
+    path = film_target(Path(config.inputs), config.out, suffix=config.suffix, overwrite=config.overwrite)
+    if path is None:
+        print("skipped 1 film whose output exists already")
+        return
+    open_ffmpeg()
+    film = read_film(Path(config.inputs))
+    work, began = open_work(config, "png"), time.perf_counter()
+    with progress(None, title="restoring", unit="frame", total=film.frames) as bar:
+        frames = restore_film(film, path, work, bar.update)
+    sound = "its sound copied" if film.has_sound else "without sound"
+    seconds = time.perf_counter() - began
+    print(
+        f"{shown(film.path)} {frames} frames at {film.fps:g} a second in {seconds:.1f} s: {shown(path)} ({sound}, 8 bits)"
+    )
 
 
 def restore_all(targets: Sequence[Target], work: Work) -> list[str]:
@@ -180,15 +210,6 @@ def restore_all(targets: Sequence[Target], work: Work) -> list[str]:
     return skipped
 
 
-def header_size(path: Path) -> tuple[int, int]:
-    """Returns (width, height) from a file's header; (1, 1) for what only OpenCV opens. Raises UnreadableImage."""
-    try:
-        with open(path, "rb") as file, Image.open(file) as image:
-            return image.size
-    except Exception:  # read_picture says why, or reads it after all
-        return read_picture(path).levels.shape[1::-1]
-
-
 def open_faces(config: RestoreConfig, device: torch.device) -> FaceWork:
     """Returns what finds and restores faces. Raises UserError where the extra or the policy is missing."""
     find = open_face_detector()
@@ -215,22 +236,6 @@ def open_score(config: RestoreConfig, device: torch.device) -> Score:
         where = choice.where
     model = RewardModel.from_pretrained(locate_checkpoint(where)).to(device).eval()
     return lambda sr, lq: score_picture(model, sr, lq=lq if model.takes_lq else None).score
-
-
-def record_of(config: RestoreConfig, policy: str) -> dict[str, Any]:
-    """Returns what is written into every file: the program, the policy, and the settings that change pixels."""
-    try:
-        program = f"restore-rl {version('restore-rl')}"
-    except PackageNotFoundError:
-        program = "restore-rl"
-    kept = ("steps", "eta", "samples", "reward_model", "scale", "color_fix", "tile_px", "faces", "background")
-    settings = {name: getattr(config, name) for name in kept}
-    named = "/".join(Path(policy).parts[-2:])  # the folders above are a person's own business
-    return {
-        "program": program,
-        "policy": named,
-        **{k: v for k, v in settings.items() if v not in (None, "", "none", False)},
-    }
 
 
 def policy_of_run(run: str, task: Task) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,24 @@ def restore_picture(picture: DecodedPicture, target: Target, work: Work, on_tile
     if target.compare is not None:
         _write_comparison(target.compare, lq, strips, size, settings)
     return Done(size, scores, best, notes)
+
+
+def restored_frame(lq: np.ndarray, scratch: Path, work: Work) -> np.ndarray:
+    """Returns a film's frame [h, w, 3] uint8 restored, at 8 bits and at the size of `output_size`."""
+    rows, height, _, _ = _best_of(lq, scratch, work, lambda: None, [])
+    size = output_size(lq.shape[1::-1], work)
+    return in_bits(resized_rows(rows, height, size, slice(0, size[1]), resample=LANCZOS), 8)
+
+
+def record_of(policy: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what is written into every file: the program, the policy, and those of the settings that were given."""
+    try:
+        program = f"restore-rl {version('restore-rl')}"
+    except PackageNotFoundError:
+        program = "restore-rl"
+    named = "/".join(Path(policy).parts[-2:])  # the folders above are a person's own business
+    given = {name: value for name, value in settings.items() if value not in (None, "", "none", False)}
+    return {"program": program, "policy": named, **given}
 
 
 def _best_of(

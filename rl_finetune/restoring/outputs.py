@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from PIL import Image
+
 from shared.app.errors import UserError
 from shared.files import require_writable
 from shared.pictures.inputs import FoundInputs
+from shared.pictures.reading import read_picture
 from shared.pictures.writing import ENDINGS, Format, format_of
 
 Overwrite = Literal["refuse", "skip", "replace"]
@@ -71,6 +74,15 @@ def plan_outputs(
         targets = [target for target in targets if target not in present]
         left_out.append(f"skipped {len(present)} pictures whose outputs exist already")
     return OutputPlan(targets, chosen, left_out)
+
+
+def header_size(path: Path) -> tuple[int, int]:
+    """Returns (width, height) from a file's header; (1, 1) for what only OpenCV opens. Raises UnreadableImage."""
+    try:
+        with open(path, "rb") as file, Image.open(file) as image:
+            return image.size
+    except Exception:  # read_picture says why, or reads it after all
+        return read_picture(path).levels.shape[1::-1]
 
 
 def _present(target: Target) -> list[Path]:
