@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -80,7 +80,8 @@ def from_dict(schema: type[Schema], values: dict[str, Any]) -> Schema:
 
     Text is taken as it stands: ${oc.env:…} in a file that somebody else wrote must not read this machine's environment.
     """
-    return OmegaConf.to_object(OmegaConf.merge(_writable(OmegaConf.structured(schema)), _each_text(values, _literal)))
+    merged = OmegaConf.merge(_writable(OmegaConf.structured(schema)), _each_text(values, _literal))
+    return cast(Schema, OmegaConf.to_object(merged))
 
 
 def to_yaml(config: Any) -> str:

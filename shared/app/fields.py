@@ -67,8 +67,8 @@ def _comments(outline: Outline, node: ast.ClassDef) -> dict[str, str]:
         first = field.lineno
         while lines[first - 2].strip().startswith("#"):
             first -= 1
-        said = [comments[line] for line in range(first, field.end_lineno + 1) if line in comments]
-        found[field.target.id] = " ".join(said)
+        said = [comments[line] for line in range(first, (field.end_lineno or field.lineno) + 1) if line in comments]
+        found[ast.unparse(field.target)] = " ".join(said)
     return found
 
 
@@ -79,12 +79,15 @@ def _bounds(outline: Outline, node: ast.ClassDef) -> dict[str, str]:
         if not (isinstance(call, ast.Call) and getattr(call.func, "id", "") == "require_range"):
             continue
         for keyword in call.keywords:
+            if not isinstance(keyword.value, ast.Tuple):
+                continue
+            named, *bounds = keyword.value.elts
             try:
-                low, high = (outline.evaluate(bound) for bound in keyword.value.elts[1:])
-            except (Absent, AttributeError):
+                low, high = (outline.evaluate(bound) for bound in bounds)
+            except Absent:
                 continue  # depends on other values
-            if isinstance(keyword.value.elts[0], ast.Attribute):
-                found[keyword.value.elts[0].attr] = f"from {low:g}" + (f" to {high:g}" if high < 1e5 else "")
+            if isinstance(named, ast.Attribute):
+                found[named.attr] = f"from {low:g}" + (f" to {high:g}" if high < 1e5 else "")
     return found
 
 
@@ -93,7 +96,7 @@ def _summary(schema: type) -> str:
     return (ast.get_docstring(node) or "").partition("\n")[0].rstrip(".")
 
 
-def _nested(kind: Any) -> tuple[type | None, str]:
+def _nested(kind: Any) -> tuple[Any, str]:
     """Returns the config class in a type, if there is one, and what stands in its key for a name or a place in a list."""
     if dataclasses.is_dataclass(kind):
         return kind, ""
@@ -120,7 +123,7 @@ def _kind_text(kind: Any) -> str:
     return {bool: "true | false", type(None): "null", str: "text"}.get(kind) or kind.__name__
 
 
-def _default(field: dataclasses.Field) -> Any:
+def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 

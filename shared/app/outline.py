@@ -27,7 +27,10 @@ class Outline:
     """The top-level statements of one module, each run only when its name is asked for."""
 
     def __init__(self, module: str) -> None:
-        self.source = Path(find_spec(module).origin).read_text(encoding="utf-8")
+        spec = find_spec(module)
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(module)
+        self.source = Path(spec.origin).read_text(encoding="utf-8")
         self.tree = ast.parse(self.source)
         self._module = module
         self._statements = {name: node for node in self.tree.body for name in _defined(node)}
@@ -74,10 +77,10 @@ class Outline:
         if isinstance(node, ast.ClassDef) and is_dataclass(self._namespace[name]):
             self._complete(self._namespace[name], node)
 
-    def _complete(self, schema: type, node: ast.ClassDef) -> None:
+    def _complete(self, schema: Any, node: ast.ClassDef) -> None:
         schema.__definition__ = (self, node)
         fields = [inner for inner in node.body if isinstance(inner, ast.AnnAssign)]
-        schema.__annotations__ = {field.target.id: self.evaluate(field.annotation) for field in fields}
+        schema.__annotations__ = {ast.unparse(field.target): self.evaluate(field.annotation) for field in fields}
         for method in node.body:
             # The command itself checks invariants that need a library.
             if getattr(method, "name", "") == "__post_init__" and self._load_names_in(method):
@@ -96,7 +99,7 @@ class Outline:
 
     def _imported(self, name: str, node: ast.Import | ast.ImportFrom) -> Any:
         (alias,) = [alias for alias in node.names if (alias.asname or alias.name.partition(".")[0]) == name]
-        module = alias.name if isinstance(node, ast.Import) else node.module
+        module = alias.name if isinstance(node, ast.Import) else str(node.module)
         if module in sys.stdlib_module_names or _is_loaded_already(module):
             imported = import_module(module)
             return imported if isinstance(node, ast.Import) else getattr(imported, alias.name)
@@ -111,7 +114,7 @@ def outline_of(module: str) -> Outline:
     return Outline(module)
 
 
-def definition_of(schema: type) -> tuple[Outline, ast.ClassDef]:
+def definition_of(schema: Any) -> tuple[Outline, ast.ClassDef]:
     """Returns where a config class is defined: the outline of its module, and its class statement."""
     if not hasattr(schema, "__definition__"):
         schema = outline_of(schema.__module__).get(schema.__name__)

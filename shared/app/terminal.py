@@ -7,7 +7,7 @@ import locale
 import os
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 _PLAIN = {
     "×": "x", "→": "->", "…": "...", "–": "-", "—": "-", "−": "-", "±": "+-", "≥": ">=", "≤": "<=", "↑": "^", "↓": "v",
@@ -37,7 +37,8 @@ def begin_in_utf_8() -> None:
         told = {"PYTHONUTF8": "1", "PYTHONIOENCODING": os.environ.get("PYTHONIOENCODING", encoding)}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **told})
     if "PYTHONIOENCODING" not in os.environ and encoding == "ascii":
-        for stream in (sys.stdout, sys.stderr):
+        streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
+        for stream in streams:
             stream.reconfigure(encoding=encoding)
 
 

@@ -6,7 +6,7 @@ import ast
 import re
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from shared.app.outline import Outline, outline_of
 from shared.app.shipped import find_config, is_setting
 from shared.app.words import read_words
 
-_READERS = {"load_config": load_config, "read_words": read_words}
+_READERS: dict[str, Callable[..., Any]] = {"load_config": load_config, "read_words": read_words}
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Command:
             if isinstance(call, ast.Call) and getattr(call.func, "id", "") in _READERS and len(call.args) == 2:
                 schema, words = call.args
                 if isinstance(words, ast.Name) and words.id == "argv":
-                    options = {keyword.arg: outline.evaluate(keyword.value) for keyword in call.keywords}
-                    return cls(outline, call.func.id, outline.evaluate(schema), options)
+                    options = {str(keyword.arg): outline.evaluate(keyword.value) for keyword in call.keywords}
+                    return cls(outline, ast.unparse(call.func), outline.evaluate(schema), options)
         raise ValueError(f"{module} reads its argv neither with load_config nor with read_words")
 
     @property

@@ -27,8 +27,8 @@ def read_words(
             word = f"{word[2:].replace('-', '_')}=true"
         key, separator, value = word.partition("=")
         if not separator:
-            key, value = next(unnamed, None), word
-            if key is None:
+            key, value = next(unnamed, ""), word
+            if not key:
                 raise UserError(f"expected key=value words such as {expected}, got {word}")
         if value:
             values["inputs" if key == "in" else key] = value

@@ -64,9 +64,7 @@ def test_another_networks_file_is_refused(tmp_path, encoder):
 
 
 def test_a_missing_file_and_a_file_of_another_kind_are_refused(tmp_path):
-    with pytest.raises(
-        UserError, match=r"of an encoder in a safetensors file, but nowhere\.safetensors is missing"
-    ):
+    with pytest.raises(UserError, match=r"of an encoder in a safetensors file, but nowhere\.safetensors is missing"):
         RewardModel(RewardModelConfig(encoder="mobilenet_v2", encoder_weights="nowhere.safetensors", **FIVE))
     (tmp_path / "a.pth").write_bytes(b"a pickle, say")
     with pytest.raises(UserError, match="is no safetensors file"):
