@@ -25,7 +25,7 @@ from rl_finetune.restoring.one_picture import Score, Work, output_size, record_o
 from rl_finetune.restoring.outputs import Overwrite, Target, header_size, plan_outputs
 from rl_finetune.restoring.pasted_faces import FaceWork
 from rl_finetune.restoring.tiles import SMALLEST_TILE_PX, grid_of, require_fit, tile_count
-from rl_finetune.restoring.video import film_target, is_film, open_ffmpeg, read_film, restore_film
+from rl_finetune.restoring.video import film_target, is_film, read_film, restore_film
 from shared.app.config import require_range
 from shared.app.devices import device_words, open_device
 from shared.app.entry import run_command
@@ -35,7 +35,7 @@ from shared.app.terminal import shown
 from shared.app.words import read_words
 from shared.pictures.inputs import find_inputs
 from shared.pictures.reading import UnreadableImage, read_picture
-from shared.pictures.writing import Format, require_side
+from shared.pictures.writing import Format, TooLarge, require_side
 from shared.policies.load import load_restorer
 from shared.restorers.protocol import on_device
 from shared.runs.tracking import progress
@@ -164,7 +164,6 @@ def restore_one_film(config: RestoreConfig) -> None:
     if path is None:
         print("skipped 1 film whose output exists already")
         return
-    open_ffmpeg()
     film = read_film(Path(config.inputs))
     work, began = open_work(config, "png"), time.perf_counter()
     with progress(None, title="restoring", unit="frame", total=film.frames) as bar:
@@ -182,7 +181,8 @@ def restore_all(targets: Sequence[Target], work: Work) -> list[str]:
     for target in targets:
         try:
             size = header_size(target.source)
-            require_side(target.path, output_size(size, work), work.format)
+            width, height = output_size(size, work)
+            require_side(target.compare or target.path, (width * (2 if target.compare else 1), height), work.format)
             require_fit(size, work.restorer.scale, target.path.parent, copies=min(2, work.samples))
             tiles[target] = tile_count(size, work.tile_px, grid) * work.samples
         except (UnreadableImage, UserError) as error:
@@ -194,10 +194,10 @@ def restore_all(targets: Sequence[Target], work: Work) -> list[str]:
             began = time.perf_counter()
             try:
                 picture = read_picture(target.source)
-            except UnreadableImage as error:
+                done = restore_picture(picture, target, work, bar.update)
+            except (UnreadableImage, TooLarge) as error:
                 skipped.append(str(error))
                 continue
-            done = restore_picture(picture, target, work, bar.update)
             height, width = picture.levels.shape[:2]
             size, seconds = f"{width}×{height} → {done.size[0]}×{done.size[1]}", time.perf_counter() - began
             notes = "; ".join([*picture.notes, *done.notes])

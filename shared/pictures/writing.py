@@ -25,6 +25,10 @@ SOFTWARE = "restore-rl"
 Strips = Callable[[slice], tuple[np.ndarray, np.ndarray | None]]
 
 
+class TooLarge(UserError):
+    """A picture with a longer side than its format holds."""
+
+
 @dataclass(frozen=True)
 class FileSettings:
     """How a picture is stored."""
@@ -52,10 +56,10 @@ def format_of(path: Path) -> Format | None:
 
 
 def require_side(path: Path, size: tuple[int, int], form: Format) -> None:
-    """Raises UserError where a picture of `size` (width, height) is larger than the format can hold."""
+    """Raises TooLarge where a picture of `size` (width, height) is larger than the format can hold."""
     longest = LONGEST_SIDE[form]
     if max(size) > longest:
-        raise UserError(
+        raise TooLarge(
             f"{path} would be {size[0]}×{size[1]}, but {form} holds sides up to {longest}: take format=png or a smaller scale"
         )
 

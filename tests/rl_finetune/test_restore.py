@@ -251,6 +251,17 @@ def test_a_gpu_that_runs_out_of_memory_gets_smaller_tiles(run, tmp_path, monkeyp
     assert "in tiles of 100 px: larger ones did not fit" in lines[-1]
 
 
+@pytest.mark.parametrize("size", [(9000, 16), (16, 9000)])  # the second is turned: its header does not tell its width
+def test_a_comparison_that_cannot_fit_does_not_stop_the_others(run, tmp_path, size):
+    exif = Image.Exif()
+    exif[0x0112] = 6 if size[1] > size[0] else 1
+    Image.new("1", size).save(save(tmp_path / "in" / "a.png"), exif=exif)
+    save(tmp_path / "in" / "b.png")
+    lines = run("format=webp", "compare=true", "scale=1", "policy=bicubic")
+    assert (tmp_path / "out" / "b_compare.webp").is_file()
+    assert lines[-1].startswith("skipped out/a_compare.webp would be 18000×16, but webp holds sides up to 16383")
+
+
 def test_a_picture_that_cannot_fit_is_refused_before_the_work(run, tmp_path):
     Image.new("1", (5000, 16)).save(save(tmp_path / "in" / "wide.png"))
     with pytest.raises(UserError, match=r"none of 1 pictures.*20000×64, but webp holds sides up to 16383"):
