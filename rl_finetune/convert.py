@@ -1,4 +1,4 @@
-"""Converts a DiffBIR or LRPO checkpoint, in the layout of latent diffusion, to a diffusers folder that is also a policy.
+"""Converts a DiffBIR or LRPO checkpoint to a diffusers folder that is also a policy.
 
 python -m rl_finetune.convert control=v2.pth sd=v2-1_512-ema-pruned.safetensors out=converted/diffbir_v2 scale=4
 python -m rl_finetune.convert control=face_full_v1.ckpt out=converted/diffbir_v1_face        # holds the whole model

@@ -70,7 +70,7 @@ def merge_saved_adapters(parts: Mapping[str, nn.Module], folder: Path) -> None:
     for name in sorted({name.rpartition(".lora_")[0] for name in factors}):
         part, _, layer = name.partition(".")
         try:
-            weight = parts[part].get_submodule(layer).weight
+            weight: Any = parts[part].get_submodule(layer).weight
             a, b = (factors[f"{name}.lora_{letter}.weight"].to(weight) for letter in "AB")
             weight += torch.einsum("or,r...->o...", b.flatten(1), a).view_as(weight)
         except (KeyError, AttributeError, RuntimeError) as error:
