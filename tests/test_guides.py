@@ -12,6 +12,7 @@ from PIL import Image
 from spandrel.architectures.Compact import Compact
 
 from rl_finetune import cli, train
+from tests.helpers.ldm_layout import random_ldm
 from tests.helpers.tiny import save_pictures, save_tiny_policy, save_tiny_reward_model
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -84,6 +85,34 @@ def test_your_own_photographs_and_your_own_restorer(tiny, tmp_path):
     names: dict[str, torch.Tensor] = {}
     exec(python, names)
     assert names["sr"].shape == (1, 3, 96, 128)
+
+
+def test_your_own_latent_model(tiny, tmp_path):
+    ((_, code),) = blocks("Your own latent model")
+    save_pictures(tmp_path / "faces", 12)
+    torch.save({"state_dict": random_ldm().state_dict()}, tmp_path / "face_full_v1.ckpt")
+    weights = ["reward.networks=embedded", "reward.tools.allow_download=false", "metrics.allow_download=false"]
+    sizes = [
+        *TINY,
+        "group_size=2",
+        "microbatch_samples=2",
+        "lora.rank=2",
+        "likelihood.last_steps=1",
+        'mixed_precision="no"',
+    ]
+    run_shell(
+        code,
+        {
+            "convert": ["head_channels=16"],
+            "train-rl": [
+                *sizes,
+                *weights,
+                *(word for word in tiny["train-rl"] if word.startswith(("reward_", "source.ca"))),
+            ],
+            "restore": ["steps=2"],
+        },
+    )
+    assert len(list((tmp_path / "restored").glob("*.png"))) == 12
 
 
 def test_your_own_reward(tiny, tmp_path, monkeypatch):
