@@ -13,7 +13,7 @@ from shared.hub_names import HubName
 from shared.publishing.card_head import CARD_FILE, card_head, stated_licence
 
 PICTURES_FILE = "pictures.tsv"
-CARD_HEAD = {"pipeline_tag": "image-to-image", "tags": ("image-restoration", "diffusion")}
+CARD_HEAD: dict[str, Any] = {"pipeline_tag": "image-to-image", "tags": ("image-restoration", "diffusion")}
 _TITLES = {1: "Restoration policy of the same size", 4: "×4 super-resolution policy"}
 
 

@@ -60,11 +60,11 @@ def open_metrics(weights: MetricWeights, *, faces: bool = False) -> AvailableMet
 
 
 def _loaders(weights: MetricWeights, *, faces: bool) -> dict[str, Callable[[], PairMetric]]:
-    from_folder = {"weights": weights.perceptual, "allow_download": weights.allow_download}
-    loaders = {
-        "lpips_alex": partial(load_lpips, "alex", **from_folder),
-        "lpips_vgg": partial(load_lpips, "vgg", **from_folder),
-        "dists": partial(load_dists, **from_folder),
+    lpips = partial(load_lpips, weights=weights.perceptual, allow_download=weights.allow_download)
+    loaders: dict[str, Callable[[], PairMetric]] = {
+        "lpips_alex": partial(lpips, "alex"),
+        "lpips_vgg": partial(lpips, "vgg"),
+        "dists": partial(load_dists, weights=weights.perceptual, allow_download=weights.allow_download),
         "niqe": partial(_no_reference, "niqe", weights.allow_download),
         "musiq": partial(_no_reference, "musiq", weights.allow_download),
     }

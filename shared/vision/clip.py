@@ -49,7 +49,7 @@ def load_clip_similarity(
     Raises UserError when it cannot be had; `instead` names what does without it.
     """
     try:
-        from transformers import CLIPModel, CLIPTokenizerFast  # an optional extra, and slow to import
+        from transformers import CLIPModel, CLIPTokenizerFast  # type: ignore[attr-defined] # an optional extra, and slow to import
     except ImportError:
         raise UserError(f"{name} needs transformers; install the extra with: pip install 'restore-rl[clip]'") from None
     try:
@@ -60,7 +60,7 @@ def load_clip_similarity(
             f"expected the CLIP network {name} on disk{' or the Hub' if allow_download else ''}, but it did not load "
             f"({str(error).splitlines()[0]}); allow the download, or take {instead}"
         ) from None
-    model = model.to(device).eval().requires_grad_(False)
+    model = torch.nn.Module.to(model, device).eval().requires_grad_(False)
     tokens = tokenizer(list(prompts), padding=True, return_tensors="pt").to(device)
     with torch.no_grad():
         pooled = model.text_model(**tokens).pooler_output

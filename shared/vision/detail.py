@@ -86,7 +86,8 @@ def low_pass(image: torch.Tensor, sigma: float) -> torch.Tensor:
         padded = F.pad(image, edges, mode="replicate")
         # A sum of shifted copies: on a CPU many times faster than a convolution of one channel.
         length = image.shape[dim]
-        image = sum(tap / sum(taps) * padded.narrow(dim, place, length) for place, tap in enumerate(taps))
+        copies = (tap / sum(taps) * padded.narrow(dim, place, length) for place, tap in enumerate(taps))
+        image = sum(copies, start=torch.zeros(()))
     return image
 
 
@@ -98,4 +99,5 @@ def _sigma_below(octave: int) -> float:
 def _moments(sr: torch.Tensor, gt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns the mean energy of sr's high band, of gt's, and their mean product, [B] each."""
     a, b = high_band(sr), high_band(gt)
-    return tuple((x.mean((1, 2, 3)) + _FLOOR) for x in (a * a, b * b, a * b))
+    energy, of_gt, product = ((x.mean((1, 2, 3)) + _FLOOR) for x in (a * a, b * b, a * b))
+    return energy, of_gt, product

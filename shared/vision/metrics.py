@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from shared.vision.similarity import colour_shift, gradient_distance, ms_ssim, p
 Family = Literal["fidelity", "perception", "detail", "pattern", "colour", "identity"]
 PairMetric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (sr, gt) → [N]
 
+Direction = Literal["higher", "lower", "zero"]
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -30,7 +32,7 @@ class Metric:
 
     name: str
     family: Family
-    direction: Literal["higher", "lower", "zero"]  # what is better; zero: too much and too little are both wrong
+    direction: Direction  # what is better; zero: too much and too little are both wrong
     # A change of the mean that somebody would mind: what is smaller harms nobody, however sure it is.
     noticeable: float
     made_of: frozenset[str]  # networks and formulas: what a reward must not share
@@ -58,7 +60,7 @@ class Metric:
 
 
 def _metric(
-    name: str, family: Family, direction: str, noticeable: float, made_of: str | Sequence[str], **more
+    name: str, family: Family, direction: Direction, noticeable: float, made_of: str | Sequence[str], **more: Any
 ) -> Metric:
     parts = frozenset([made_of] if isinstance(made_of, str) else made_of)
     return Metric(name, family, direction, noticeable, parts, **more)
@@ -182,7 +184,7 @@ def bootstrap_interval(
     values: Sequence[float], *, seed: int, level: float = 0.95, resamples: int = 2000
 ) -> tuple[float, float]:
     """Returns the percentile bootstrap interval of the mean of `values`, the same for the same seed."""
-    values = np.asarray(values, dtype=np.float64)
+    array = np.asarray(values, dtype=np.float64)
     picks = numpy_rng(seed, "bootstrap", len(values)).integers(0, len(values), (resamples, len(values)))
-    low, high = np.quantile(values[picks].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(array[picks].mean(1), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

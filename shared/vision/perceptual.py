@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -57,7 +57,7 @@ def _lpips(net: str, folder: Path | None, features_file: Path) -> PairDistance:
 
     # On the meta device nothing is drawn for 138 million weights that are replaced at once.
     with torch.device("meta"):
-        network = source._NoTrainLpips(net=net, pretrained=False, pnet_rand=True)
+        network = source._NoTrainLpips(net=cast(Any, net), pretrained=False, pnet_rand=True)
     network.scaling_layer = source.ScalingLayer()
     heads = read_weights(folder / f"lpips_{net}.safetensors") if folder else {}
     heads = heads or read_weights(Path(source.__file__).parent / "lpips_models" / f"{net}.pth")

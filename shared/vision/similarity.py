@@ -6,6 +6,7 @@ Every function takes sr and gt [B, 3, H, W] in [0, 1] and returns [B]; all are d
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +94,7 @@ def colour_shift(sr: torch.Tensor, gt: torch.Tensor, *, block_px: int = 16) -> t
     return (difference * pixels).sum((1, 2)) / pixels.sum()
 
 
-def _at_full_size(local: torch.Tensor, level_hw: tuple[int, int], factor: int) -> torch.Tensor:
+def _at_full_size(local: torch.Tensor, level_hw: Sequence[int], factor: int) -> torch.Tensor:
     """Returns [B, 1, H, W] of windows [B, 1, ⌈h/2⌉, ⌈w/2⌉] around every other pixel of a level that is `factor` times
     smaller than the picture; a row or column too many where that does not divide it.
     """
