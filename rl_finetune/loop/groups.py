@@ -32,6 +32,10 @@ def draw(session: Session, iteration: int) -> Rollout:
         with accelerator.autocast():
             return predict(x_t, timesteps, condition)
 
+    def frozen(x_t: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> Condition:
+        with accelerator.autocast():
+            return policy.frozen(x_t, timesteps, condition)
+
     per_update = len(batch.indices) // config.updates_per_rollout
     return rollout(
         policy,
@@ -44,6 +48,7 @@ def draw(session: Session, iteration: int) -> Rollout:
         per_update=per_update * config.group_size,
         trained=spec.stochastic_steps(policy.schedule) if config.method != "nft" else (),
         keep_predictions=config.advantage.in_time,
+        frozen=frozen if config.keep_frozen else None,
     )
 
 

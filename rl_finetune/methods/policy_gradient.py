@@ -126,6 +126,8 @@ def _pass_losses(batch: _Batch, samples: slice, steps: range) -> list[tuple[torc
     )
     condition = rollout.condition_of(samples)
     conditions = {name: torch.cat([tensor] * len(trained)) for name, tensor in condition.items()}
+    for name in trained[0].frozen:
+        conditions[name] = torch.cat([step.frozen[name][samples] for step in trained])
     with learner.accelerator.autocast():
         outputs = learner.model(x_t, times, conditions).chunk(len(trained))
     base_outputs: Sequence[torch.Tensor | None] = [None] * len(trained)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -21,6 +21,8 @@ class TrainedStep:
     prev: torch.Tensor  # [N, C, h, w] the action taken
     mean: torch.Tensor  # [N, C, h, w] of the policy that drew it
     log_prob_map: torch.Tensor  # [N, h, w] of the policy that drew it
+    # What the network computed that no trained weight reaches, kept for the update, in its precision; or nothing.
+    frozen: Condition = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

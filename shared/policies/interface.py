@@ -70,6 +70,13 @@ class DiffusionPolicy(nn.Module, ABC):
         What it predicts is the schedule's matter; guidance, where there is any, is applied within.
         """
 
+    def frozen(self, x_t: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> Condition:
+        """Returns what `predict` computes on its way that no trained weight reaches; here: nothing.
+
+        In a condition beside that of lq, it is not computed again: an update gives the same gradients for less.
+        """
+        return {}
+
     def forward(self, x_t: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
         """The same as `predict`: DistributedDataParallel synchronises gradients only through forward."""
         return self.predict(x_t, timesteps, condition)

@@ -78,10 +78,10 @@ class LatentControlNet(LatentPolicy):
         start = self._starting_picture.restore(lq)
         return {"start": start, "hint": to_latents(self.vae, start, samples_at_once=self.config.pictures_at_once)}
 
-    def frozen(self, x_t: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> Condition | None:
-        """Returns the outputs of the U-Net's encoder and middle block, or None where some of their weights are trained."""
+    def frozen(self, x_t: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> Condition:
+        """Returns the outputs of the U-Net's encoder and middle block, or nothing where some of their weights are trained."""
         if not first_half_is_frozen(self.unet):
-            return None
+            return {}
         with torch.no_grad():
             return {
                 f"{branch} {name}": tensor
@@ -89,23 +89,15 @@ class LatentControlNet(LatentPolicy):
                 for name, tensor in self._first_half(x_t, timesteps, branch).items()
             }
 
-    def predict(
-        self, x_t: torch.Tensor, timesteps: torch.Tensor, condition: Condition, frozen: Condition | None = None
-    ) -> torch.Tensor:
-        """Returns the network's output [B, C, h, w] at x_t and timesteps [B]; `frozen`, as kept, is not computed again."""
+    def predict(self, x_t: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
+        """Returns the network's output [B, C, h, w] at x_t and timesteps [B]."""
         outputs = []
         for branch in range(len(self.texts)):
             start = f"{branch} "
-            kept = {name.removeprefix(start): t for name, t in (frozen or {}).items() if name.startswith(start)}
+            kept = {name.removeprefix(start): t for name, t in condition.items() if name.startswith(start)}
             features = kept or self._first_half(x_t, timesteps, branch)
             outputs.append(self._second_half(features, x_t, timesteps, condition["hint"], branch))
         return self.guided(outputs)
-
-    def forward(
-        self, x_t: torch.Tensor, timesteps: torch.Tensor, condition: Condition, frozen: Condition | None = None
-    ) -> torch.Tensor:
-        """The same as `predict`."""
-        return self.predict(x_t, timesteps, condition, frozen)
 
     @classmethod
     def load(cls, origin: Origin, folder: Path | None, *, open_stage: OpenStage) -> Self:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from shared.app.errors import UserError
@@ -124,6 +124,31 @@ def test_recomputing_and_slicing_change_no_gradient(policy, folder, lq):
         torch.testing.assert_close(gradient, gradients[0], atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_a_tiny_autoencoder_has_its_own_scale(tmp_path, lq):
+    folder = save_tiny_latent(tmp_path, tiny_vae=True)
+    policy, vae = opened(folder), AutoencoderTiny.from_pretrained(folder / "vae")
+    x0 = policy.encode(lq, {})
+    torch.testing.assert_close(x0, vae.encode(lq * 2 - 1).latents, **SAME)
+    torch.testing.assert_close(policy.decode(x0, {}), vae.decode(x0).sample / 2 + 0.5, **SAME)
+    assert policy.cell_px == CELL_PX
+
+
+def test_frozen_parts_take_half_the_bytes_beside_one_that_is_trained(folder, policy, lq):
+    half = opened(folder, frozen_dtype="bfloat16")
+    half.controlnet.requires_grad_(True)
+    half.cast_frozen(torch.device("cpu"))
+    kinds = {name: {p.dtype for p in part.parameters()} for name, part in half.parts().items()}
+    assert kinds == {"unet": {torch.bfloat16}, "controlnet": {torch.float32}, "vae": {torch.float32}}
+    condition, x, t = half.condition(lq), torch.randn(2, 4, 4, 6), torch.tensor([5, 900])
+    output = half(x, t, condition)
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output, policy(x, t, condition), atol=0.05, rtol=0.05)
+    output.square().mean().backward()
+    assert half.controlnet.conv_in.weight.grad.abs().max() > 0
+    assert half.save_weights(folder.parent / "half") == []  # what was cast is not taken for tuned
+
+
 def test_guidance_leads_away_from_the_negative_prompt(tmp_path, lq):
     folder = save_tiny_latent(tmp_path, tokenizer=True)
     plain, negative = opened(folder, prompt="sharp"), opened(folder, prompt="blurred")
@@ -134,7 +159,7 @@ def test_guidance_leads_away_from_the_negative_prompt(tmp_path, lq):
         torch.testing.assert_close(guided(x, t, condition), away + 3 * (towards - away), **SAME)
         assert (towards - away).abs().max() > 1e-3
         kept = guided.frozen(x, t, condition)
-        torch.testing.assert_close(guided(x, t, condition, kept), guided(x, t, condition))
+        torch.testing.assert_close(guided(x, t, {**condition, **kept}), guided(x, t, condition))
 
 
 def test_a_first_stage_enlarges_or_sees_the_enlarged(folder, tmp_path, lq):
