@@ -1,5 +1,5 @@
 """Makes the pool's small restorers for a task: one network trained on L1, one trained against a critic, and
-a store of example blocks.
+a store of example blocks. Each network must beat interpolation on validation pictures when its training ends.
 
 python -m data.train_pool configs/pool.yaml task=sr out=runs/mine/pool/sr
 """
@@ -7,20 +7,20 @@ python -m data.train_pool configs/pool.yaml task=sr out=runs/mine/pool/sr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from data.degradation.pairs import SUBJECTS, PairConfig, PairDataset, pair_batches, pairs_for_task
 from data.degradation.ranges import DegradationConfig
 from data.degradation.records import SCALES, PairBatch, Task
+from data.pool.critic import Critic, critic_loss, gradient_energy
 from data.pool.exemplars import gather_exemplars
+from data.pool.network_check import CheckConfig, check_network
 from data.sources.open_source import FREE_SOURCE_KEYS, SourceConfig, picture_lists
 from shared.app.config import load_config, require_range
 from shared.app.devices import open_accelerator
@@ -28,10 +28,13 @@ from shared.app.entry import run_command
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
 from shared.runs.growth import Growth
 from shared.runs.run_folder import RunFolder
-from shared.runs.training_loop import TrainingLoop, set_learning_rate
+from shared.runs.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
 from shared.seeds import derive_seed
+from shared.vision.similarity import gradient_distance
 
-FREE_KEYS = ("workers", "checkpoint_every", "log_every", "tracking", "cpu_threads", *FREE_SOURCE_KEYS)
+CHECK_KEYS = ("check.pairs", "check.l1_margin_db", "check.gan_margin")
+FREE_KEYS = ("workers", "checkpoint_every", "log_every", "tracking", "cpu_threads", *CHECK_KEYS, *FREE_SOURCE_KEYS)
+WARMUP = 20  # iterations over which the first network's learning rate rises
 L1_FOLDER, GAN_FOLDER, EXEMPLAR_FOLDER = "l1", "gan", "exemplar"
 
 
@@ -52,9 +55,11 @@ class TrainPoolConfig:
     gan_iterations: int = 300  # iterations for which the second network goes on from the first, against a critic
     cell_weight: float = 1.0  # weight in the second network's loss of the mean colour of each cell of 4×4 pixels
     energy_weight: float = 1.0  # weight in the second network's loss of the contrast of each neighbourhood
-    adversarial_weight: float = 0.03  # weight in the second network's loss of what the critic believes
+    texture_weight: float = 0.2  # weight in the second network's loss of the gradient distance of neighbourhoods
+    adversarial_weight: float = 0.01  # weight in the second network's loss of what the critic believes
+    check: CheckConfig = field(default_factory=CheckConfig)
     batch_size: int = 16  # pairs per process and step
-    learning_rate: float = 1e-3  # learning rate of the first network, trained on L1
+    learning_rate: float = 2e-3  # learning rate of the first network, trained on L1
     gan_learning_rate: float = 2e-4  # learning rate of the second network, trained against a critic
     critic_learning_rate: float = 4e-4  # learning rate of the second network's critic
     mixed_precision: str = "no"  # no | bf16 | fp16
@@ -73,6 +78,7 @@ class TrainPoolConfig:
             batch_size=(self.batch_size, 1, 1e6),
             cell_weight=(self.cell_weight, 0, 1e6),
             energy_weight=(self.energy_weight, 0, 1e6),
+            texture_weight=(self.texture_weight, 0, 1e6),
             adversarial_weight=(self.adversarial_weight, 0, 1e6),
             learning_rate=(self.learning_rate, 1e-8, 1),
             gan_learning_rate=(self.gan_learning_rate, 1e-8, 1),
@@ -113,28 +119,6 @@ def main(argv: Sequence[str]) -> None:
         run.finish(summary, says=f"pool networks {config.task}: {summary['seconds']:.0f} s, in {run.path}")
 
 
-class Critic(nn.Module):
-    """Judges overlapping patches: high where a picture looks like a gt, low where it looks like a restoration."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        widths = [12, channels, 2 * channels, 2 * channels]
-        layers: list[nn.Module] = [nn.PixelUnshuffle(2)]
-        for number, (before, after) in enumerate(pairwise(widths)):
-            conv = nn.Conv2d(before, after, 3, stride=2 if number else 1, padding=1)
-            layers += [spectral_norm(conv), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
-
-    def forward(self, picture: torch.Tensor) -> torch.Tensor:
-        """Returns [B, 1, H/8, W/8] for [B, 3, H, W] in [0, 1]; sides divisible by 8."""
-        return self.layers(picture - 0.5)
-
-
-def critic_loss(on_gt: torch.Tensor, on_sr: torch.Tensor) -> torch.Tensor:
-    """Returns the hinge loss of a critic: 0 when every gt patch is above 1 and every sr patch below −1."""
-    return F.relu(1 - on_gt).mean() + F.relu(1 + on_sr).mean()
-
-
 def train(config: TrainPoolConfig, run: RunFolder, pairs: PairDataset, accelerator: Accelerator) -> dict[str, float]:
     """Trains both networks, one after the other, and saves each; returns their figures."""
     net = FeedForwardNet(FeedForwardConfig(scale=SCALES[pairs.task], channels=config.channels, blocks=config.blocks))
@@ -165,31 +149,42 @@ def train(config: TrainPoolConfig, run: RunFolder, pairs: PairDataset, accelerat
         processes=accelerator.num_processes,
         workers=config.workers,
     )
+    validation = pairs_for_task(
+        config.source, replace(config.pairs, pairs=config.check.pairs), task=pairs.task, split="val", seed=config.seed
+    )
+
+    def conclude(name: str) -> float:
+        # Checked on every process, so that all of them fail where it fails.
+        restorer = FeedForwardRestorer(bare["network"])
+        check = check_network(name, restorer, validation, config.check, device=accelerator.device)
+        if accelerator.is_main_process:
+            restorer.save(run.path / name)
+        bare["network"].train()
+        return check.gain
+
     for iteration in loop:
         set_learning_rate(optimizer, learning_rate(config, iteration))
         batch = next(batches)
-        seeds = [
-            derive_seed(config.seed, "noise", iteration, image_id, n) for n, image_id in enumerate(batch.image_ids)
-        ]
         if iteration < config.l1_iterations:
-            losses = l1_step(net, optimizer, batch, seeds, accelerator)
+            losses = l1_step(net, optimizer, batch, accelerator)
         else:
+            seeds = [derive_seed(config.seed, "noise", iteration, name, n) for n, name in enumerate(batch.image_ids)]
             losses = gan_step(config, net, critic, optimizer, critic_optimizer, batch, seeds, accelerator)
+        if loop.done == config.l1_iterations:
+            losses["l1_gain_db"] = conclude(L1_FOLDER)
         loop.record(losses, show=["l1"])
-        if loop.done in (config.l1_iterations, config.iterations) and accelerator.is_main_process:
-            folder = L1_FOLDER if loop.done == config.l1_iterations else GAN_FOLDER
-            FeedForwardRestorer(bare["network"]).save(run.path / folder)
-            bare["network"].train()
-    return {**loop.figures, "seconds": loop.seconds, "iterations": config.iterations}
+    # After its last state is saved: a network that fails here can be asked for more steps.
+    gain = conclude(GAN_FOLDER)
+    return {**loop.figures, "gan_gain": gain, "seconds": loop.seconds, "iterations": config.iterations}
 
 
 def l1_step(
-    net: nn.Module, optimizer: torch.optim.Optimizer, batch: PairBatch, seeds: Sequence[int], accelerator: Accelerator
+    net: nn.Module, optimizer: torch.optim.Optimizer, batch: PairBatch, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Makes one step on the mean absolute error and returns it."""
+    """Makes one step on the mean absolute error, without noise, and returns it."""
     gt, lq = batch.gt.to(accelerator.device), batch.lq.to(accelerator.device)
     with accelerator.autocast():
-        sr = net(lq, seeds)
+        sr = net(lq, None)
     l1 = F.l1_loss(sr.float(), gt)
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(l1)
@@ -220,30 +215,26 @@ def gan_step(
         believed = critic(sr).float().mean()
     cells = F.l1_loss(F.avg_pool2d(sr.float(), 4), F.avg_pool2d(gt, 4))
     energy = F.l1_loss(gradient_energy(sr.float()), gradient_energy(gt))
+    texture = gradient_distance(sr.float(), gt).mean()
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(
-        config.cell_weight * cells + config.energy_weight * energy - config.adversarial_weight * believed
+        config.cell_weight * cells
+        + config.energy_weight * energy
+        + config.texture_weight * texture
+        - config.adversarial_weight * believed
     )
     optimizer.step()
-    losses = {"cells": cells, "energy": energy, "critic": judged, "believed": believed}
+    losses = {"cells": cells, "energy": energy, "texture": texture, "critic": judged, "believed": believed}
     return {"l1": float(F.l1_loss(sr.detach().float(), gt)), **{k: float(v.detach()) for k, v in losses.items()}}
 
 
-def gradient_energy(picture: torch.Tensor) -> torch.Tensor:
-    """Returns the mean absolute gradient of neighbourhoods, [B, 6, H/4, W/4]: how much texture, not which.
-
-    A network that must match it cannot answer with a blur where it does not know the detail; it has to invent some.
-    """
-    dx = (picture[..., :-1, 1:] - picture[..., :-1, :-1]).abs()
-    dy = (picture[..., 1:, :-1] - picture[..., :-1, :-1]).abs()
-    return F.avg_pool2d(torch.cat([dx, dy], dim=1), 8, stride=4)
-
-
 def learning_rate(config: TrainPoolConfig, iteration: int) -> float:
-    """Returns the network's learning rate: constant, then falling to 0 over the last third of the L1 phase; then GAN's."""
+    """Returns the network's learning rate: in the L1 phase a rise over 20 iterations, constant, and a fall to 0 over its
+    last third; then the GAN's, which falls to 0 over its last half: at the full rate it never settles."""
     if iteration >= config.l1_iterations:
-        return config.gan_learning_rate
-    return config.learning_rate * min(1.0, (config.l1_iterations - iteration) / (config.l1_iterations / 3))
+        step = iteration - config.l1_iterations
+        return config.gan_learning_rate * learning_rate_factor(step, config.gan_iterations, warmup=0, decay=1 / 2)
+    return config.learning_rate * learning_rate_factor(iteration, config.l1_iterations, warmup=WARMUP, decay=1 / 3)
 
 
 if __name__ == "__main__":

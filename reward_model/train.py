@@ -23,12 +23,19 @@ from reward_model.learning.anchor import EMBEDDED, Anchor, open_anchor
 from reward_model.learning.augment import AugmentConfig, Augmenter
 from reward_model.learning.losses import TripletLossConfig
 from reward_model.learning.optimizer import OptimConfig
+from reward_model.learning.run_stages import (
+    STAGES_FOLDER,
+    finished_stages,
+    growth_of,
+    stages_left,
+    training_folder,
+)
 from reward_model.learning.stages import StageJob, TrainingData, train_stage, validation_figures
 from reward_model.measuring.model_card import write_model_card
 from reward_model.measuring.predict import predict_samples
 from reward_model.measuring.reference import ALONE, BESIDE_LQ, DetailReference, ScoreReference, reference_to_json
 from reward_model.measuring.scored import targets_to_json
-from reward_model.network.checkpoint import CONFIG_FILE, METRICS_FILE, TRAINING_FILE, read_config, write_stage
+from reward_model.network.checkpoint import METRICS_FILE, TRAINING_FILE, read_config, write_stage
 from reward_model.network.model import RewardModel, RewardModelConfig
 from shared.app import devices
 from shared.app.config import load_config, require_range, to_yaml
@@ -37,7 +44,7 @@ from shared.files import replace_folder, write_bytes
 from shared.runs.run_folder import RunFolder
 from shared.seeds import derive_seed
 
-CHECKPOINT_FOLDER, STAGES_FOLDER = "checkpoint", "stages"
+CHECKPOINT_FOLDER = "checkpoint"
 FREE_KEYS = ("workers", "device", "tracking", "optim.save_every")  # speed, not results
 
 
@@ -87,10 +94,15 @@ class TrainConfig:
         if min(self.stage_iterations) < 0 or self.stage_iterations[-1] < 1:
             raise ValueError(f"stage_iterations must be 0 or more, the last at least 1, got {self.stage_iterations}")
 
+    @property
+    def iterations(self) -> int:
+        """Optimizer steps of all stages."""
+        return sum(self.stage_iterations)
+
 
 def main(argv: Sequence[str]) -> None:
     config = load_config(TrainConfig, argv)
-    run = RunFolder.begin(config.out, config, argv, free_keys=FREE_KEYS, needed_mb=200)
+    run = RunFolder.begin(config.out, config, argv, free_keys=FREE_KEYS, needed_mb=200, growth=growth_of(config))
     if run is None:
         return
     data = open_data(config)
@@ -115,7 +127,9 @@ def open_data(config: TrainConfig) -> TrainingData:
 
 def train(config: TrainConfig, run: RunFolder, data: TrainingData) -> None:
     """Trains every stage that is not finished yet, publishes the checkpoint, and marks the run as finished."""
-    for stage, iterations in list(enumerate(config.stage_iterations))[len(finished_stages(run)) :]:
+    last = len(config.stage_iterations) - 1
+    for stage in stages_left(run.path, config.stage_iterations):
+        iterations = config.stage_iterations[stage]
         # A new accelerator for each stage: what it prepared and registered must not enter the next stage's state.
         accelerator = accelerator_of(config)
         model = build_stage(config, run, stage)
@@ -124,9 +138,10 @@ def train(config: TrainConfig, run: RunFolder, data: TrainingData) -> None:
             job = StageJob(
                 iterations=iterations,
                 seed=derive_seed(config.seed, "stage", stage),
-                folder=training_folder(run, stage),
+                folder=training_folder(run.path, stage),
                 log_folder=run.path,
                 log_offset=sum(config.stage_iterations[:stage]),
+                can_go_on=stage == last,
                 tracking=config.tracking,
                 workers=config.workers,
                 compile=config.compile,
@@ -141,7 +156,8 @@ def train(config: TrainConfig, run: RunFolder, data: TrainingData) -> None:
         if accelerator.is_main_process:
             run.write_json(f"{STAGES_FOLDER}/seconds_{stage}.json", seconds)
             write_stage(run.path / STAGES_FOLDER, asdict(model.config), stage, weights)
-            shutil.rmtree(training_folder(run, stage), ignore_errors=True)
+            if stage < last:
+                shutil.rmtree(training_folder(run.path, stage), ignore_errors=True)
         accelerator.wait_for_everyone()
     accelerator = accelerator_of(config)
     if accelerator.is_main_process:
@@ -180,8 +196,8 @@ def publish(config: TrainConfig, run: RunFolder, data: TrainingData, device: tor
     stages = run.path / STAGES_FOLDER
     temporary = run.path / f"{CHECKPOINT_FOLDER}.part"
     shutil.rmtree(temporary, ignore_errors=True)
-    for stage in finished_stages(run):  # a kill between a stage's weights and this leaves its state
-        shutil.rmtree(training_folder(run, stage), ignore_errors=True)
+    for stage in finished_stages(run.path)[:-1]:  # a kill between a stage's weights and this leaves its state
+        shutil.rmtree(training_folder(run.path, stage), ignore_errors=True)
     temporary.mkdir()
     figures: dict[str, dict[str, float]] = {}
     references: dict[str, dict[str, ScoreReference]] = {}
@@ -217,17 +233,6 @@ def without_local_paths(config: TrainConfig) -> TrainConfig:
     """Returns the config as it is published: folders and files by their last name alone."""
     model = replace(config.model, encoder_weights=Path(config.model.encoder_weights).name)
     return replace(config, out=Path(config.out).name, dataset=Path(config.dataset).name, model=model)
-
-
-def finished_stages(run: RunFolder) -> list[int]:
-    """Returns the stages whose weights are written."""
-    folder = run.path / STAGES_FOLDER
-    return sorted(map(int, read_config(folder)["stages"])) if (folder / CONFIG_FILE).exists() else []
-
-
-def training_folder(run: RunFolder, stage: int) -> Path:
-    """Returns where the resumable state of a stage lies while it trains."""
-    return run.path / f"stage_{stage}_training"
 
 
 def summary_line(summary: dict[str, float]) -> str:

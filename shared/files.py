@@ -1,9 +1,11 @@
-"""Writes files and folders whole or not at all, also where the power fails: what has a name has its content on disk."""
+"""Writes files and folders whole or not at all, also where the power fails; reads back
+small ones without trusting them: a run's folder may be another person's."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -11,9 +13,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from shared.app.errors import UserError
 
+MOST_TEXT_BYTES = 1_000_000_000  # of a log or a list of pictures
 _CANNOT_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}  # what disks say that flush no folders
 _HOST = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
 _swept: set[Path] = set()
@@ -172,3 +176,28 @@ def flush(place: str | Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def require_plain_file(path: Path) -> None:
+    """Raises OSError where the path is no plain file of a size that can be read: pipes and devices may never end."""
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
+    if not path.is_file() or path.stat().st_size > MOST_TEXT_BYTES:
+        raise OSError(errno.EINVAL, f"no plain file of at most {MOST_TEXT_BYTES // 10**6} MB", str(path))
+
+
+def read_text(path: Path) -> str:
+    """Returns the text in a plain file. Raises OSError, and ValueError where it is no UTF-8."""
+    require_plain_file(path)
+    return path.read_text(encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the json object in a plain file. Raises OSError, and ValueError where it holds anything else."""
+    try:
+        found = json.loads(read_text(path))
+    except RecursionError:
+        raise ValueError(f"{path.name} is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} holds a {type(found).__name__}, expected an object")
+    return found

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.pool_networks import UNCHECKED
+
 ROOT = Path(__file__).parent.parent
 SOURCE = "source.embedded_images=12 source.val_fraction=0.25"
 STAGES = {
     "BASE_ARGS": "iterations=6 early_iteration=2 checkpoint_every=2 batch_size=4 pairs.pairs=8 "
     f"policy.channels=[8,16] policy.norm_groups=4 {SOURCE}",
-    "POOL_ARGS": "l1_iterations=2 gan_iterations=2 batch_size=2 channels=8 blocks=1 "
+    "POOL_ARGS": f"{' '.join(UNCHECKED)} l1_iterations=2 gan_iterations=2 batch_size=2 channels=8 blocks=1 "
     f"sr_pairs.pairs=8 face_pairs.pairs=8 {SOURCE}",
     "DATASET_ARGS": "crop_px=32 workers=1 pairs_per_file=4 pairs.train=8 pairs.val=4 pairs.test=4 "
     f"pairs.test_restorer=4 pairs.test_source=4 {SOURCE}",

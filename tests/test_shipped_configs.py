@@ -10,6 +10,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 
 from data.degradation.ranges import PUBLISHED, ranges_of
+from data.degradation.records import SCALES
+from data.pool.restorer_pool import RestorerPool
 from data.store.config import BuildConfig
 from data.train_pool import TrainPoolConfig
 from reward_model.evaluate import EvaluateRmConfig
@@ -77,3 +79,13 @@ def test_the_real_scale_dataset_is_real_scale():
     hub = [entry for entry in config.restorers.values() if entry.path.startswith("hf:")]
     assert len(hub) >= 2
     assert all(len(entry.revision) == 40 for entry in hub)  # a commit: a branch could move between two machines
+
+
+@pytest.mark.parametrize("task", ["sr", "face"])
+def test_the_shipped_datasets_restorers_are_what_the_stages_before_it_make(task):
+    config = load_config(BuildConfig, [str(CONFIGS / "dataset_shipped.yaml")])
+    pool = RestorerPool(config.restorers, runs=str(CONFIGS.parent / "checkpoints"))
+    names = pool.names(task, held_out=False)
+    assert {"l1", "policy_one", "policy", "policy_grainy"} <= set(names)
+    for name in names:
+        assert pool.load(name, task).scale == SCALES[task], name

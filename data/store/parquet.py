@@ -128,7 +128,9 @@ class ParquetRows:
 
 @contextmanager
 def refused_where_damaged(path: Path) -> Iterator[None]:
-    """Turns what pyarrow raises for a file that is cut, damaged or no parquet into a UserError."""
+    """Turns what pyarrow raises for a file that is cut, damaged or no parquet into a UserError; likewise a pipe."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no plain file; remove it and build the dataset again")
     try:
         yield
     except (pa.ArrowException, OSError, KeyError, ValueError, IndexError) as error:

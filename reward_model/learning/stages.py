@@ -45,6 +45,7 @@ class StageJob:
     folder: Path  # of the resumable state
     log_folder: Path
     log_offset: int  # iterations of the stages before
+    can_go_on: bool  # the state after its last step is kept
     tracking: str  # trackers' names
     workers: int
     compile: bool
@@ -79,6 +80,7 @@ def train_stage(
         save_every=optim.save_every,
         log_folder=job.log_folder,
         log_offset=job.log_offset,
+        can_go_on=job.can_go_on,
         tracking=job.tracking,
     )
     batches = StepBatches(

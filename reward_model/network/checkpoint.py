@@ -53,6 +53,13 @@ def write_stage(folder: Path, network: Mapping[str, Any], stage: int, weights: M
     write_bytes(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
 
 
+def unlist_stage(folder: Path, stage: int) -> None:
+    """Takes a stage off the list in config.json: its weights are no longer read."""
+    config = read_config(folder)
+    del config["stages"][str(stage)]
+    write_bytes(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Returns config.json. Raises UserError when it is missing, cut, or not a reward model's."""
     path = folder / CONFIG_FILE

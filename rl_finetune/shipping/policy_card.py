@@ -72,6 +72,7 @@ def making_text(making: Making) -> str:
         "Code": f"commit {making.commit}",
         "Versions": making.versions,
         "Hardware": making.hardware,
+        "Made from, by SHA-256": "; ".join(making.contents) or "not noted",
         "Training time": time,
     }
     return "\n".join(

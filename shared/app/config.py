@@ -66,10 +66,10 @@ def read_yaml(file: Path) -> DictConfig:
         written = OmegaConf.load(file)
     except RecursionError:
         raise UserError(f"{file} is nested too deeply for a config") from None
-    except OSError as error:
-        if error.errno is not None:
+    except (OSError, AssertionError) as error:
+        if getattr(error, "errno", None) is not None:
             raise
-        written = None  # OmegaConf's own refusal of a lone number
+        written = None  # OmegaConf's own refusals of a lone number, and of one in quotes
     if not isinstance(written, DictConfig):
         raise UserError(f"{file}: expected keys and values")
     return written

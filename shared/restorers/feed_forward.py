@@ -75,11 +75,13 @@ class FeedForwardNet(nn.Module):
             nn.ReLU(),
             _quiet(nn.Conv2d(config.pixel_channels, 3, 3, padding=1)),
         )
+        # Noise has no say until a training that draws it gives it one: L1 would first have to unlearn it.
+        nn.init.zeros_(self.tail[0].weight.data[:, config.pixel_channels :])
 
-    def forward(self, lq: torch.Tensor, sample_seeds: Sequence[int]) -> torch.Tensor:
+    def forward(self, lq: torch.Tensor, sample_seeds: Sequence[int] | None) -> torch.Tensor:
         """Returns sr [B, 3, scale·h, scale·w], not clamped, for lq [B, 3, h, w] in [0, 1], any h and w.
 
-        Each picture's noise is drawn from its own seed.
+        Each picture's noise is drawn from its own seed; it is 0 where there are none, and its weights then learn nothing.
         """
         height, width = lq.shape[-2:]
         lq = pad_to_multiple(lq, self.lq_cell_px)
@@ -87,8 +89,12 @@ class FeedForwardNet(nn.Module):
         for block in self.body:
             features = features + block(features)
         pixels = self.shuffle(features)
-        noise = gaussian(sample_seeds, (self.config.noise_channels, *pixels.shape[-2:]), device=lq.device)
-        residual = self.tail(torch.cat([pixels, noise.to(pixels.dtype)], dim=1))
+        shape = (self.config.noise_channels, *pixels.shape[-2:])
+        if sample_seeds is None:
+            noise = pixels.new_zeros(len(pixels), *shape)
+        else:
+            noise = gaussian(sample_seeds, shape, device=lq.device).to(pixels.dtype)
+        residual = self.tail(torch.cat([pixels, noise], dim=1))
         scale = self.config.scale
         upsampled = lq if scale == 1 else F.interpolate(lq, scale_factor=scale, mode="bicubic", align_corners=False)
         return (upsampled + residual)[..., : height * scale, : width * scale]

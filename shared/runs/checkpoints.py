@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
 from shared.app.errors import UserError
-from shared.files import make_folder, replace_folder
+from shared.files import make_folder, read_json, replace_folder, require_plain_file
 from shared.runs.growth import PROGRESS_FILE, STATE_FOLDER, state_place
 from shared.runs.state_files import DamagedState, read_tree, write_tree
 
@@ -76,7 +76,7 @@ def load_state(accelerator: Accelerator, folder: Path, states: Mapping[str, Stat
     if place is None:
         return Progress()
     try:
-        content = json.loads((place / PROGRESS_FILE).read_text(encoding="utf-8"))
+        content = read_json(place / PROGRESS_FILE)
         if content.get("format") != FORMAT:
             raise UserError(
                 f"{place} is of an earlier version and would have to be unpickled, which could run any program: it is "
@@ -87,7 +87,9 @@ def load_state(accelerator: Accelerator, folder: Path, states: Mapping[str, Stat
             if _sha256(place / Path(name).name) != digest:
                 raise DamagedState(f"{place / name} is not the file that was saved")
         for name, state in _with_scaler(accelerator, states).items():
+            settings = _settings_of(state)
             state.load_state_dict(read_tree(place / f"{name}.safetensors"))
+            _require_fitting(name, state, settings)
         own = place / _random_file(accelerator)
         if own.is_file():  # there is none where more processes go on than began
             _set_random_state(read_tree(own))
@@ -99,6 +101,32 @@ def load_state(accelerator: Accelerator, folder: Path, states: Mapping[str, Stat
 
 def _with_scaler(accelerator: Accelerator, states: Mapping[str, Stateful]) -> dict[str, Stateful]:
     return {**states, **({"scaler": accelerator.scaler} if accelerator.scaler is not None else {})}
+
+
+def _settings_of(state: Stateful) -> list[dict[str, str]]:
+    """Returns what kind of value each setting of an optimizer's groups has; nothing for what is no optimizer."""
+    groups = getattr(state, "param_groups", [])
+    return [{key: _kind(value) for key, value in group.items() if key != "params"} for group in groups]
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool | int | float):
+        return "number"
+    return f"{type(value).__name__}{[_kind(each) for each in value] if isinstance(value, list | tuple) else ''}"
+
+
+def _require_fitting(name: str, state: Stateful, settings: list[dict[str, str]]) -> None:
+    """Raises DamagedState where an optimizer's state, which `load_state_dict` takes unseen, does not fit its weights."""
+    if _settings_of(state) != settings:
+        raise DamagedState(f"{name} has other settings than an optimizer's")
+    kept = getattr(state, "state", {}) if settings else {}
+    for parameter, each in kept.items():
+        for key, value in each.items():
+            shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
+            if shape not in ([()] if key == "step" else [tuple(parameter.shape)]):
+                raise DamagedState(f"{name} holds {key} that does not fit its weights")
+    if len({frozenset(each) for each in kept.values()}) > 1:
+        raise DamagedState(f"{name} holds less of some weights than of others")
 
 
 def _random_file(accelerator: Accelerator) -> str:
@@ -122,5 +150,6 @@ def _set_random_state(state: dict[str, Any]) -> None:
 
 
 def _sha256(path: Path) -> str:
+    require_plain_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,13 +6,13 @@ python -m shared.runs.finished configs/base_sr.yaml out=runs/mine/base_sr key=va
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from shared.app.shipped import find_config, is_setting
+from shared.files import read_json
 from shared.runs.picture_list import looks_unchanged
 
 SUMMARY_FILE = "summary.json"
@@ -41,7 +41,10 @@ def main(argv: Sequence[str]) -> int:
     path = Path(folders[-1]) / SUMMARY_FILE if folders else None
     if path is None or not path.is_file():
         return 1
-    summary = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        summary = read_json(path)
+    except (OSError, ValueError):
+        return 1  # damaged: the stage itself says so
     if summary.get("command") != command_hash(argv):
         return 1  # possibly the same settings in other words: the stage itself compares them
     if not looks_unchanged(path.parent):

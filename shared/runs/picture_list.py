@@ -6,12 +6,13 @@ It needs the standard library alone, so that a finished stage is known in a mome
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from shared.files import read_json
 
 PICTURES_FILE = "pictures.json"
 _NAMED = 3  # pictures named of each kind of change
@@ -80,7 +81,7 @@ def looks_unchanged(run: Path, places: Sequence[str] | None = None) -> bool:
 def read_lists(run: Path) -> dict[str, PictureList]:
     """Returns the pictures that a run was made from, by subject; nothing where it kept no list."""
     try:
-        content = json.loads((run / PICTURES_FILE).read_text(encoding="utf-8"))
+        content = read_json(run / PICTURES_FILE)
         found = {subject: PictureList(**listed) for subject, listed in content.items()}
         return {subject: listed for subject, listed in found.items() if isinstance(listed.watched, dict)}
     except (OSError, ValueError, TypeError, AttributeError):

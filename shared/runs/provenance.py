@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 
 from shared.app.config import flatten
 from shared.app.shipped import find_checkpoint
+from shared.files import read_json
 from shared.hub_names import HUB_PREFIX, HubName
 
 PROVENANCE_FILE = "provenance.json"
@@ -34,12 +34,19 @@ _PASSING = ("state", "state.part", "state.old")
 
 
 def provenance_of(run: Path) -> dict[str, Any]:
-    """Returns what is noted of a run: its inputs by name, and a session for each start; empty where nothing is, or damaged."""
+    """Returns what is noted of a run: its pictures by subject, its inputs by name, and a session for each start.
+
+    Empty where nothing is noted, or damaged.
+    """
     try:
-        found = json.loads((run / PROVENANCE_FILE).read_text(encoding="utf-8"))
-        return {"inputs": dict(found["inputs"]), "sessions": list(found["sessions"])}
+        found = read_json(run / PROVENANCE_FILE)
+        return {
+            "pictures": _records(found.get("pictures", {})),
+            "inputs": _records(found["inputs"]),
+            "sessions": list(_records(dict(enumerate(found["sessions"]))).values()),
+        }
     except (OSError, ValueError, KeyError, TypeError):
-        return {"inputs": {}, "sessions": []}
+        return {"pictures": {}, "inputs": {}, "sessions": []}
 
 
 def session_of(command: Sequence[str]) -> dict[str, Any]:
@@ -144,6 +151,15 @@ def this_machine() -> str:
 
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{os.cpu_count()} cores of {_cpu_name()}{gpu}"
+
+
+def words_for_machine(machine: Mapping[str, Any]) -> str:
+    """Returns a session's machine in the words of `this_machine`."""
+    return ", ".join([f"{machine.get('cores')} cores of {machine.get('cpu')}", *map(str, machine.get("gpus") or ())])
+
+
+def _records(found: Any) -> dict[Any, dict[str, Any]]:
+    return {name: each for name, each in dict(found).items() if isinstance(each, dict)}
 
 
 def _cpu_name() -> str:

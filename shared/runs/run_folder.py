@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from shared.app.config import to_yaml
 from shared.app.errors import UserError
-from shared.files import flush, require_free_space, write_bytes
+from shared.files import flush, read_json, require_free_space, write_bytes
 from shared.runs.finished import SUMMARY_FILE, command_hash, finished_line
-from shared.runs.growth import STATE_FOLDER, Growth, steps_made
+from shared.runs.growth import STATE_FOLDER, Growth
 from shared.runs.lock import FolderLock, refuse_if_held
 from shared.runs.picture_list import PICTURES_FILE, Lists, lists_to_json, looks_unchanged, picture_changes, read_lists
 from shared.runs.provenance import PROVENANCE_FILE, changed_inputs, fingerprint, provenance_of, seeds_of, session_of
-from shared.runs.same_settings import differing_settings, where_it_is_now
+from shared.runs.same_settings import differing_settings, read_settings, where_it_is_now
 
 CONFIG_FILE = "config.yaml"
 _NO_INPUT = (None, "", "none", "own")  # what settings say that name no file and no folder
@@ -166,7 +164,7 @@ class RunFolder:
 
     def settings(self) -> dict[str, Any]:
         """Returns the settings of the run that lies here, with the places in them where they are now."""
-        written: Any = OmegaConf.to_container(OmegaConf.load(self.config_path))
+        written = read_settings(self.config_path)
         return where_it_is_now(written, self.path, str(written.get("out", self.path)))
 
     def starts(self) -> list[dict[str, Any]]:
@@ -174,8 +172,13 @@ class RunFolder:
         return provenance_of(self.path)["sessions"]
 
     def summary(self) -> dict[str, Any]:
-        """Returns the figures of a finished stage."""
-        return json.loads((self.path / SUMMARY_FILE).read_text(encoding="utf-8"))
+        """Returns the figures of a finished stage. Raises UserError where they are damaged."""
+        try:
+            return read_json(self.path / SUMMARY_FILE)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.path / SUMMARY_FILE} is damaged ({error}); remove it to finish the run again"
+            ) from None
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes a json file whole or not at all."""
@@ -208,7 +211,7 @@ def is_main_process() -> bool:
 
 def _moved(folder: RunFolder, config: Any) -> bool:
     """Whether the written config names places by other names than those they have now."""
-    written: Any = OmegaConf.to_container(OmegaConf.load(folder.config_path))
+    written = read_settings(folder.config_path)
     return "out" in written and os.path.realpath(written["out"]) != os.path.realpath(str(config.out))
 
 
@@ -217,12 +220,15 @@ def _accept(folder: RunFolder, config: Any) -> str:
     differing, growth = differing_settings(folder.config_path, config, folder.free_keys), folder.growth
     if growth is not None and differing.keys() == {growth.key}:
         there, here = differing[growth.key]
-        done = steps_made(folder.path)
+        done = growth.made(folder.path)
         if here > there and not (folder.is_finished() and (done is None or folder.summary().get("rolled_back"))):
-            old = dataclasses.replace(config, **{growth.key: there})
-            return growth.says(old, config, done or 0)
+            return growth.says(growth.asked_for(config, there), config, done or 0)
         if here > there:
-            why = "stopped by its gauge" if done is not None else "finished, and its folder `state` is not there"
+            why = (
+                "stopped by its gauge"
+                if done is not None
+                else f"finished, and its folder `{growth.state}` is not there"
+            )
             raise UserError(
                 f"{folder.path} cannot go on to {growth.key}={here}: it was {why}; choose another folder with out="
             )

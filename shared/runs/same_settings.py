@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from shared.app.config import flatten, to_yaml
+from shared.app.config import flatten, read_yaml, to_yaml
+from shared.app.errors import UserError
 
 ABSENT = "(absent)"
 
 
 def differing_settings(written_in: Path, config: Any, free_keys: tuple[str, ...]) -> dict[str, tuple[Any, Any]]:
     """Returns {key: (there, here)} of the settings that differ, free ones apart; places are compared as places."""
-    written = flatten(OmegaConf.to_container(OmegaConf.load(written_in)))
+    written = flatten(read_settings(written_in))
     asked = flatten(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
     # A setting that a later version added has changed nothing while it is at its default.
     added = flatten(OmegaConf.to_container(OmegaConf.structured(type(config))))
@@ -28,6 +31,15 @@ def differing_settings(written_in: Path, config: Any, free_keys: tuple[str, ...]
         if there != here and not free and not same_place(here, outs[0], there, outs[1]):
             found[key] = (there, here)
     return found
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Returns the settings that a run wrote down. Raises UserError where the file holds none."""
+    try:
+        return OmegaConf.to_container(read_yaml(path))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} is damaged ({said}); choose another folder with out= or RUN=") from None
 
 
 def same_place(asked: Any, asked_out: str, written: Any, written_out: str) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from tqdm import tqdm
 
-from shared.files import write_bytes
+from shared.files import read_text, write_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -54,11 +54,7 @@ class MetricsLog:
         from shared.trackers import Trackers  # slow to import, and only the main process needs it
 
         path = folder / "metrics.jsonl"
-        kept = (
-            [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= resume_step]
-            if path.exists()
-            else []
-        )
+        kept = [line for line in _lines(path) if _step_of(line) <= resume_step]
         write_bytes(path, "".join(line + "\n" for line in kept).encode())
         self._file = path.open("a", buffering=1, encoding="utf-8")
         self._trackers = Trackers.open(tracking, folder, resume_step=resume_step)
@@ -90,8 +86,15 @@ class MetricsLog:
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """Returns the records of `metrics.jsonl` in order; a line cut by a kill is left out."""
     path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if _step_of(line) >= 0 and line.endswith("}")]
+    return [json.loads(line) for line in _lines(path) if _step_of(line) >= 0 and line.endswith("}")]
+
+
+def _lines(path: Path) -> list[str]:
+    """Returns the lines of a log; none where there is no log that can be read."""
+    try:
+        return read_text(path).splitlines()
+    except (OSError, ValueError):
+        return []
 
 
 def _step_of(line: str) -> int:

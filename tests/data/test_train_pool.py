@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,17 @@ from safetensors.torch import load_file
 
 import data.train_pool
 from data.degradation.pairs import PairConfig, pairs_for_task
+from data.degradation.records import SCALES
+from data.pool.critic import Critic, critic_loss, gradient_energy
 from data.pool.exemplars import gather_exemplars
+from data.pool.network_check import CheckConfig, check_network, measure_network
 from data.sources.open_source import SourceConfig
-from data.train_pool import Critic, critic_loss, gradient_energy, learning_rate, load_config, main
+from data.train_pool import learning_rate, load_config, main
+from shared.app.errors import UserError
 from shared.policies.load import load_restorer
+from shared.restorers.interpolation import BicubicRestorer
 from tests.helpers.places import CONFIGS
+from tests.helpers.pool_networks import UNCHECKED
 
 CONFIG = CONFIGS / "pool.yaml"
 TINY = [
@@ -32,6 +39,7 @@ TINY = [
     "batch_size=2",
     "cpu_threads=1",
     "checkpoint_every=2",
+    *UNCHECKED,
 ]
 
 
@@ -82,6 +90,57 @@ def test_l1_training_lowers_the_error(tmp_path):
     assert (trained - gt).abs().mean() < 0.97 * (plain - gt).abs().mean()
 
 
+def validation(task: str = "sr", pairs: int = 5):
+    config = PairConfig(crop_px=32, pairs=pairs)
+    return pairs_for_task(SourceConfig(embedded_images=6), config, task=task, split="val", seed=0)
+
+
+@pytest.mark.parametrize("task", ["sr", "face"])
+def test_a_network_that_does_nothing_fails_its_check(task):
+    pairs, idle = validation(task), BicubicRestorer(SCALES[task])
+    for network, metric, unit in (("l1", "psnr", " dB"), ("gan", "gradient_distance", "")):
+        same = rf"{metric} ([\d.]+){unit}, interpolation has \1{unit}; expected to be better by [\d.]+, got 0\."
+        with pytest.raises(UserError, match=f"network {network} for {task} does not restore: on 5 validation .*{same}"):
+            check_network(network, idle, pairs, CheckConfig(), device=torch.device("cpu"))
+    # Where nothing is asked for, nothing is refused.
+    check_network("l1", idle, pairs, CheckConfig(l1_margin_db=0.0), device=torch.device("cpu"))
+
+
+def test_the_check_is_the_mean_gain_over_all_pairs(monkeypatch):
+    monkeypatch.setattr("data.pool.network_check.BATCH", 2)
+    pairs = validation()
+    gt, lq = (torch.stack([getattr(pairs[i], name) for i in range(5)]) for name in ("gt", "lq"))
+
+    class Halfway:
+        """Goes half of the way to the truth: the error halves, which is 20·log10(2) dB."""
+
+        scale, seen = 4, 0
+
+        def restore(self, some, *, sample_seeds):
+            plain = torch.nn.functional.interpolate(some, scale_factor=4, mode="bicubic").clamp(0, 1)
+            here = slice(self.seen, self.seen + len(some))
+            self.seen += len(some)
+            return (plain + gt[here]) / 2
+
+    found = measure_network("l1", Halfway(), pairs, device=torch.device("cpu"))
+    assert found.gain == pytest.approx(20 * math.log10(2), abs=1e-4)
+    plain = torch.nn.functional.interpolate(lq, scale_factor=4, mode="bicubic").clamp(0, 1)
+    by_hand = -10 * (plain - gt).square().mean((1, 2, 3)).log10().mean()
+    assert found.interpolation == pytest.approx(float(by_hand), abs=1e-4)
+
+
+@pytest.mark.parametrize(("network", "margin"), [("l1", "l1_margin_db"), ("gan", "gan_margin")])
+def test_a_training_whose_network_does_not_restore_fails_and_says_so(tmp_path, network, margin):
+    words = [str(CONFIG), f"out={tmp_path}", *TINY]
+    with pytest.raises(UserError, match=f"the pool's network {network} for sr does not restore") as refused:
+        main([*words, f"check.{margin}=0.99"])
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / network).exists()
+    assert not (tmp_path / "summary.json").exists()
+    main(words)  # the margins are free: asked for less, it goes on from its last state
+    assert (tmp_path / network / "config.json").exists()
+
+
 def test_critic_loss_by_hand():
     # relu(1 − 2) = 0 and relu(1 − 0.5) = 0.5, mean 0.25; relu(1 − 3) = 0 and relu(1 + 0.5) = 1.5, mean 0.75.
     assert critic_loss(torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.5])) == pytest.approx(1.0)
@@ -110,9 +169,13 @@ def test_gradient_energy_counts_texture_not_its_place():
 
 def test_learning_rate_falls_at_the_end_of_the_first_phase():
     config = load_config(data.train_pool.TrainPoolConfig, [str(CONFIG), "l1_iterations=30", "gan_iterations=5"])
-    # Constant until 10 of 30 are left, then linear to 1/10 at the last; then the GAN's own.
-    assert [learning_rate(config, i) for i in (0, 20, 25, 29)] == pytest.approx([1e-3, 1e-3, 5e-4, 1e-4])
-    assert learning_rate(config, 30) == config.gan_learning_rate
+    # A rise over 20, the peak until 10 of 30 are left, then linear to 1/10 at the last; then the GAN's own.
+    peak = config.learning_rate
+    factors = [learning_rate(config, i) / peak for i in (0, 9, 20, 25, 29)]
+    assert factors == pytest.approx([0.05, 0.5, 1.0, 0.5, 0.1])
+    # The GAN's own: at its peak until half of 5 are left, then linear: 2 of 2.5 left, and 1.
+    factors = [learning_rate(config, 30 + i) / config.gan_learning_rate for i in (0, 2, 3, 4)]
+    assert factors == pytest.approx([1.0, 1.0, 0.8, 0.4])
 
 
 def test_exemplars_are_drawn_from_their_pairs_alone():

@@ -29,6 +29,7 @@ import torch
 from shared.app.entry import run_command
 from tests.helpers import small_dataset, tiny
 from tests.helpers.places import CONFIGS
+from tests.helpers.pool_networks import UNCHECKED
 
 SOURCE = ("source.images={here}/faces", "source.faces={here}/faces", "source.cache_folder={here}/cache",
           "source.val_fraction=0.2")  # fmt: skip
@@ -44,7 +45,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
         "data.train_pool",
         (f"{CONFIGS}/pool.yaml", "task=sr", "out={out}", "l1_iterations=2", "gan_iterations=3", "batch_size=2", "channels=8",
          "blocks=1", "exemplars=100", "checkpoint_every=1", "sr_pairs.pairs=4", "sr_pairs.crop_px=32", "log_every=1",
-         "cpu_threads=1", *SOURCE),
+         "cpu_threads=1", *UNCHECKED, *SOURCE),
     ),
     "dataset": (
         "data.build",

@@ -115,6 +115,23 @@ def test_the_card_tells_pictures_licences_and_making(here):
     assert "images: photos\n" in (out / "train_config.yaml").read_text()
 
 
+def test_the_card_tells_of_the_machine_that_trained_not_of_the_one_that_ships(here):
+    path = here / BASE / "provenance.json"
+    noted = json.loads(path.read_text())
+    machine = {"cores": 96, "cpu": "Some CPU", "gpus": ["A GPU", "A GPU"]}
+    first, last = (noted["sessions"][0] | {"commit": commit, "machine": machine} for commit in ("0abc", "1def+"))
+    last["versions"] = noted["sessions"][0]["versions"] | {"torch": "9.8.7"}
+    noted |= {"sessions": [first, last, "damaged"], "pictures": {"photos": {"count": 4, "sha256": "f" * 64}}}
+    noted["inputs"] = {"teacher": {"place": "x", "sha256": "e" * 64}, "pre_restorer": {"place": "gone"}}
+    path.write_text(json.dumps(noted))
+    ship.main([f"run={BASE}", LICENCE, MANIFEST])
+    card = (here / "checkpoints" / "base_sr" / "README.md").read_text()
+    assert "| Code | commit 0abc, then 1def+ |" in card
+    assert "| Hardware | 96 cores of Some CPU, A GPU, A GPU |" in card
+    assert ", torch 9.8.7, " in card
+    assert f"| Made from, by SHA-256 | 4 photos {'f' * 16}; teacher {'e' * 16} |" in card
+
+
 def test_a_tuned_policy_tells_what_it_was_measured_to_do_and_its_bases_pictures_too(here):
     save_pictures(here / "more", 1)
     write_manifest(

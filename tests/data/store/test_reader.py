@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -177,3 +179,14 @@ def test_the_bench_times_every_part(here):
     added = parts["masks"] + parts["swap"] + parts["targets"] + parts["encode"]
     assert figures["added_share"] == pytest.approx(added / (parts["operators"] + parts["pool"]))
     assert 0 < figures["bare_operators_seconds"] < 5
+
+
+@pytest.mark.parametrize("place", ["pipe", "device"])
+def test_what_never_ends_is_not_read(dataset, tmp_path, place):
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    file = min((copy / "data").glob("train-*.parquet"))
+    file.unlink()
+    os.mkfifo(file) if place == "pipe" else file.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="is no plain file; remove it and build the dataset again"):
+        load_samples(copy, "train")

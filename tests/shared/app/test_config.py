@@ -166,8 +166,9 @@ def test_a_word_that_is_no_dotted_key_is_one_line(path, words):
     assert "c.yaml: " in str(error.value)
 
 
-def test_a_list_for_a_config_is_refused(path):
-    path.write_text("- out\n")
+@pytest.mark.parametrize("text", ["- out\n", "3\n", "'3'\n"])
+def test_anything_but_keys_and_values_is_refused(path, text):
+    path.write_text(text)
     with pytest.raises(UserError, match=r"c\.yaml: expected keys and values"):
         load_config(Config, [str(path)])
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import pickle
 import random
 import shutil
@@ -132,14 +134,43 @@ def test_a_planted_pickle_is_refused_unread(saved, name, trusted):
     mark, file, listing = saved / "mark", saved / "state" / name, saved / "state" / "progress.json"
     file.write_bytes(pickle.dumps(Bomb(mark)))
     if trusted and name != "progress.json":  # by someone who can write its checksum, too
-        import hashlib
-
         content = json.loads(listing.read_text())
         content["sha256"][name] = hashlib.sha256(file.read_bytes()).hexdigest()
         listing.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"the state in .*state is damaged .*remove it"):
         load(saved, Training(1))
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda tree: tree["state"][0].update(exp_avg=torch.zeros(4)), "holds exp_avg that does not fit its weights"),
+        (lambda tree: tree["state"][1].update(step=torch.zeros(2)), "holds step that does not fit its weights"),
+        (lambda tree: tree["state"][1].pop("exp_avg_sq"), "less of some weights than of others"),
+        (lambda tree: tree["param_groups"][0].update(lr="0.1"), "other settings than an optimizer's"),
+    ],
+)
+def test_an_optimizers_state_that_does_not_fit_is_refused_before_a_step(saved, change, says):
+    file, listing = saved / "state" / "optimizer.safetensors", saved / "state" / "progress.json"
+    tree = read_tree(file)
+    change(tree)
+    write_tree(file, tree)
+    content = json.loads(listing.read_text())
+    content["sha256"][file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    listing.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"is damaged .*{says}"):
+        load(saved, Training(1))
+
+
+@pytest.mark.parametrize("name", ["network.safetensors", "random_0.safetensors", "progress.json"])
+@pytest.mark.parametrize("place", ["/dev/zero", "pipe"])
+def test_what_never_ends_is_not_read(saved, name, place):
+    file = saved / "state" / name
+    file.unlink()
+    os.mkfifo(file) if place == "pipe" else file.symlink_to(place)
+    with pytest.raises(UserError, match="no plain file of at most"):
+        load(saved, Training(1))
 
 
 def test_a_state_of_an_earlier_version_is_refused_unread(tmp_path):
