@@ -36,7 +36,8 @@ def differing_settings(written_in: Path, config: Any, free_keys: tuple[str, ...]
 def read_settings(path: Path) -> dict[str, Any]:
     """Returns the settings that a run wrote down. Raises UserError where the file holds none."""
     try:
-        return OmegaConf.to_container(read_yaml(path))
+        written: Any = OmegaConf.to_container(read_yaml(path))
+        return written
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} is damaged ({said}); choose another folder with out= or RUN=") from None
