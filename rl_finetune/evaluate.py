@@ -109,7 +109,8 @@ def settings_of(config: EvaluateRlConfig) -> tuple[TrainRlConfig, SamplerSpec]:
     sampler = rl.deployed
     if config.steps is not None or config.eta is not None:
         eta = sampler.eta if config.eta is None else config.eta
-        sampler = SamplerSpec(steps=sampler.steps if config.steps is None else config.steps, eta=eta)
+        steps = sampler.steps if config.steps is None else config.steps
+        sampler = SamplerSpec(steps=steps, eta=eta, noise=sampler.noise)
     return dataclasses.replace(rl, **{name: value for name, value in asked.items() if value is not None}), sampler
 
 

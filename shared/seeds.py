@@ -57,10 +57,7 @@ def noise_by_position(window: tuple[int, int, int, int]) -> Iterator[None]:
 def _field(seed: int, shape: Sequence[int], window: tuple[int, int, int, int]) -> torch.Tensor:
     """Returns the cells [C, h, w] of `window` in the endless field of a seed, which is drawn in blocks."""
     channels, height, width = shape
-    top, left, window_height, window_width = window
-    if top * height % window_height or left * width % window_width:
-        raise ValueError(f"noise of {height}×{width} cells does not lie on the grid of the window {window}")
-    first_row, first_column = top * height // window_height, left * width // window_width
+    first_row, first_column = _origin(height, width, window)
     rows = range(first_row // _BLOCK, (first_row + height - 1) // _BLOCK + 1)
     columns = range(first_column // _BLOCK, (first_column + width - 1) // _BLOCK + 1)
     field = np.empty((channels, len(rows) * _BLOCK, len(columns) * _BLOCK), np.float32)
@@ -70,6 +67,19 @@ def _field(seed: int, shape: Sequence[int], window: tuple[int, int, int, int]) -
             field[:, i * _BLOCK : (i + 1) * _BLOCK, j * _BLOCK : (j + 1) * _BLOCK] = block
     down, right = first_row - rows[0] * _BLOCK, first_column - columns[0] * _BLOCK
     return torch.from_numpy(field[:, down : down + height, right : right + width].copy())
+
+
+def noise_origin(height: int, width: int) -> tuple[int, int]:
+    """Returns (row, column) of the first of height × width cells in the whole picture; (0, 0) outside `noise_by_position`."""
+    place = _PLACE.get()
+    return (0, 0) if place is None else _origin(height, width, place)
+
+
+def _origin(height: int, width: int, window: tuple[int, int, int, int]) -> tuple[int, int]:
+    top, left, window_height, window_width = window
+    if top * height % window_height or left * width % window_width:
+        raise ValueError(f"noise of {height}×{width} cells does not lie on the grid of the window {window}")
+    return top * height // window_height, left * width // window_width
 
 
 def shuffled(seed: int, position: int, count: int) -> int:

@@ -222,7 +222,7 @@ def require_pictures(images: torch.Tensor) -> None:
         )
     if not images.is_floating_point():
         raise UserError(f"expected float pictures in [0, 1], got {images.dtype}; convert and divide by 255")
-    low, high = (value.item() for value in images.detach().aminmax())
+    low, high = torch.stack(images.detach().aminmax()).tolist()  # one look at the device
     if not (low == low and high == high and abs(low) != float("inf") and abs(high) != float("inf")):
         raise UserError("expected finite pixel values, got NaN or infinity; check the step that made this picture")
     if low < -_RANGE_SLACK or high > 1 + _RANGE_SLACK:

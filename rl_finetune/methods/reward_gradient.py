@@ -23,7 +23,7 @@ from rl_finetune.methods.reward_gradient_loss import (
     refl_loss,
 )
 from rl_finetune.methods.trajectory import sample_slices
-from shared.diffusion.sampler import SamplerSpec, draw_step, pure_noise
+from shared.diffusion.sampler import SamplerSpec, SampleSeeds, draw_step, pure_noise
 from shared.diffusion.transition import StepTimes, transition
 from shared.policies.interface import Condition
 from shared.seeds import numpy_rng
@@ -88,7 +88,7 @@ class _Part:
     condition: Condition
     gt_latent: torch.Tensor  # [N, C, h, w]
     steps: list[StepTimes]
-    seeds: Sequence[int]  # N
+    seeds: SampleSeeds  # N
     ids: list[str]  # N
 
     @classmethod
@@ -107,7 +107,16 @@ class _Part:
         gt, lq = (pictures.repeat_interleave(group_size, dim=0)[samples] for pictures in (pairs.gt, pairs.lq))
         ids = [f"picture {i}, member {g}" for i in pairs.indices for g in range(group_size)][samples]
         condition = policy.condition(lq)
-        return cls(learner, gt, lq, condition, policy.encode(gt, condition), spec.plan(policy.schedule), seeds, ids)
+        return cls(
+            learner,
+            gt,
+            lq,
+            condition,
+            policy.encode(gt, condition),
+            spec.plan(policy.schedule),
+            spec.keyed(seeds, lq.device),
+            ids,
+        )
 
     def predict(self, x_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         with self.learner.accelerator.autocast():

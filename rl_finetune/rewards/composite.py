@@ -98,12 +98,14 @@ class Composite:
         ]
         fresh = {entry.name: torch.cat([values[entry.name] for values, _ in batches]) for entry in entries}
         values = {e.name: fresh[e.name] if e.name in fresh else known.values[e.name] for e in self.entries}
-        for name, value in values.items():
-            require_finite_reward(f"reward {name!r}", value, sample_ids)
         fresh = {entry.name: torch.cat([maps[entry.name] for _, maps in batches]) for entry in map_entries}
         maps = {e.name: fresh[e.name] if e.name in fresh else known.degradation_maps[e.name] for e in self.map_entries}
-        for name, degradation_map in maps.items():
-            require_finite_reward(f"the degradation map {name!r}", degradation_map.flatten(1).sum(1), sample_ids)
+        said = {f"reward {name!r}": value for name, value in values.items()}
+        said |= {f"the degradation map {name!r}": each.flatten(1).sum(1) for name, each in maps.items()}
+        # One look at the device for all of them; only where one is bad, one each.
+        if not torch.stack([torch.isfinite(each).all() for each in said.values()]).all():
+            for name, each in said.items():
+                require_finite_reward(name, each, sample_ids)
         total = sum(self.weights[name] * value for name, value in values.items())
         return RewardValues(values, total, maps)
 
@@ -160,10 +162,11 @@ def resolve(weights: Mapping[str, float], parts: Parts) -> tuple[dict[str, float
 
 def require_finite_reward(name: str, values: torch.Tensor, sample_ids: Sequence[str] | None) -> None:
     """Raises UserError naming the reward and the first sample of `values` [N] that is not finite."""
+    if torch.isfinite(values).all():  # one look at the device
+        return
     bad = (~torch.isfinite(values)).nonzero().flatten().tolist()
-    if bad:
-        who = f"sample {bad[0]}" + (f" ({sample_ids[bad[0]]})" if sample_ids else "")
-        raise UserError(
-            f"expected finite rewards, but {name} is {values[bad[0]].item()} for {who} and {len(bad)} of {len(values)} "
-            "samples in all; lower the learning rate and resume from the last checkpoint, or leave that reward out"
-        )
+    who = f"sample {bad[0]}" + (f" ({sample_ids[bad[0]]})" if sample_ids else "")
+    raise UserError(
+        f"expected finite rewards, but {name} is {values[bad[0]].item()} for {who} and {len(bad)} of {len(values)} "
+        "samples in all; lower the learning rate and resume from the last checkpoint, or leave that reward out"
+    )

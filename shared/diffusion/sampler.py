@@ -10,12 +10,14 @@ from typing import Literal
 import torch
 
 from shared.app.config import require_range
+from shared.diffusion.counter_noise import NoiseKeys
 from shared.diffusion.schedule import NoiseSchedule
 from shared.diffusion.transition import ScoredStep, StepTimes, step_std, take_step, transition
 from shared.seeds import derive_seed, gaussian
 
 # denoiser(x_t, timesteps [B]) → network output, both [B, C, h, w]; what it predicts is the schedule's matter
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+SampleSeeds = Sequence[int] | NoiseKeys  # one a sample
 Deployment = Literal["sde", "ode"]
 
 
@@ -27,6 +29,9 @@ class SamplerSpec:
     eta: float = 0.5  # stochasticity inside the window: 0 none, 1 DDPM's (VP) or all noise replaced (rectified flow)
     window_start: int = 0  # first stochastic step; steps outside the window are deterministic
     window: int = -1  # number of stochastic steps; −1: to the end
+    # Where noise is drawn. cpu: by a generator a picture; device: by a counter where it is used, which no step waits for. The
+    # same seed has other noise.
+    noise: Literal["cpu", "device"] = "cpu"
 
     def __post_init__(self) -> None:
         require_range(steps=(self.steps, 1, 1000), eta=(self.eta, 0, 1))
@@ -48,7 +53,11 @@ class SamplerSpec:
 
     def as_ode(self) -> SamplerSpec:
         """Returns the sampler of as many steps that adds no noise at all."""
-        return SamplerSpec(steps=self.steps, eta=0.0)
+        return SamplerSpec(steps=self.steps, eta=0.0, noise=self.noise)
+
+    def keyed(self, sample_seeds: Sequence[int], device: torch.device | str) -> SampleSeeds:
+        """Returns the seeds as this sampler draws from them, on the device where that is where it draws."""
+        return NoiseKeys.of(sample_seeds, device) if self.noise == "device" else sample_seeds
 
     def deployed(self, deployment: Deployment) -> SamplerSpec:
         """Returns the sampler that a policy trained with this one is saved, evaluated and used with: it, or its ODE."""
@@ -105,9 +114,10 @@ def sample(
             x_s ← α_s·x̂_0 + √(σ_s² − ς²)·ε̂ + ς·z,  z ~ N(0, I)      transition, take_step: DDIM eq. 12
         return x_s
     """
-    x_t = pure_noise(sample_seeds, latent_shape, device=device)
+    seeds = spec.keyed(sample_seeds, device)
+    x_t = pure_noise(seeds, latent_shape, device=device)
     for j, times in enumerate(spec.plan(schedule)):
-        step = draw_step(denoiser, schedule, times, j, x_t, sample_seeds=sample_seeds)
+        step = draw_step(denoiser, schedule, times, j, x_t, sample_seeds=seeds)
         if on_step is not None:
             on_step(step)
         x_t = step.scored.prev
@@ -115,9 +125,11 @@ def sample(
 
 
 def pure_noise(
-    sample_seeds: Sequence[int], latent_shape: Sequence[int], *, device: torch.device | str = "cpu"
+    sample_seeds: SampleSeeds, latent_shape: Sequence[int], *, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
     """Returns x_T [B, C, h, w], where the loop begins."""
+    if isinstance(sample_seeds, NoiseKeys):
+        return sample_seeds.gaussian(latent_shape, stream=0)
     return gaussian([derive_seed(s, "x_T") for s in sample_seeds], latent_shape, device=device)
 
 
@@ -128,13 +140,15 @@ def draw_step(
     j: int,
     x_t: torch.Tensor,
     *,
-    sample_seeds: Sequence[int],
+    sample_seeds: SampleSeeds,
 ) -> StepRecord:
     """Returns step j of the plan, taken from x_t [B, C, h, w]; differentiable in x_t and in the denoiser's weights."""
     timesteps = schedule.batch_at(times.t, len(sample_seeds), x_t.device)
     distribution = transition(schedule, denoiser(x_t, timesteps), x_t, times)
     if distribution.std == 0.0:
         z = torch.zeros_like(x_t)
+    elif isinstance(sample_seeds, NoiseKeys):
+        z = sample_seeds.gaussian(x_t.shape[1:], stream=1 + j)
     else:
         z = gaussian([derive_seed(s, "step", j) for s in sample_seeds], x_t.shape[1:], device=x_t.device)
     return StepRecord(j, times, x_t, take_step(distribution, noise=z))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, TypeVar
 
 import torch
 
 from shared.app.config import require_range
+
+Level = TypeVar("Level", float, torch.Tensor)
 
 Prediction = Literal["epsilon", "v", "x0", "flow"]
 Betas = Literal["cosine", "linear", "scaled_linear", "rectified_flow"]
@@ -59,6 +62,9 @@ class NoiseSchedule:
     config: ScheduleConfig
     alphas: torch.Tensor  # [T + 1]; the last entry, reached by index −1, is the clean image's 1 (see ends_clean)
     sigmas: torch.Tensor  # [T + 1]; likewise 0
+    _tables: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @classmethod
     def build(cls, config: ScheduleConfig) -> NoiseSchedule:
@@ -79,20 +85,22 @@ class NoiseSchedule:
 
     def alpha_sigma(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns (α, σ) as float32 [B, 1, 1, 1] on the timesteps' device, for timesteps [B] as `batch_at` makes them."""
-        index = timesteps.cpu()
         if timesteps.is_floating_point():
-            sigma = self._flow_sigma(index.double())
+            # Apple's GPUs have no float64.
+            exact = timesteps.cpu() if timesteps.device.type == "mps" else timesteps
+            sigma = self._flow_sigma(exact.double())
             alpha = 1.0 - sigma
         else:
-            alpha, sigma = self.alphas[index], self.sigmas[index]
+            alphas, sigmas = self._tables_on(timesteps.device)
+            alpha, sigma = alphas[timesteps], sigmas[timesteps]
         alpha, sigma = alpha.float().view(-1, 1, 1, 1), sigma.float().view(-1, 1, 1, 1)
         return alpha.to(timesteps.device), sigma.to(timesteps.device)
 
     def level(self, t: float) -> tuple[float, float]:
         """Returns (α, σ) at one timestep: an index of the table, or for a flow a float between."""
         if isinstance(t, int):
-            return float(self.alphas[t]), float(self.sigmas[t])
-        sigma = float(self._flow_sigma(torch.tensor(t, dtype=torch.float64)))
+            return self._levels[t]
+        sigma = self._flow_sigma(t)
         return 1.0 - sigma, sigma
 
     def batch_at(self, t: float, count: int, device: torch.device | str) -> torch.Tensor:
@@ -105,7 +113,17 @@ class NoiseSchedule:
             return timesteps
         return self.alpha_sigma(timesteps)[1].flatten() * self.config.train_timesteps
 
-    def _flow_sigma(self, t: torch.Tensor) -> torch.Tensor:
+    @cached_property
+    def _levels(self) -> list[tuple[float, float]]:
+        return list(zip(self.alphas.tolist(), self.sigmas.tolist(), strict=True))
+
+    def _tables_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns (alphas, sigmas) as float32 on a device; taken there once, so that no step waits for a copy."""
+        if device not in self._tables:
+            self._tables[device] = self.alphas.float().to(device), self.sigmas.float().to(device)
+        return self._tables[device]
+
+    def _flow_sigma(self, t: Level) -> Level:
         if self.config.betas != "rectified_flow":
             raise ValueError(f"timesteps of a schedule with betas {self.config.betas} are integers, got {t}")
         return _shifted((t + 1.0) / self.config.train_timesteps, self.config.shift)
@@ -168,7 +186,7 @@ class NoiseSchedule:
         return [*times, -1]
 
 
-def _shifted(u: torch.Tensor, shift: float) -> torch.Tensor:
+def _shifted(u: Level, shift: float) -> Level:
     """Returns σ of a flow whose levels u in [0, 1] are shifted towards noise (2403.03206, eq. 23)."""
     return u if shift == 1.0 else shift * u / (1.0 + (shift - 1.0) * u)
 

@@ -133,5 +133,5 @@ def load_restorer(
         return other
     policy, spec = load_policy(where)
     if steps is not None or eta is not None:
-        spec = SamplerSpec(steps=steps or spec.steps, eta=spec.eta if eta is None else eta)
+        spec = SamplerSpec(steps=steps or spec.steps, eta=spec.eta if eta is None else eta, noise=spec.noise)
     return PolicyRestorer(policy, spec)
