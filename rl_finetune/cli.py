@@ -39,6 +39,7 @@ COMMANDS = {
     "report": "rl_finetune.report",
     "reproduce": "rl_finetune.reproduce",
     "study": "rl_finetune.study",
+    "memory": "rl_finetune.memory",
     "bench-dataset": "data.bench",
     "bench-rm": "reward_model.bench",
     "bench-rl": "rl_finetune.bench",

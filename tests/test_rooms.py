@@ -29,6 +29,7 @@ CUPBOARDS = {
         "methods",
         "evidence",
         "loop",
+        "footprint",
         "shipping",
         "converting",
         "restoring",

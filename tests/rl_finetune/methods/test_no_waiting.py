@@ -10,6 +10,7 @@ import torch
 from reward_model.network.model import RewardModel
 from rl_finetune.loop.groups import draw, groups_of
 from rl_finetune.loop.iteration import iterate
+from rl_finetune.methods import policy_gradient
 from rl_finetune.methods.policy_loss import assert_first_step_ratio
 from rl_finetune.methods.rollout import rollout
 from shared.diffusion.sampler import SamplerSpec
@@ -52,6 +53,21 @@ def test_an_iteration_learns_with_noise_from_the_device_and_its_ratios_are_1(ses
     figures = iterate(session, 0)  # raises where re-scoring differs from the rollout
     assert figures["clip_fraction"] >= 0
     assert not torch.equal(flat(session), before)
+
+
+def test_an_updates_passes_wait_for_nothing(session, monkeypatch):
+    real, seen = policy_gradient._pass_losses, []
+
+    def watched(*arguments):
+        with Waiting() as waiting:
+            losses = real(*arguments)
+        seen.append(waiting.seen)
+        return losses
+
+    monkeypatch.setattr(policy_gradient, "_pass_losses", watched)
+    iterate(session, 1)
+    assert len(seen) > 1
+    assert not any(seen)
 
 
 def test_batches_draw_the_same(session):
