@@ -105,8 +105,8 @@ def origin_in(config: Mapping[str, Any]) -> Origin:
 
 def require_travelling(origin: Origin, folder: Path) -> None:
     """Raises UserError where the policy in `folder` needs a network that would not be there on another machine."""
-    for stage in STAGES:
-        where = origin.architecture.get(stage, NONE)
+    for stage in (*STAGES, "controlnet"):
+        where = origin.architecture.get(stage) or NONE  # empty: the base's own
         if where not in (NONE, OWN, *WHEEL_NETWORKS, *BUILT_IN) and not where.startswith((HUB_PREFIX, PREFIX)):
             raise UserError(
                 f"the policy in {folder} has the {stage} {where}, which does not ship with it: train one with its own"

@@ -52,9 +52,10 @@ def base_of(config: Mapping[str, Any]) -> tuple[HubName | str, str] | None:
     stands_on, tuned_from = config.get("base", {}), str(config.get("provenance", {}).get("base", ""))
     if tuned_from.startswith(PREFIX):
         return tuned_from, _licence_in(Path(find_checkpoint(tuned_from)))
-    name = HubName.parse(stands_on.get("repository") or tuned_from, revision=stands_on.get("revision"))
+    name = HubName.parse(stands_on.get("repository") or tuned_from)
     if name is None:
         return None
+    name = HubName(name.repo, stands_on.get("revision") or name.revision)  # the commit, where it is known
     try:
         return name, _licence_in(fetch_snapshot(name.repo, revision=name.revision, patterns=[CARD_FILE]))
     except UserError:  # not to be reached, or without a card

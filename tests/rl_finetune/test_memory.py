@@ -13,7 +13,8 @@ from rl_finetune.footprint.passes import passes_of
 from rl_finetune.footprint.tracked_bytes import TrackedBytes
 from rl_finetune.loop.groups import draw
 from rl_finetune.loop.iteration import iterate
-from rl_finetune.loop.trainable import LoraConfig, make_trainable
+from rl_finetune.loop.lora_layers import LoraConfig
+from rl_finetune.loop.trainable import make_trainable
 from shared.app.config import to_yaml
 from shared.app.errors import UserError
 from shared.policies.interface import Origin

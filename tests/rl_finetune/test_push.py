@@ -14,7 +14,9 @@ import torch
 from data.pool.restorer_pool import RestorerEntry, RestorerPool
 from rl_finetune import download, push, restore
 from rl_finetune.loop.config import TrainRlConfig
+from rl_finetune.loop.lora_layers import LoraConfig
 from rl_finetune.loop.session import base_restorer
+from rl_finetune.loop.trainable import make_trainable
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
 from shared.hub_names import HubName
@@ -26,6 +28,7 @@ from shared.runs.provenance import changed_inputs, fingerprint
 from shared.runs.run_folder import RunFolder
 from tests.helpers.hub_server import FakeHub, folder_files, use_hub
 from tests.helpers.tiny import save_pictures, save_tiny_policy, save_tiny_reward_model, tiny_policy
+from tests.helpers.tiny_latent import save_tiny_latent
 
 REPO, WEIGHTS = "user/policy", "model.safetensors"
 LICENCE = "licence=cc-by-4.0"
@@ -122,6 +125,24 @@ def test_a_base_on_the_hub_is_named_with_its_licence(hub, tmp_path):
     card = hub.repos[REPO]["main"]["README.md"].decode()
     assert "base_model: user/base\n" in card
     assert "| `user/base`, revision `main` | mit |" in card
+
+
+def test_of_a_latent_policy_what_was_trained_is_sent_and_its_base_named(hub, tmp_path):
+    files = folder_files(
+        save_tiny_latent(tmp_path / "base", tokenizer=True, pipeline="StableDiffusionControlNetPipeline")
+    )
+    commit = hub.add("user/diffbir", {"README.md": b"---\nlicense: openrail\n---\n", **files})
+    policy, _ = load_policy("hf:user/diffbir")
+    for part in make_trainable(policy, "lora", LoraConfig(rank=2, targets=("controlnet.*to_q",)), seed=0):
+        torch.nn.init.normal_(part, std=0.1)
+    save_policy(tmp_path / "tuned", policy, SamplerSpec(steps=2), provenance={"base": "hf:user/diffbir"})
+    push.main([f"folder={tmp_path / 'tuned'}", f"repo={REPO}", LICENCE])
+    sent = hub.repos[REPO]["main"]
+    assert sum(map(len, sent.values())) < sum(map(len, files.values())) / 10
+    card = sent["README.md"].decode()
+    assert "base_model: user/diffbir\n" in card
+    assert f"| `user/diffbir`, revision `{commit}` | openrail |" in card
+    assert torch.equal(restored(f"hf:{REPO}"), restored(tmp_path / "tuned"))
 
 
 def test_a_policy_on_the_hub_is_named_wherever_a_policy_is(hub, tmp_path, capsys):
