@@ -1,4 +1,4 @@
-"""Estimates the memory of an RL run by part, and the largest pass that cards of 24, 80 and 141 GB hold. Needs no GPU.
+"""Estimates the memory of an RL run by part, and the largest pass that a card holds; needs no GPU.
 
 python -m rl_finetune.memory configs/gpu/train_rl_sr.yaml architecture=configs/gpu/base_sr.yaml processes=8
 """

@@ -36,8 +36,12 @@ def fields_of(schema: type, defaults: Any = None) -> list[Field]:
 
 
 def _walk(schema: type, defaults: Any, prefix: str) -> Iterator[Field]:
-    outline, node = definition_of(schema)
-    meanings, bounds, kinds = _comments(outline, node), _bounds(outline, node), typing.get_type_hints(schema)
+    meanings: dict[str, str] = {}
+    bounds: dict[str, str] = {}
+    for definition in map(definition_of, filter(dataclasses.is_dataclass, reversed(schema.__mro__))):
+        meanings |= _comments(*definition)
+        bounds |= _bounds(*definition)
+    kinds = typing.get_type_hints(schema)
     # A config's own fields come before those of the configs in it.
     for field in sorted(dataclasses.fields(schema), key=lambda field: _nested(kinds[field.name])[0] is not None):
         key = prefix + ("in" if field.name == "inputs" else field.name)
