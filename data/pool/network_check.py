@@ -30,7 +30,7 @@ class CheckConfig:
     pairs: int = 128  # validation pairs that each network is checked on
     l1_margin_db: float = 0.1  # least gain in PSNR of the network trained on L1
     # Least fall of the second network's gradient distance, the part of LPIPS that needs no weights, in [0, 1].
-    gan_margin: float = 0.01
+    gan_margin: float = 0.005
 
     def __post_init__(self) -> None:
         require_range(
