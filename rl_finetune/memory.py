@@ -41,6 +41,11 @@ class MemoryConfig(TrainRlConfig):
 
 def main(argv: Sequence[str]) -> None:
     config = load_config(MemoryConfig, argv)
+    if config.method in ("refl", "draft"):
+        raise UserError(
+            f"expected method policy_gradient or nft, got {config.method}: what its gradient keeps of decoder and rewards is "
+            "not estimated yet"
+        )
     policy = policy_of(config)
     costs = Costs.of(config, policy, judging_of(config, policy.scale), device="cuda")
     found = costs.footprint(processes=config.processes)

@@ -22,7 +22,7 @@ from rl_finetune.evidence.held_out import after_removals
 from rl_finetune.loop.config import FREE_KEYS, TrainRlConfig
 from rl_finetune.loop.final_evaluation import evaluate_restorers
 from rl_finetune.loop.iteration import iterate
-from rl_finetune.loop.session import Session
+from rl_finetune.loop.session import Session, base_restorer
 from rl_finetune.methods.window import sampler_of_iteration
 from shared.app.config import load_config
 from shared.app.devices import open_accelerator
@@ -125,9 +125,9 @@ def compare_with_base(session: Session) -> dict[str, Any]:
     config, folder = session.config, session.run.path
     tuned, _ = load_policy(folder)
     tuned = PolicyRestorer(tuned.to(session.learner.accelerator.device), config.deployed)
-    with session.initial.put_in():
-        base = PolicyRestorer(session.learner.policy, config.deployed)
-        return evaluate_restorers(config, base, tuned, session.judge, session.panel, base=base, folder=folder)
+    # Loaded as the tuned one was: what is frozen in training may be in half precision, which is no effect of it.
+    base = base_restorer(config, config.deployed, session.learner.accelerator.device)
+    return evaluate_restorers(config, base, tuned, session.judge, session.panel, base=base, folder=folder)
 
 
 def track_pictures(config: TrainRlConfig, folder: Path) -> None:

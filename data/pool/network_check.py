@@ -74,7 +74,7 @@ def check_network(
     """Returns how the restorer on `device` does on validation pairs. Raises UserError where it gains less than its margin."""
     check = measure_network(network, restorer, pairs, device=device)
     margin = config.margin(network)
-    if check.gain < margin:
+    if not check.gain >= margin:  # also where it is not a number
         key, more = ("l1_margin_db", " in another folder") if network == "l1" else ("gan_margin", "")
         raise UserError(
             f"the pool's network {network} for {pairs.task} does not restore: on {len(pairs)} validation pairs "

@@ -106,7 +106,8 @@ class Standing:
 
 def curve_settings(*own: SamplerSpec) -> tuple[SamplerSpec, ...]:
     """Returns the samplers of a curve, a run's `own` among them; with one step no noise is added, whatever η is."""
-    grid = [SamplerSpec(steps, eta) for steps in STEPS for eta in ETAS]
+    noise = own[0].noise if own else "cpu"  # the same for all: their differences are paired
+    grid = [SamplerSpec(steps, eta, noise=noise) for steps in STEPS for eta in ETAS]
     return tuple(dict.fromkeys(spec.canonical() for spec in (*grid, *own)))
 
 

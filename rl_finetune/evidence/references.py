@@ -49,6 +49,6 @@ def reference_restorers(base: PolicyRestorer) -> Mapping[str, Restorer]:
     """Returns {column title: restorer} for a table about a policy that began as `base`."""
     return {
         UP_SAMPLED: BicubicRestorer(base.scale),
-        ONE_STEP: PolicyRestorer(base.policy, SamplerSpec(steps=1, eta=0.0)),
+        ONE_STEP: PolicyRestorer(base.policy, SamplerSpec(steps=1, eta=0.0, noise=base.spec.noise)),
         MEAN_OF_SAMPLES: MeanOfSamples(base),
     }

@@ -143,4 +143,10 @@ def rewards_of(composites: Sequence[Composite], *, crop_px: int, scale: int) -> 
 
 
 def _modules(composite: Composite) -> list[torch.nn.Module]:
-    return [tool for tool in composite.toolbox.given.values() if isinstance(tool, torch.nn.Module)]
+    return [network for tool in composite.toolbox.tools() for network in _networks_in(tool)]
+
+
+def _networks_in(tool: object) -> list[torch.nn.Module]:
+    """Returns the networks that a reward's tool is, or holds."""
+    held = [tool, *getattr(tool, "__dict__", {}).values()]
+    return held[:1] if isinstance(tool, torch.nn.Module) else [m for m in held if isinstance(m, torch.nn.Module)]

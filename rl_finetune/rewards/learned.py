@@ -107,7 +107,7 @@ def encoder_features(
 
 
 class PublishedFeatures:
-    """The first levels of a published encoder, down to an eighth of the picture: what textures and edges look like there."""
+    """The first levels of a published encoder, down to a sixteenth of the picture: what textures and edges look like there."""
 
     def __init__(self, encoder: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         device = next(encoder.parameters()).device
@@ -116,7 +116,8 @@ class PublishedFeatures:
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Returns the features of pictures [B, 3, H, W] in [0, 1], finest level first; sides are padded to its stride."""
-        return self.encoder((pad_to_multiple(images, 2**_LEVELS) - self.mean) / self.std)[1:]
+        found = self.encoder((pad_to_multiple(images, 2**_LEVELS) - self.mean) / self.std)[1:]
+        return [level for level in found if level.shape[1]]  # smp puts an empty one where a network begins at a quarter
 
 
 def feature_agreement(

@@ -84,6 +84,10 @@ class Toolbox:
             self._loaded[name] = loaded(name) if kind == PYIQA else loaded
         return self._loaded[name]
 
+    def tools(self) -> list[Any]:
+        """Returns everything that is given or has been loaded."""
+        return [*self.given.values(), *self._loaded.values()]
+
     def giving(self, **tools: Any) -> Toolbox:
         """Returns a toolbox with other given tools (another stage of the reward model) and the same loaded ones."""
         return replace(self, given={**self.given, **tools})

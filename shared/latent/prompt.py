@@ -37,5 +37,11 @@ def _tokens(folder: ModelFolder, prompts: Sequence[str], config) -> torch.Tensor
         return found.input_ids
     if any(prompts):
         raise UserError(f"{folder.where} has no tokenizer, so that it reads no prompt; leave prompts empty, or add one")
+    if (
+        config.eos_token_id != config.vocab_size - 1
+    ):  # CLIP's last two; published configs carry others that no tokenizer uses
+        raise UserError(
+            f"{folder.where} has no tokenizer, and its text encoder's config does not name CLIP's tokens; add one"
+        )
     empty = [config.bos_token_id, config.eos_token_id, *[config.pad_token_id] * (length - 2)]
     return torch.tensor([empty] * len(prompts))

@@ -29,10 +29,11 @@ def save_changed(
 
     Adapters alone make no difference; beside other changes they are merged in.
     """
-    return [_save(parts[name], name, folder, half=half) for name in bases if _differs(parts[name], bases[name], name)]
+    return [_save(parts[name], name, folder, half=half) for name in bases if differs(parts[name], bases[name], name)]
 
 
-def _differs(part: nn.Module, base: ModelFolder, name: str) -> bool:
+def differs(part: nn.Module, base: ModelFolder, name: str) -> bool:
+    """Whether a part's weights, adapters aside, are other than its repository's in the part's own precision."""
     there = load_part(base, name, [type(part).__name__]).state_dict()
     own = state_without_adapters(part, merged=False)
     return any(not torch.equal(there[key].to(tensor.dtype), tensor.cpu()) for key, tensor in own.items())

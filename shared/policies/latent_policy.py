@@ -17,7 +17,7 @@ from shared.diffusion.schedule import NoiseSchedule
 from shared.latent.codec import cell_px_of, to_latents, to_pictures
 from shared.latent.model_folder import ModelFolder
 from shared.latent.precision import FrozenDtype, cast_frozen, frozen_dtype
-from shared.latent.saved_parts import save_changed
+from shared.latent.saved_parts import differs, save_changed
 from shared.policies.interface import Condition, DiffusionPolicy, Origin
 from shared.vision.detail import below_detail
 
@@ -99,9 +99,11 @@ class LatentPolicy(DiffusionPolicy):
 
     def cast_frozen(self, device: torch.device) -> None:
         """Puts what is not trained into `config.frozen_dtype`, once it is said what is; the autoencoder stays as it is."""
+        dtype = frozen_dtype(self.config.frozen_dtype, device)
         for name, part in self.parts().items():
-            if name not in self.fixed:
-                cast_frozen(part, frozen_dtype(self.config.frozen_dtype, device))
+            # What an earlier run trained would be rounded away with the rest.
+            if name not in self.fixed and dtype != torch.float32 and not differs(part, self._bases[name], name):
+                cast_frozen(part, dtype)
 
     def origin(self) -> Origin:
         """Returns the settings and the repository, at its commit, that `load` builds this policy from."""

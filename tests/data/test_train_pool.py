@@ -129,6 +129,18 @@ def test_the_check_is_the_mean_gain_over_all_pairs(monkeypatch):
     assert found.interpolation == pytest.approx(float(by_hand), abs=1e-4)
 
 
+def test_a_network_that_answers_no_numbers_does_not_pass():
+    class Diverged:
+        scale = 4
+
+        def restore(self, some: torch.Tensor, *, sample_seeds: list[int]) -> torch.Tensor:
+            return torch.full((len(some), 3, 4 * some.shape[-2], 4 * some.shape[-1]), torch.nan)
+
+    pairs = pairs_for_task(SourceConfig(embedded_images=8), PairConfig(pairs=2), task="sr", split="train", seed=0)
+    with pytest.raises(UserError, match="network gan for sr does not restore"):
+        check_network("gan", Diverged(), pairs, CheckConfig(), device=torch.device("cpu"))
+
+
 @pytest.mark.parametrize(("network", "margin"), [("l1", "l1_margin_db"), ("gan", "gan_margin")])
 def test_a_training_whose_network_does_not_restore_fails_and_says_so(tmp_path, network, margin):
     words = [str(CONFIG), f"out={tmp_path}", *TINY]

@@ -135,3 +135,8 @@ def test_the_command_prints_parts_and_cards(tmp_path, capsys):
     assert "RL face, 4 groups of 3 on 1 processes, GB on each:" in printed
     assert "optimizer" in printed
     assert " 24 GB: microbatch_groups=2 (6 samples a pass)" in printed
+
+
+def test_a_method_that_is_not_estimated_is_refused():
+    with pytest.raises(UserError, match="expected method policy_gradient or nft, got draft"):
+        memory.main(["configs/train_rl_sr_shipped.yaml"])

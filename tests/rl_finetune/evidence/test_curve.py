@@ -181,3 +181,9 @@ def test_what_was_evaluated_before_is_not_measured_again(pairs):
     assert curve.of(SamplerSpec(2, 1.0), "error").tolist() == [0, 1, 2, 3, 4, 5]
     # Only what every sampler has can be compared.
     assert list(curve.values[SamplerSpec(2, 0.0)]) == ["error"]
+
+
+def test_every_sampler_of_a_curve_draws_its_noise_where_the_runs_own_does():
+    own = SamplerSpec(steps=3, eta=0.5, noise="device")
+    assert {spec.noise for spec in curve_settings(own) if spec.eta} == {"device"}
+    assert {spec.noise for spec in curve_settings()} == {"cpu"}

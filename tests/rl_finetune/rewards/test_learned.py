@@ -142,5 +142,10 @@ def test_features_of_a_published_encoder_from_a_file(tmp_path):
     near, far = composite(GT + 0.2 * (SR - GT), GT, LQ).total, composite(SR, GT, LQ).total
     assert ((far < near) & (near < 1.0)).all()
     composite.require_gradient(GT, LQ)
+    # One that begins at a quarter of the picture: its missing level counts for nothing.
+    save_file(timm.create_model("convnext_atto", pretrained=False).state_dict(), tmp_path / "other.safetensors")
+    settings = ToolSettings(feature_encoder="tu-convnext_atto", feature_weights=str(tmp_path / "other.safetensors"))
+    composite = Composite.build({"encoder_features": 1.0}, Toolbox(settings))
+    torch.testing.assert_close(composite(GT, GT, LQ).total, torch.ones(4), atol=1e-5, rtol=0)
     with pytest.raises(UserError, match="is not in the registry"):
         Composite.build({"encoder_features": 1.0}, Toolbox(ToolSettings(feature_encoder="tu-hf-hub:a/b")))
