@@ -80,11 +80,11 @@ def fgr_features(
 ) -> torch.Tensor:
     """Returns the mean of `feature_agreement`, [B]: 1 at the truth.
 
-    The reward model's score can be raised by pictures that its last layers misjudge. Its features, held against the
-    truth's, cannot: they only agree where it sees the same in both (as LPIPS, arXiv 1801.03924, eq. 1, with the networks
-    that learnt to see a restorer's artifacts).
+    The reward model's score can be raised by pictures that its last layers misjudge. Its features are held against the
+    truth's instead (as LPIPS, arXiv 1801.03924, eq. 1, with the network that learnt to see a restorer's artifacts). The
+    known cheats lower it; a policy under its own gradient still drifts to grain (docs/decisions.md, section 4).
     """
-    return torch.stack([cosine.mean((1, 2, 3)) for cosine in feature_agreement(reward_model, sr, gt)]).mean(0)
+    return _mean_agreement(reward_model, sr, gt)
 
 
 @reward_map("fgr_feature_error", needs=("reward_model",))
@@ -103,7 +103,7 @@ def encoder_features(
     sr: torch.Tensor, gt: torch.Tensor, lq: torch.Tensor, *, feature_encoder: PublishedFeatures
 ) -> torch.Tensor:
     """Returns the mean of `feature_agreement` under a published encoder, [B]: 1 at the truth."""
-    return torch.stack([cosine.mean((1, 2, 3)) for cosine in feature_agreement(feature_encoder, sr, gt)]).mean(0)
+    return _mean_agreement(feature_encoder, sr, gt)
 
 
 class PublishedFeatures:
@@ -134,6 +134,11 @@ def feature_agreement(
             wanted = network.features(torch.roll(gt, shift, dims=(2, 3)))
         cosines += [F.cosine_similarity(a, b, dim=1, eps=1e-6)[:, None] for a, b in zip(seen, wanted, strict=True)]
     return cosines
+
+
+def _mean_agreement(network: Any, sr: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
+    """Returns the mean over places, then over levels and alignments, [B]."""
+    return torch.stack([cosine.mean((1, 2, 3)) for cosine in feature_agreement(network, sr, gt)]).mean(0)
 
 
 @reward("clipiqa", value_range=(0.0, 1.0), needs=("clipiqa_network",), substitute="fgr_score")

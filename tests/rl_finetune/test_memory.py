@@ -15,6 +15,9 @@ from rl_finetune.loop.groups import draw
 from rl_finetune.loop.iteration import iterate
 from rl_finetune.loop.lora_layers import LoraConfig
 from rl_finetune.loop.trainable import make_trainable
+from rl_finetune.rewards.composite import Composite
+from rl_finetune.rewards.learned import PublishedFeatures
+from rl_finetune.rewards.registry import Toolbox
 from shared.app.config import to_yaml
 from shared.app.errors import UserError
 from shared.policies.interface import Origin
@@ -140,3 +143,12 @@ def test_the_command_prints_parts_and_cards(tmp_path, capsys):
 def test_a_method_that_is_not_estimated_is_refused():
     with pytest.raises(UserError, match="expected method policy_gradient or nft, got draft"):
         memory.main(["configs/train_rl_sr_shipped.yaml"])
+
+
+def test_networks_of_loaded_rewards_are_counted():
+    encoder = torch.nn.Conv2d(3, 8, 3)
+    toolbox = Toolbox(given={"reward_model": torch.nn.Linear(2, 2)})
+    toolbox._loaded["feature_encoder"] = PublishedFeatures(encoder, (0.5,) * 3, (0.5,) * 3)
+    composite = Composite.build({"psnr": 1.0}, toolbox)
+    held = sum(p.nbytes for network in (encoder, toolbox.given["reward_model"]) for p in network.parameters())
+    assert rewards_of([composite], crop_px=32, scale=4).weights == held

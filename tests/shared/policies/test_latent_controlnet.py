@@ -149,6 +149,28 @@ def test_frozen_parts_take_half_the_bytes_beside_one_that_is_trained(folder, pol
     assert half.save_weights(folder.parent / "half") == []  # what was cast is not taken for tuned
 
 
+def test_what_an_earlier_run_trained_is_not_rounded_away(folder, tmp_path):
+    earlier = opened(folder)
+    with torch.no_grad():
+        earlier.unet.conv_in.weight[0, 0, 0, 0] += 1e-4
+    earlier.save_weights(tmp_path)
+    again = opened(folder, tmp_path, frozen_dtype="bfloat16")
+    again.requires_grad_(False)
+    again.cast_frozen(torch.device("cpu"))
+    kinds = {name: {p.dtype for p in part.parameters()} for name, part in again.parts().items()}
+    assert kinds == {"unet": {torch.float32}, "controlnet": {torch.bfloat16}, "vae": {torch.float32}}
+    assert torch.equal(again.unet.conv_in.weight, earlier.unet.conv_in.weight)
+
+
+def test_an_empty_prompt_without_a_tokenizer_needs_clips_own_tokens(tmp_path):
+    folder = save_tiny_latent(tmp_path)
+    described = folder / "text_encoder" / "config.json"
+    fields = json.loads(described.read_text(encoding="utf-8"))
+    described.write_text(json.dumps({**fields, "eos_token_id": 2}), encoding="utf-8")  # as published configs have it
+    with pytest.raises(UserError, match="does not name CLIP's tokens"):
+        opened(folder)
+
+
 def test_guidance_leads_away_from_the_negative_prompt(tmp_path, lq):
     folder = save_tiny_latent(tmp_path, tokenizer=True)
     plain, negative = opened(folder, prompt="sharp"), opened(folder, prompt="blurred")
