@@ -14,6 +14,7 @@ from PIL import Image
 from shared.app.errors import UserError
 from shared.files import require_writable
 from shared.pictures.inputs import FoundInputs
+from shared.pictures.limits import FORMATS, BoundedFile
 from shared.pictures.reading import read_picture
 from shared.pictures.writing import ENDINGS, Format, format_of
 
@@ -79,7 +80,7 @@ def plan_outputs(
 def header_size(path: Path) -> tuple[int, int]:
     """Returns (width, height) from a file's header; (1, 1) for what only OpenCV opens. Raises UnreadableImage."""
     try:
-        with open(path, "rb") as file, Image.open(file) as image:
+        with BoundedFile(path) as file, Image.open(file, formats=FORMATS) as image:
             return image.size
     except Exception:  # read_picture says why, or reads it after all
         return read_picture(path).levels.shape[1::-1]

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from shared.app.errors import UserError
+from shared.pictures.limits import BoundedFile
 
 MARK = "restore-rl"  # a PNG's text of this name begins with the command's mark
 _PAGE_START_BYTES = 400
@@ -22,7 +23,7 @@ def page_mark(mark: str) -> str:
 def is_marked(path: Path, mark: str) -> bool:
     """Whether a PNG or an HTML page was written under that mark."""
     try:
-        with open(path, "rb") as file:
+        with BoundedFile(path) as file:
             if path.suffix == ".html":
                 return page_mark(mark).encode() in file.read(_PAGE_START_BYTES)
             with Image.open(file, formats=("PNG",)) as image:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -80,7 +80,7 @@ def read_picture(path: str | Path) -> DecodedPicture:
             try:
                 image = Image.open(file, formats=FORMATS)
             except UnidentifiedImageError:
-                return _picture(_decode_unidentified(path))
+                return _picture(_decode_unidentified(path, file))
             with image:
                 require_decodable(image, file)
                 return _read(image, path)
@@ -100,7 +100,8 @@ def _read(image: Image.Image, path: str | Path | None) -> DecodedPicture:
     if (
         getattr(image, "is_animated", False) and image.format != "MPO"
     ):  # an MPO's second picture is its depth or preview
-        notes.append(f"first of {getattr(image, 'n_frames', 1)} {'pages' if image.format == 'TIFF' else 'frames'}")
+        # Not of how many: a TIFF's pages are counted by reading each, and the second may be broken.
+        notes.append(f"first of several {'pages' if image.format == 'TIFF' else 'frames'}")
     cut = is_cut(image)  # asked before it is loaded: then its tiles are gone
     deep = decode_deep(path, image) if path is not None and isinstance(image, ImageFile.ImageFile) else None
     stored = image.getexif().get(ORIENTATION, 1)
@@ -187,10 +188,10 @@ def _channels_agree(colours: np.ndarray) -> bool:
     return agree(colours[::16, ::16]) and agree(colours)
 
 
-def _decode_unidentified(path: str | Path) -> _Decoded:
+def _decode_unidentified(path: str | Path, file: BinaryIO) -> _Decoded:
     """Returns what OpenCV makes of a TIFF that Pillow cannot open: float colour, mostly. Raises UnreadableImage."""
     found = None
-    if Path(path).suffix.lower() in (".tif", ".tiff") and require_decodable_tiff(path):
+    if Path(path).suffix.lower() in (".tif", ".tiff") and require_decodable_tiff(file):
         found = decode_deep(path, None)
     if found is None:
         raise UnreadableImage(_what_it_is(path))

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hypothesis import HealthCheck, Verbosity, settings
@@ -88,6 +88,34 @@ def _memory(room_bytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def most_reserved(call: Callable[[], object]) -> int:
+    """Returns how many bytes more than before a process of its own reserved at once while it called that.
+
+    Libraries in C do not say that a reservation failed. Whatever the call raises is dropped.
+    """
+    receiving, sending = os.pipe()
+    if (pid := os.fork()) == 0:
+        try:
+            before = _peak()
+            resource.setrlimit(resource.RLIMIT_AS, (before + 8 * MOST_BYTES, resource.RLIM_INFINITY))
+            with suppress(Exception):
+                call()
+            os.write(sending, str(_peak() - before).encode())
+        finally:
+            os._exit(0)
+    os.close(sending)
+    with os.fdopen(receiving) as pipe:
+        said = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    assert said, f"the process ended with {os.waitstatus_to_exitcode(status)}"
+    return int(said)
+
+
+def _peak() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmPeak:"))
 
 
 def _wanted_memory(error: BaseException | None) -> bool:

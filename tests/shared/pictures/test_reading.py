@@ -396,9 +396,22 @@ def test_of_an_animation_the_first_frame_is_taken_and_said(tmp_path, name, kind)
     options = {"lossless": True} if name.endswith("webp") else {}
     picture = read_saved(tmp_path / name, first, save_all=True, append_images=[second], **options)
     assert picture.levels[4, 4].tolist() == [255, 0, 0]
-    assert picture.notes == (f"first of 2 {kind}",)
+    assert picture.notes == (f"first of several {kind}",)
     with Image.open(tmp_path / name) as image:
         assert len(list(ImageSequence.Iterator(image))) == 2
+
+
+def test_the_first_page_is_read_though_the_second_is_broken(tmp_path):
+    path, page = tmp_path / "a.tif", Image.new("RGB", (8, 8), (255, 0, 0))
+    page.save(path)
+    content = bytearray(path.read_bytes())
+    end = int.from_bytes(content[4:8], "little")
+    end += 2 + 12 * int.from_bytes(content[end : end + 2], "little")
+    content[end : end + 4] = len(content).to_bytes(4, "little")
+    path.write_bytes(content + bytes(6))  # a directory of nothing
+    picture = read_picture(path)
+    assert picture.levels[4, 4].tolist() == [255, 0, 0]
+    assert picture.notes == ("first of several pages",)
 
 
 @pytest.mark.parametrize(
