@@ -152,7 +152,7 @@ def fork(
 def _child(stage: str, here: Path, out: Path, log: Path, counted: Path, die_at: int, full_at: int) -> None:
     code = 1
     try:
-        os.setsid()
+        os.setpgrp()
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
