@@ -6,7 +6,9 @@ backward passes and one optimizer step. DistributedDataParallel does that. What 
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Mapping
 
 import torch
@@ -15,6 +17,8 @@ from accelerate import Accelerator
 from shared.app.errors import UserError
 
 DDP_CONFIG = "configs/gpu/accelerate/ddp.yaml"
+# Of glibc's mallopt: a value for each parameter, by malloc.h.
+_TRIM_THRESHOLD, _MMAP_MAX, _MOST_BYTES = -1, -4, 2**31 - 1
 _INSTEAD = f"launch with {DDP_CONFIG}; where memory is short, see `restore-rl memory`"
 
 
@@ -30,7 +34,21 @@ def open_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError):
         raise UserError(f"no device {name!r} on this machine; expected cpu, or cuda where there is a GPU") from None
+    if device.type == "cpu":
+        keep_memory()
     return device
+
+
+def keep_memory() -> None:
+    """Keeps what tensors leave free, up to 2 GB, for the next ones, where the C library is glibc.
+
+    By itself it returns every block above 32 MB to the kernel at once, and the next layer takes as much anew: the kernel
+    then clears pages for as long as the network computes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_TRIM_THRESHOLD, _MOST_BYTES)
+        mallopt(_MMAP_MAX, 0)
 
 
 def device_words(device: torch.device) -> str:
@@ -52,6 +70,8 @@ def open_accelerator(mixed_precision: str, *, cpu: bool = False) -> Accelerator:
     if mixed_precision not in ("no", "bf16", "fp16"):
         raise UserError(f"expected mixed precision no, bf16 or fp16, got {mixed_precision}")
     accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision)
+    if accelerator.device.type == "cpu":
+        keep_memory()
     if mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError("fp16 needs a GPU; on a CPU take bf16 or full precision")
     return accelerator

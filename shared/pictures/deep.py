@@ -22,7 +22,8 @@ _BITS, _PHOTOMETRIC, _SAMPLES, _PLANES = (
     TiffImagePlugin.PLANAR_CONFIGURATION,
 )
 _EXTRA, _WHITE_IS_ZERO, _APART, _PREMULTIPLIED = TiffImagePlugin.EXTRASAMPLES, 0, 2, 1
-_JP2_HEADER_BYTES = 4096
+_HEADER_BYTES = 65536
+_AV1_SETTINGS, _AV1_DEEP = b"av1C\x81", 0x40  # of AV1 in ISO files, 2.3.3: its third byte says more than 8 bits
 
 
 def decode_deep(path: str | Path, image: ImageFile.ImageFile | None) -> tuple[np.ndarray, np.ndarray | None] | None:
@@ -32,7 +33,7 @@ def decode_deep(path: str | Path, image: ImageFile.ImageFile | None) -> tuple[np
     Without an image, whatever holds more than 8 bits is read. Raises ValueError for what neither reads rightly.
     """
     if image is not None:
-        if not is_cut(image):
+        if not is_cut(image) or image.format in ("AVIF", "DDS", "SGI"):  # OpenCV leaves AVIF's 10 bits in the low end
             return None
         if image.format == "PPM":
             return _decode_ppm(path, image)
@@ -62,7 +63,16 @@ def decode_deep(path: str | Path, image: ImageFile.ImageFile | None) -> tuple[np
 
 def is_cut(image: Image.Image) -> bool:
     """Whether a file holds more than 8 bits a channel and Pillow would give 8."""
-    if image.mode not in ("RGB", "RGBA", "LA", "CMYK") or not isinstance(image, ImageFile.ImageFile):
+    if not isinstance(image, ImageFile.ImageFile):
+        return False
+    if image.format == "SGI":
+        return _beginning(image)[3:4] == b"\2"  # bytes a sample
+    if image.format == "DDS":
+        return any("BC6H" in str(tile[3]) for tile in image.tile)  # half floats
+    if image.format == "AVIF":
+        parts = _beginning(image).split(_AV1_SETTINGS)[1:]
+        return any(len(part) > 1 and part[1] & _AV1_DEEP for part in parts)
+    if image.mode not in ("RGB", "RGBA", "LA", "CMYK"):
         return False
     if image.format == "JPEG2000":
         return _jp2_bits(image) > 8
@@ -97,11 +107,14 @@ def _decode_ppm(path: str | Path, image: ImageFile.ImageFile) -> tuple[np.ndarra
 
 def _jp2_bits(image: ImageFile.ImageFile) -> int:
     """Returns the bits of a JPEG 2000's first channel, from its codestream's SIZ segment (ISO 15444-1, A.5.1)."""
-    if image.fp is None:
-        return 8
-    try:  # without moving the file's position, from which the decoder reads
-        start = os.pread(image.fp.fileno(), _JP2_HEADER_BYTES, 0)
-    except (AttributeError, io.UnsupportedOperation):  # a picture in memory
-        return 8
+    start = _beginning(image)
     at = start.find(b"\xff\x4f\xff\x51")
     return (start[at + 42] & 0x7F) + 1 if 0 <= at < len(start) - 42 else 8
+
+
+def _beginning(image: ImageFile.ImageFile) -> bytes:
+    """Returns a file's first bytes, without moving its position, from which the decoder reads; none of one in memory."""
+    try:
+        return b"" if image.fp is None else os.pread(image.fp.fileno(), _HEADER_BYTES, 0)
+    except (AttributeError, io.UnsupportedOperation):
+        return b""

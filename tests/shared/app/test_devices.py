@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import sys
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -25,6 +28,18 @@ def test_a_device_is_chosen_by_itself(monkeypatch, cuda, mps, chosen):
     monkeypatch.setattr(torch, "empty", lambda *shape, device: None)  # this machine may have none of them
     assert open_device("auto") == torch.device(chosen)
     assert device_words(torch.device("cpu")).startswith("cpu (")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what the allocator returns is glibc's own business")
+def test_memory_is_not_returned_to_the_kernel_between_layers():
+    open_device("cpu")
+    blocks, pages_each = 8, 2**26 // resource.getpagesize()
+    for _ in range(blocks):  # the first ones may still find no hole that fits
+        torch.ones(2**24)  # 64 MB
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(blocks):
+        torch.ones(2**24)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < pages_each  # not every block anew
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "privateuseone"])

@@ -107,6 +107,38 @@ def test_16_bit_colour_of_other_files_is_kept_and_what_is_not_is_said(tmp_path):
         read_picture(tmp_path / "planes.tif")
 
 
+@pytest.mark.parametrize(
+    ("name", "write", "notes"),
+    [
+        ("deep.avif", lambda path, deep: _write_avif(path, deep, bits=10), ("read at 8 bits",)),
+        ("deeper.avif", lambda path, deep: _write_avif(path, deep, bits=12), ("read at 8 bits",)),
+        ("plain.avif", lambda path, deep: _write_avif(path, deep, bits=8), ()),
+        ("deep.sgi", lambda path, deep: _write_sgi(path, deep, bits=16), ("read at 8 bits",)),
+        ("plain.sgi", lambda path, deep: _write_sgi(path, deep, bits=8), ()),
+    ],
+)
+def test_a_picture_that_pillow_cuts_to_8_bits_says_so(tmp_path, name, write, notes):
+    write(tmp_path / name, scene().astype(np.uint16) * 257)
+    picture = read_picture(tmp_path / name)
+    assert (picture.bits, picture.notes) == (8, notes)
+    assert np.abs(picture.levels.astype(int) - scene()).mean() < 3  # AVIF is lossy
+
+
+def _write_avif(path: Path, deep: np.ndarray, *, bits: int) -> None:
+    """Writes levels [H, W, 3] uint16, of which so many bits are kept."""
+    kept = (deep >> (16 - bits))[..., ::-1]
+    kept = kept.astype(np.uint8) if bits == 8 else kept
+    assert cv2.imwrite(str(path), kept, [cv2.IMWRITE_AVIF_DEPTH, bits, cv2.IMWRITE_AVIF_QUALITY, 95])
+
+
+def _write_sgi(path: Path, deep: np.ndarray, *, bits: int) -> None:
+    """Writes levels [H, W, 3] uint16 as an SGI picture without compression, bottom row first, channel by channel."""
+    height, width, channels = deep.shape
+    header = struct.pack(">hBBHHHHII", 474, 0, bits // 8, 3, width, height, channels, 0, 2**bits - 1).ljust(512, b"\0")
+    samples = np.moveaxis(deep >> (16 - bits), 2, 0)[:, ::-1].astype(">u2" if bits == 16 else np.uint8)
+    path.write_bytes(header + samples.tobytes())
+
+
 def test_16_bit_alpha_that_is_multiplied_in_is_taken_out(tmp_path):
     straight = np.full((4, 6, 3), (60000, 30000, 10000), np.uint16)
     alpha = np.tile(np.array([0, 100, 20000, 32768, 50000, 65535], np.uint16), (4, 1))
