@@ -18,7 +18,7 @@ from accelerate.utils import DistributedType
 
 from shared.app.errors import UserError
 from shared.files import make_folder, read_json, replace_folder, require_plain_file
-from shared.runs.growth import PROGRESS_FILE, STATE_FOLDER, state_place
+from shared.runs.growth import PROGRESS_FILE, STATE_FOLDER, remove_interrupted_saves, state_place
 from shared.runs.state_files import DamagedState, read_tree, write_tree
 
 FORMAT = 2  # 1, Accelerate's own, holds pickles and is not read
@@ -93,6 +93,8 @@ def load_state(accelerator: Accelerator, folder: Path, states: Mapping[str, Stat
         own = place / _random_file(accelerator)
         if own.is_file():  # there is none where more processes go on than began
             _set_random_state(read_tree(own))
+        if accelerator.is_main_process and place.name == STATE_FOLDER:
+            remove_interrupted_saves(folder)  # where no step is left, no save follows that would
         return progress
     except (DamagedState, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         said = " ".join(str(error).split()) or type(error).__name__

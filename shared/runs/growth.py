@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,12 @@ def state_place(folder: Path) -> Path | None:
     # A kill between the two renames of replace_folder leaves only the old folder.
     places = (folder / name for name in (STATE_FOLDER, f"{STATE_FOLDER}.old"))
     return next((place for place in places if (place / PROGRESS_FILE).exists()), None)
+
+
+def remove_interrupted_saves(folder: Path) -> None:
+    """Removes the older and the half-written state that a kill inside a save has left beside the last whole one."""
+    for name in (f"{STATE_FOLDER}.old", f"{STATE_FOLDER}.part"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def steps_made(folder: Path) -> int | None:

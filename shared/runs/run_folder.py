@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from shared.app.config import to_yaml
 from shared.app.errors import UserError
 from shared.files import flush, read_json, require_free_space, write_bytes
 from shared.runs.finished import SUMMARY_FILE, command_hash, finished_line
-from shared.runs.growth import STATE_FOLDER, Growth
+from shared.runs.growth import Growth, remove_interrupted_saves
 from shared.runs.lock import FolderLock, refuse_if_held
 from shared.runs.picture_list import PICTURES_FILE, Lists, lists_to_json, looks_unchanged, picture_changes, read_lists
 from shared.runs.provenance import PROVENANCE_FILE, changed_inputs, fingerprint, provenance_of, seeds_of, session_of
@@ -157,8 +156,7 @@ class RunFolder:
 
         noted = {"says": says, "command": command_hash(self.command), "peak_memory_mb": process_peak_mb()}
         self.write_json(SUMMARY_FILE, {**noted, **summary})
-        for name in (f"{STATE_FOLDER}.old", f"{STATE_FOLDER}.part"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+        remove_interrupted_saves(self.path)
         FolderLock.release_if_held(self.path)
         print(says)
 

@@ -72,6 +72,13 @@ def read(name: str, content: bytes, folder: Path, *words: str) -> None:
         RunFolder.check(folder / "absent", config)
 
 
+def test_a_refusal_that_names_memory_is_not_one_for_want_of_it(folder):
+    with trial("configs", folder):
+        raise UserError("Invalid value '[]'; object_type=MemoryConfig")
+    with pytest.raises(AssertionError, match="bytes were asked for"), trial("configs", folder):
+        raise UserError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+
 @campaign(slice_of=12, whole=700)
 @given(data=st.data(), name=st.sampled_from(sorted(SHIPPED)))
 def test_configs_with_one_value_of_another_kind(folder, data, name):

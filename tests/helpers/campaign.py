@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import re
 import resource
 import sys
 import time
@@ -23,6 +24,9 @@ from shared.app.errors import UserError
 LONGEST_S, MOST_BYTES = 10.0, 10**9
 SHARE = float(os.environ.get("CAMPAIGN", 0))  # of every whole campaign; 0: the slice of it that `make test` draws
 counts: dict[str, Counter[str]] = defaultdict(Counter)  # campaign → tried, refused, answered
+
+# As torch, OpenCV, Arrow and the C library say it; "memory" alone is also a command's name.
+_FAILED_RESERVATION = re.compile(r"allocat|bad_alloc|malloc|(out of|insufficient|not enough) memory", re.IGNORECASE)
 
 _allowed: list[Path] = []  # where a case under way may write; empty: nothing is watched
 _strays: list[str] = []
@@ -121,7 +125,7 @@ def _peak() -> int:
 def _wanted_memory(error: BaseException | None) -> bool:
     """Whether an exception came of one that a failed reservation of memory raises."""
     while error is not None:
-        if isinstance(error, MemoryError) or any(word in str(error).lower() for word in ("memory", "bad_alloc")):
+        if isinstance(error, MemoryError) or _FAILED_RESERVATION.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -93,6 +95,14 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path, monkeypatch):
     counter = Counter()
     assert make_loop(tmp_path, counter, steps=3).left == range(2, 3)
     assert counter.value == 2
+
+
+def test_what_a_kill_in_the_last_save_left_is_gone_when_the_run_goes_on(tmp_path):
+    run_until(tmp_path, can_go_on=True)
+    for name in ("state.old", "state.part"):
+        shutil.copytree(tmp_path / "state", tmp_path / name)
+    assert run_until(tmp_path, can_go_on=True) == []
+    assert sorted(path.name for path in tmp_path.glob("state*")) == ["state"]
 
 
 def test_the_clock_counts_earlier_runs(tmp_path, monkeypatch):
