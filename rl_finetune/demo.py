@@ -30,7 +30,7 @@ from shared.app.shipped import DEFAULT_RUN, PREFIX, choose_checkpoint
 from shared.app.words import read_words
 from shared.pictures.reading import UnreadableImage, read_picture
 from shared.policies.load import load_restorer
-from shared.restorers.protocol import on_device
+from shared.restorers.protocol import RestorerSettings, on_device
 from shared.runs.run_folder import CONFIG_FILE
 
 HOST = "127.0.0.1"
@@ -92,7 +92,8 @@ def open_policies(config: DemoConfig) -> BeforeAfter:
         where = choice.where
         print(f"reward model: {choice.says}")
     print(f"before RL: {before}\nafter RL: {after}\ndevice: {device_words(device)}")
-    restorers = [on_device(load_restorer(each, scale=SCALES[config.task]), device) for each in (before, after)]
+    settings = RestorerSettings(scale=SCALES[config.task])
+    restorers = [on_device(load_restorer(each, settings), device) for each in (before, after)]
     model = RewardModel.from_pretrained(locate_checkpoint(where)).to(device).eval()
     return BeforeAfter(*restorers, model, device, config.tile_px)
 

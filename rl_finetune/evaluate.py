@@ -28,7 +28,7 @@ from shared.app.words import read_words
 from shared.diffusion.sampler import SamplerSpec
 from shared.policies.load import load_restorer
 from shared.policies.policy_restorer import PolicyRestorer
-from shared.restorers.protocol import Restorer, on_device
+from shared.restorers.protocol import Restorer, RestorerSettings, on_device
 from shared.runs.lock import FolderLock
 from shared.runs.run_folder import CONFIG_FILE, RunFolder
 from shared.runs.same_settings import where_it_is_now
@@ -127,7 +127,7 @@ def open_restorer(where: str, sampler: SamplerSpec, *, scale: int, device: torch
 
     A diffusion policy restores with `sampler`, whatever it was saved with. Raises UserError for one of another scale.
     """
-    restorer = on_device(load_restorer(where, scale=scale), device)
+    restorer = on_device(load_restorer(where, RestorerSettings(scale=scale)), device)
     if restorer.scale != scale:
         raise UserError(f"{where} enlarges {restorer.scale} times, but this run's task {scale} times; name another")
     return PolicyRestorer(restorer.policy, sampler) if isinstance(restorer, PolicyRestorer) else restorer

@@ -30,7 +30,7 @@ from shared.policies.pixel_unet import PixelUNet, PixelUNetConfig
 from shared.policies.policy_folder import save_policy
 from shared.restorers.feed_forward import FeedForwardRestorer
 from shared.restorers.pre_restorer import OWN, STAGES, fitted
-from shared.restorers.protocol import Restorer
+from shared.restorers.protocol import Restorer, RestorerSettings
 from shared.runs.growth import Growth
 from shared.runs.run_folder import RunFolder
 from shared.runs.training_loop import TrainingLoop, learning_rate_factor, set_learning_rate
@@ -214,7 +214,7 @@ def open_taught(
     if config.detail.teacher is None:
         return None
     where, scale = config.detail.teacher, config.policy.scale
-    teacher = load_restorer(where, scale=scale)
+    teacher = load_restorer(where, RestorerSettings(scale=scale))
     teacher = fitted(teacher, scale, shrink=config.policy.shrink, name=f"detail.teacher {where}")
     count = min(config.detail.teacher_pairs, len(pairs))
     first = PairDataset(

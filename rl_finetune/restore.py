@@ -37,7 +37,7 @@ from shared.pictures.inputs import find_inputs
 from shared.pictures.reading import UnreadableImage, read_picture
 from shared.pictures.writing import Format, TooLarge, require_side
 from shared.policies.load import load_restorer
-from shared.restorers.protocol import on_device
+from shared.restorers.protocol import RestorerSettings, on_device
 from shared.runs.tracking import progress
 from shared.vision.face_detector import open_face_detector
 
@@ -71,9 +71,8 @@ class RestoreConfig:
     color_fix: ColourFix = "none"
     # Finds the faces of a photograph and restores each by a face policy; needs the extra `faces`.
     faces: bool = False
-    background: Literal["restored", "kept"] = (
-        "restored"  # around the faces: by the policy, or as it is, at its own size
-    )
+    # What is around the faces: by the policy, or as it is, at its own size.
+    background: Literal["restored", "kept"] = "restored"
     face_policy: str = ""  # that restores them; empty: the tuned face policy of `run`, or a shipped one
     face_px: int = 128  # smaller aligned faces are enlarged to this side: the shipped policies have learnt from such
     tile_px: int = 512  # side of lq tiles; larger ones need more memory
@@ -138,7 +137,8 @@ def open_work(config: RestoreConfig, form: Format) -> Work:
     faces = open_faces(config, device) if config.faces else None
     policy = "bicubic" if config.background == "kept" else config.policy or policy_of_run(config.run, config.task)
     scale = 1 if config.background == "kept" else SCALES[config.task]
-    restorer = on_device(load_restorer(policy, scale=scale, steps=config.steps, eta=config.eta), device)
+    settings = RestorerSettings(scale=scale, steps=config.steps, eta=config.eta)
+    restorer = on_device(load_restorer(policy, settings), device)
     score = open_score(config, device) if config.samples > 1 or config.reward_model else None
     print(f"device: {device_words(device)}", flush=True)
     return Work(
@@ -214,7 +214,7 @@ def open_faces(config: RestoreConfig, device: torch.device) -> FaceWork:
     """Returns what finds and restores faces. Raises UserError where the extra or the policy is missing."""
     find = open_face_detector()
     where = config.face_policy or policy_of_run(config.run, "face")
-    restorer = load_restorer(where, scale=1, steps=config.steps, eta=config.eta)
+    restorer = load_restorer(where, RestorerSettings(scale=1, steps=config.steps, eta=config.eta))
     if restorer.scale != 1:
         raise UserError(
             f"face_policy={where} enlarges by {restorer.scale}; faces need a policy of the same size in and out"

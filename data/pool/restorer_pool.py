@@ -18,7 +18,7 @@ from shared.app.shipped import find_checkpoint
 from shared.hub_names import HUB_PREFIX, HubName
 from shared.policies.policy_hub import fetch_policy
 from shared.restorers.interpolation import BUILT_IN
-from shared.restorers.protocol import Restorer, names_pipeline, on_device
+from shared.restorers.protocol import Restorer, RestorerSettings, names_pipeline, on_device
 from shared.restorers.published import find_published, names_published, wheel_is_missing
 from shared.restorers.wrapped import ShrunkRestorer
 
@@ -157,8 +157,7 @@ class RestorerPool:
         from shared.policies.load import load_restorer  # brings diffusers, which the built-ins do without
 
         try:
-            restorer = load_restorer(
-                where,
+            settings = RestorerSettings(
                 steps=entry.steps,
                 eta=entry.eta,
                 revision=entry.revision,
@@ -166,6 +165,7 @@ class RestorerPool:
                 prompt=entry.prompt,
                 guidance=entry.guidance,
             )
+            restorer = load_restorer(where, settings)
         except UserError as error:
             raise UserError(f"restorers.{name}: {error}") from None
         restorer = on_device(restorer, self.device)

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from shared.app.errors import UserError
 from shared.files import personal_path
 from shared.hub import fetch_snapshot
-from shared.restorers.protocol import HUB_PREFIX, PIPELINE_INDEX
+from shared.hub_names import HUB_PREFIX
+from shared.restorers.protocol import PIPELINE_INDEX
 from shared.weights import read_description
 
+DiffusersPart = Any  # a network of diffusers or transformers, whose layers publish no types
 PRE_RESTORER_FILE = "pre_restorer.safetensors"  # the first stage that DiffBIR v1's checkpoint holds, beside the parts
 # What a part's folder calls the file that describes it, where that is not config.json.
 DESCRIPTIONS = {
@@ -91,20 +91,20 @@ def open_model_folder(
     return folder
 
 
-def load_part(folder: ModelFolder, part: str, classes: Sequence[str]) -> nn.Module:
+def load_part(folder: ModelFolder, part: str, classes: Sequence[str]) -> DiffusersPart:
     """Returns a part in float32 and evaluation mode, an instance of the one of diffusers' `classes` that its config names.
 
     Raises UserError for a part that is missing, of another class, without safetensors, or not the one its config says.
     """
     import diffusers  # takes seconds to import
 
-    named = folder.description(part).get("_class_name")
+    named = str(folder.description(part).get("_class_name"))
     if named not in classes:
         raise UserError(f"the {part} of {folder.where} is a {named}; expected {' or '.join(classes)}")
     return _read_part(getattr(diffusers, named), folder, part)
 
 
-def load_text_encoder(folder: ModelFolder) -> nn.Module:
+def load_text_encoder(folder: ModelFolder) -> DiffusersPart:
     """Returns the CLIP text encoder of a folder, in float32 and evaluation mode."""
     try:
         from transformers import CLIPTextModel
@@ -133,7 +133,7 @@ def without_bars() -> Iterator[None]:
             each.enable_progress_bar()
 
 
-def _read_part(reader: Any, folder: ModelFolder, part: str) -> nn.Module:
+def _read_part(reader: Any, folder: ModelFolder, part: str) -> DiffusersPart:
     try:
         # Pickled weights could run anything: only safetensors are read.
         model, report = reader.from_pretrained(

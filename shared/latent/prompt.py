@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ def encoded_prompts(folder: ModelFolder, prompts: Sequence[str]) -> torch.Tensor
     return state.last_hidden_state.float()
 
 
-def _tokens(folder: ModelFolder, prompts: Sequence[str], config) -> torch.Tensor:
+def _tokens(folder: ModelFolder, prompts: Sequence[str], config: Any) -> torch.Tensor:
     length = config.max_position_embeddings
     if folder.has("tokenizer"):
         from transformers import CLIPTokenizer

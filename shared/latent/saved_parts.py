@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save
-from torch import nn
 
 from shared.files import write_bytes
-from shared.latent.model_folder import ModelFolder, load_part
+from shared.latent.model_folder import DiffusersPart, ModelFolder, load_part
 from shared.lora import state_without_adapters
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name
@@ -23,7 +22,7 @@ def holder_of(part: str, base: ModelFolder, folder: Path | None) -> ModelFolder:
 
 
 def save_changed(
-    parts: Mapping[str, nn.Module], bases: Mapping[str, ModelFolder], folder: Path, *, half: bool
+    parts: Mapping[str, DiffusersPart], bases: Mapping[str, ModelFolder], folder: Path, *, half: bool
 ) -> list[str]:
     """Writes the parts that differ from those of their bases, in float16 where `half`, and returns the files' names.
 
@@ -32,14 +31,14 @@ def save_changed(
     return [_save(parts[name], name, folder, half=half) for name in bases if differs(parts[name], bases[name], name)]
 
 
-def differs(part: nn.Module, base: ModelFolder, name: str) -> bool:
+def differs(part: DiffusersPart, base: ModelFolder, name: str) -> bool:
     """Whether a part's weights, adapters aside, are other than its repository's in the part's own precision."""
     there = load_part(base, name, [type(part).__name__]).state_dict()
     own = state_without_adapters(part, merged=False)
     return any(not torch.equal(there[key].to(tensor.dtype), tensor.cpu()) for key, tensor in own.items())
 
 
-def _save(part: nn.Module, name: str, folder: Path, *, half: bool) -> str:
+def _save(part: DiffusersPart, name: str, folder: Path, *, half: bool) -> str:
     part.save_config(folder / name)
     state = {key: tensor.cpu().contiguous() for key, tensor in state_without_adapters(part, merged=True).items()}
     state = {key: tensor.half() for key, tensor in state.items()} if half else state

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from diffusers import UNet2DConditionModel
 
 from shared.app.errors import UserError
+from shared.latent.model_folder import DiffusersPart
 
 # Settings of UNet2DConditionModel that its class knows and Stable Diffusion 1 and 2 do not have.
 _PLAIN = {
@@ -23,7 +23,7 @@ _PLAIN = {
 }
 
 
-def require_plain(unet: UNet2DConditionModel, *, where: str) -> None:
+def require_plain(unet: DiffusersPart, *, where: str) -> None:
     """Raises UserError for a U-Net that sees more than x_t, a time, a text and a class: Stable Diffusion XL's, for one."""
     for name, known in _PLAIN.items():
         value = unet.config.get(name)
@@ -31,14 +31,14 @@ def require_plain(unet: UNet2DConditionModel, *, where: str) -> None:
             raise UserError(f"the unet of {where} has {name}: {value}; expected one of Stable Diffusion 1 or 2")
 
 
-def first_half_is_frozen(unet: UNet2DConditionModel) -> bool:
+def first_half_is_frozen(unet: DiffusersPart) -> bool:
     """Whether no weight of the encoder or the middle block is trained."""
     second = ("up_blocks.", "conv_norm_out.", "conv_out.")
     return not any(p.requires_grad for name, p in unet.named_parameters() if not name.startswith(second))
 
 
 def first_half(
-    unet: UNet2DConditionModel,
+    unet: DiffusersPart,
     x_t: torch.Tensor,
     timesteps: torch.Tensor,
     text: torch.Tensor,
@@ -64,7 +64,7 @@ def first_half(
 
 
 def second_half(
-    unet: UNet2DConditionModel,
+    unet: DiffusersPart,
     features: Mapping[str, torch.Tensor],
     text: torch.Tensor,
     *,

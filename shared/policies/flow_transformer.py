@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from torch import nn
 
 from shared.app.config import from_dict, require_range
 from shared.app.errors import UserError
 from shared.diffusion.schedule import NoiseSchedule
 from shared.latent.codec import shift_of, to_latents
 from shared.latent.joint_prompt import JointPrompts, joint_prompts
-from shared.latent.model_folder import ModelFolder, load_part, open_model_folder
+from shared.latent.model_folder import DiffusersPart, ModelFolder, load_part, open_model_folder
 from shared.latent.saved_parts import holder_of
 from shared.latent.starting_picture import StartingPicture, open_starting_picture
 from shared.policies.interface import Condition, OpenStage, Origin
@@ -55,11 +54,16 @@ class FlowTransformer(LatentPolicy):
     """The policy; see DiffusionPolicy for what each method promises."""
 
     kind = "flow_transformer"
+    config: FlowTransformerConfig
+    transformer: DiffusersPart
+    controlnet: DiffusersPart
+    texts: torch.Tensor
+    pooled_texts: torch.Tensor
 
     def __init__(
         self,
         config: FlowTransformerConfig,
-        parts: Mapping[str, nn.Module],
+        parts: Mapping[str, DiffusersPart],
         *,
         schedule: NoiseSchedule,
         prompts: JointPrompts,
@@ -71,7 +75,7 @@ class FlowTransformer(LatentPolicy):
         self.scale = config.scale
         self.register_buffer("texts", prompts.tokens, persistent=False)
         self.register_buffer("pooled_texts", prompts.pooled, persistent=False)
-        self._patch = self.transformer.config.patch_size
+        self._patch: int = self.transformer.config.patch_size
         self.multiple = max(1, self.cell_px * self._patch // self.scale)
         self._starting_picture = starting_picture
 
@@ -134,8 +138,9 @@ class FlowTransformer(LatentPolicy):
         )
         bases = {"transformer": model, "vae": model}
         if config.controlnet:
-            settings = {"pipelines": PIPELINES, "variant": config.variant}
-            bases["controlnet"] = open_model_folder(config.controlnet, ["controlnet"], **settings)
+            bases["controlnet"] = open_model_folder(
+                config.controlnet, ["controlnet"], pipelines=PIPELINES, variant=config.variant
+            )
         elif model.has("controlnet"):
             bases["controlnet"] = model
         parts = {name: load_part(holder_of(name, base, folder), name, _CLASSES[name]) for name, base in bases.items()}
@@ -167,7 +172,7 @@ class FlowTransformer(LatentPolicy):
         return [each.to(self.transformer.dtype) for each in added]
 
 
-def _require_fit(parts: Mapping[str, nn.Module], model: ModelFolder) -> None:
+def _require_fit(parts: Mapping[str, DiffusersPart], model: ModelFolder) -> None:
     """Raises UserError where the parts do not make a restorer."""
     latent, seen = parts["vae"].config.latent_channels, parts["transformer"].config.in_channels
     if "controlnet" not in parts:

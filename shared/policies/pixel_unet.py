@@ -21,6 +21,7 @@ from shared.app.config import from_dict, require_range
 from shared.app.errors import UserError
 from shared.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from shared.files import write_bytes
+from shared.latent.model_folder import DiffusersPart
 from shared.lora import state_without_adapters
 from shared.policies.interface import Condition, DiffusionPolicy, OpenStage, Origin
 from shared.policies.policy_folder import AGAIN, WEIGHTS_FILE
@@ -89,6 +90,7 @@ class PixelUNet(DiffusionPolicy):
     """The diffusion policy of the embedded configuration; see DiffusionPolicy for what each method promises."""
 
     kind = "pixel_unet"
+    unet: DiffusersPart
 
     def __init__(
         self, config: PixelUNetConfig, pre_restorer: Restorer | None = None, guide: Restorer | None = None
@@ -96,7 +98,8 @@ class PixelUNet(DiffusionPolicy):
         super().__init__()
         self.config = config
         self.schedule = NoiseSchedule.build(config.schedule)
-        self.scale = config.scale
+        self.scale, self.cell_px = config.scale, config.unshuffle
+        self.multiple = max(1, config.unshuffle * 2 ** (len(config.channels) - 1) // config.scale)
         self.latent_channels = 3 * config.unshuffle**2
         # x_t, the up-sampled lq, the first stage's picture, the guide's, their mixture
         pictures = 2 + (config.pre_restorer != NONE) + (config.guide != NONE) + (config.blend > 0)
@@ -135,17 +138,6 @@ class PixelUNet(DiffusionPolicy):
     def guide(self) -> Restorer | None:
         """What shows the network the detail that could be there, if anything does."""
         return self._restorers["guide"]
-
-    @property
-    def multiple(self) -> int:
-        """Sides of lq must be a multiple of this."""
-        sr_multiple = self.config.unshuffle * 2 ** (len(self.config.channels) - 1)
-        return max(1, sr_multiple // self.scale)
-
-    @property
-    def cell_px(self) -> int:
-        """Side in pixels of a latent cell."""
-        return self.config.unshuffle
 
     def parts(self) -> Mapping[str, nn.Module]:
         """Returns the U-Net, and the stem and head around it where there are such."""

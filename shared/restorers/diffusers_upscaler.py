@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from diffusers import DDIMScheduler
 
 from shared.app.errors import UserError
 from shared.hub import fetch_snapshot
-from shared.hub_names import HUB_PREFIX, HubName
-from shared.restorers.protocol import PIPELINE_INDEX
+from shared.hub_names import HubName
+from shared.restorers.protocol import PIPELINE_INDEX, RestorerSettings
 from shared.vision.images import pad_to_multiple
 
 LATENT_DIFFUSION, STABLE_DIFFUSION = "LDMSuperResolutionPipeline", "StableDiffusionUpscalePipeline"
@@ -23,12 +24,14 @@ DEFAULT_STEPS = 50
 class DiffusersUpscaler:
     """A diffusers upscaling pipeline as a Restorer: half precision on a GPU, each picture's noise from its own seed."""
 
-    def __init__(self, pipeline: Any, *, steps: int | None, eta: float | None, prompt: str, guidance: float) -> None:
+    def __init__(self, pipeline: Any, settings: RestorerSettings) -> None:
         self.pipeline = pipeline
-        self.steps, self.eta = steps or DEFAULT_STEPS, eta or 0.0
-        self.text = {"prompt": prompt, "guidance_scale": guidance} if hasattr(pipeline, "text_encoder") else {}
-        if prompt and not self.text:
-            raise UserError(f"a {type(pipeline).__name__} takes no prompt, got {prompt!r}; leave it out")
+        self.steps, self.eta = settings.steps or DEFAULT_STEPS, settings.eta or 0.0
+        self.text: dict[str, Any] = {}
+        if hasattr(pipeline, "text_encoder"):
+            self.text = {"prompt": settings.prompt, "guidance_scale": settings.guidance}
+        elif settings.prompt:
+            raise UserError(f"a {type(pipeline).__name__} takes no prompt, got {settings.prompt!r}; leave it out")
         decoder = pipeline.vae if self.text else pipeline.vqvae
         # Latents have lq's own size; the decoder does the enlarging.
         self.scale = 2 ** (len(decoder.config.block_out_channels) - 1)
@@ -37,7 +40,8 @@ class DiffusersUpscaler:
             # Its pipeline hands the scheduler no generator: whatever it came with would draw from the global one.
             # Its own default clips at ±1, which latents pass; only a config that asks for it gets that.
             own = pipeline.scheduler.config
-            pipeline.scheduler = _SeededDDIM.from_config(own, clip_sample=own.get("clip_sample", False))
+            pipeline.scheduler = DDIMScheduler.from_config(own, clip_sample=own.get("clip_sample", False))
+            self._step = pipeline.scheduler.step
         pipeline.set_progress_bar_config(disable=True)
 
     def to(self, device: torch.device | str) -> DiffusersUpscaler:
@@ -66,15 +70,8 @@ class DiffusersUpscaler:
         settings = {"num_inference_steps": self.steps, "eta": self.eta, "generator": generator, "output_type": "pt"}
         if self.text:
             return self.pipeline(image=lq, **self.text, **settings).images
-        self.pipeline.scheduler.generator = generator
+        self.pipeline.scheduler.step = partial(self._step, generator=generator)
         return self.pipeline(lq * 2 - 1, **settings).images
-
-
-class _SeededDDIM(DDIMScheduler):
-    generator: torch.Generator | None = None
-
-    def step(self, model_output, timestep, sample, eta: float = 0.0, **settings):
-        return super().step(model_output, timestep, sample, eta=eta, generator=self.generator, **settings)
 
 
 def upscaler_folder(where: str, *, revision: str | None, variant: str | None = None) -> Path:
@@ -82,10 +79,10 @@ def upscaler_folder(where: str, *, revision: str | None, variant: str | None = N
 
     Raises UserError when it cannot be had, and before anything large is fetched when it holds no upscaler.
     """
-    if not where.startswith(HUB_PREFIX):
+    name = HubName.parse(where, revision=revision)
+    if name is None:
         _require_upscaler(Path(where), where)
         return Path(where)
-    name = HubName.parse(where, revision=revision)
     repo, revision = name.repo, name.revision
     _require_upscaler(fetch_snapshot(repo, revision=revision, patterns=[PIPELINE_INDEX]), where)
     # Configs, vocabularies and one set of weights; repositories also hold copies in other precisions and formats.
@@ -95,25 +92,16 @@ def upscaler_folder(where: str, *, revision: str | None, variant: str | None = N
     return fetch_snapshot(repo, revision=revision, patterns=[PIPELINE_INDEX, "*/*.json", "*/*.txt", *parts])
 
 
-def load_upscaler(
-    where: str,
-    *,
-    revision: str | None = None,
-    variant: str | None = None,
-    steps: int | None = None,
-    eta: float | None = None,
-    prompt: str = "",
-    guidance: float = 1.0,
-) -> DiffusersUpscaler:
+def load_upscaler(where: str, settings: RestorerSettings) -> DiffusersUpscaler:
     """Returns the upscaler in a folder or in `hf:owner/name`. Raises UserError when it is none or does not load."""
     import diffusers  # its pipelines take seconds to import
 
-    folder = upscaler_folder(where, revision=revision, variant=variant)
+    folder = upscaler_folder(where, revision=settings.revision, variant=settings.variant)
     kind = _require_upscaler(folder, where)
     try:
         # Pickled weights could run anything: only safetensors are read.
         pipeline = getattr(diffusers, kind).from_pretrained(
-            folder, variant=variant, use_safetensors=True, local_files_only=True
+            folder, variant=settings.variant, use_safetensors=True, local_files_only=True
         )
     except ImportError:
         raise UserError(f"{where}: a {kind} needs transformers: pip install 'restore-rl[clip]'") from None
@@ -123,7 +111,7 @@ def load_upscaler(
             f"{where} does not load ({reason[:200]}); expected safetensors weights for every part, with variant=fp16 "
             "where they are in half precision only"
         ) from None
-    return DiffusersUpscaler(pipeline, steps=steps, eta=eta, prompt=prompt, guidance=guidance)
+    return DiffusersUpscaler(pipeline, settings)
 
 
 def _require_upscaler(folder: Path, where: str) -> str:

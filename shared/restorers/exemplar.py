@@ -146,8 +146,7 @@ class ExemplarRestorer:
         ramp = (torch.arange(side, device=blocks.device) + 0.5) / (2 * margin) if margin else torch.ones(side)
         edge = torch.minimum(ramp, ramp.flip(0)).clamp(max=1)
         window = edge[:, None] * edge
-        padded = (size[0] + 2 * margin, size[1] + 2 * margin)
-        fold = {"output_size": padded, "kernel_size": side, "stride": self.config.block_px}
-        laid = F.fold((blocks * window).flatten(1).T[None], **fold)
-        weight = F.fold(window.flatten()[None, :, None].expand(1, -1, len(blocks)), **fold)
+        fold = torch.nn.Fold((size[0] + 2 * margin, size[1] + 2 * margin), side, stride=self.config.block_px)
+        laid = fold((blocks * window).flatten(1).T[None])
+        weight = fold(window.flatten()[None, :, None].expand(1, -1, len(blocks)))
         return (laid / weight)[..., margin : margin + size[0], margin : margin + size[1]]

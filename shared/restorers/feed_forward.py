@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,8 @@ from shared.seeds import gaussian
 from shared.vision.images import pad_to_multiple
 from shared.weights import load_network, read_description, require_no_pointer
 
+if TYPE_CHECKING:
+    from spandrel import ImageModelDescriptor
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
@@ -70,13 +73,10 @@ class FeedForwardNet(nn.Module):
         )
         self.shuffle = _smooth(config) if config.smooth else _shuffle(config)
         # At full resolution, so that neighbouring cells agree: without it their grid shows.
-        self.tail = nn.Sequential(
-            nn.Conv2d(config.pixel_channels + config.noise_channels, config.pixel_channels, 3, padding=1),
-            nn.ReLU(),
-            _quiet(nn.Conv2d(config.pixel_channels, 3, 3, padding=1)),
-        )
+        mixed = nn.Conv2d(config.pixel_channels + config.noise_channels, config.pixel_channels, 3, padding=1)
+        self.tail = nn.Sequential(mixed, nn.ReLU(), _quiet(nn.Conv2d(config.pixel_channels, 3, 3, padding=1)))
         # Noise has no say until a training that draws it gives it one: L1 would first have to unlearn it.
-        nn.init.zeros_(self.tail[0].weight.data[:, config.pixel_channels :])
+        nn.init.zeros_(mixed.weight.data[:, config.pixel_channels :])
 
     def forward(self, lq: torch.Tensor, sample_seeds: Sequence[int] | None) -> torch.Tensor:
         """Returns sr [B, 3, scale·h, scale·w], not clamped, for lq [B, 3, h, w] in [0, 1], any h and w.
@@ -140,7 +140,7 @@ class FeedForwardRestorer:
 class SpandrelRestorer:
     """A published network in spandrel's wrapper, which pads to the sides that the architecture asks for."""
 
-    def __init__(self, descriptor) -> None:
+    def __init__(self, descriptor: ImageModelDescriptor[nn.Module]) -> None:
         self.descriptor = descriptor.eval()
         self.scale = descriptor.scale
 
@@ -188,5 +188,6 @@ def _smooth(config: FeedForwardConfig) -> nn.Sequential:
 def _quiet(conv: nn.Conv2d) -> nn.Conv2d:
     # Starts near zero: the untrained network returns its up-sampled input, and training starts from there.
     nn.init.normal_(conv.weight, std=1e-3)
-    nn.init.zeros_(conv.bias)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
     return conv

@@ -6,39 +6,27 @@ from pathlib import Path
 
 from shared.app.errors import UserError
 from shared.restorers.interpolation import BUILT_IN
-from shared.restorers.protocol import Restorer, names_pipeline
+from shared.restorers.protocol import Restorer, RestorerSettings, names_pipeline
 from shared.restorers.published import load_published, names_published
 from shared.weights import read_description
 
 _DESCRIPTION = "config.json"
 
 
-def named_restorer(
-    where: str,
-    *,
-    scale: int = 4,
-    steps: int | None = None,
-    eta: float | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
-    prompt: str = "",
-    guidance: float = 1.0,
-) -> Restorer | None:
+def named_restorer(where: str, settings: RestorerSettings) -> Restorer | None:
     """Returns the restorer that `where` names, or None where it is a folder of another kind: a policy's.
 
-    The arguments are those of `shared.policies.load.load_restorer`. Raises UserError when there is no such restorer.
+    Raises UserError when there is no such restorer.
     """
     if where in BUILT_IN:
-        return BUILT_IN[where](scale)
+        return BUILT_IN[where](settings.scale)
     if names_published(where):
-        return load_published(where, revision=revision)
+        return load_published(where, revision=settings.revision)
     path = Path(where)
     if names_pipeline(where):
         from shared.restorers.diffusers_upscaler import load_upscaler  # diffusers' pipelines take seconds to import
 
-        return load_upscaler(
-            where, revision=revision, variant=variant, steps=steps, eta=eta, prompt=prompt, guidance=guidance
-        )
+        return load_upscaler(where, settings)
     if not path.is_dir():
         raise UserError(
             f"expected {' or '.join(BUILT_IN)}, a restorer's folder or a checkpoint file, but {where} is missing"

@@ -42,8 +42,8 @@ class PixelHead(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(wide, narrow, 3, padding=1) for wide, narrow in pairwise(widths))
         self.mix = nn.Conv2d(2 * pixel_channels, pixel_channels, 3, padding=1)
         self.out = nn.Conv2d(pixel_channels, 3, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, cells: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """Returns [B, 3, H, W] from cells [B, C, h, w] and the stem's features [B, pixel_channels, H, W]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,20 @@ PIPELINE_INDEX = "model_index.json"
 def names_pipeline(where: str) -> bool:
     """Whether `where` names a diffusers pipeline, on the Hub or in a folder."""
     return where.startswith(HUB_PREFIX) or (Path(where) / PIPELINE_INDEX).is_file()
+
+
+@dataclass(frozen=True)
+class RestorerSettings:
+    """What a restorer that is loaded by its name leaves open."""
+
+    scale: int = 4  # of one that is built in; all others have their own
+    # Of a diffusion policy or pipeline; null: its own. A policy's window then covers every step.
+    steps: int | None = None
+    eta: float | None = None
+    revision: str | None = None  # of a repository on the Hub
+    variant: str | None = None  # of a pipeline's files of weights: fp16
+    prompt: str = ""  # for upscalers that read text
+    guidance: float = 1.0
 
 
 class Restorer(Protocol):

@@ -21,6 +21,7 @@ from shared.policies.policy_folder import read_provenance, save_policy
 from shared.restorers.exemplar import ExemplarConfig, ExemplarRestorer
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
 from shared.restorers.ncnn import load_ncnn
+from shared.restorers.protocol import RestorerSettings
 from tests.helpers.campaign import campaign, trial
 from tests.helpers.hostile_folders import replaced, with_checksums, write_folder
 from tests.helpers.hub_server import folder_files
@@ -101,7 +102,7 @@ def test_policies(folder, policy, data):
     load(
         folder,
         lambda: load_policy(attacked),
-        lambda: load_restorer(str(attacked), steps=1),
+        lambda: load_restorer(str(attacked), RestorerSettings(steps=1)),
         lambda: read_provenance(attacked),
     )
 

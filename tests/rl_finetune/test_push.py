@@ -24,6 +24,7 @@ from shared.policies.load import load_policy, load_restorer
 from shared.policies.pixel_unet import PixelUNet, PixelUNetConfig
 from shared.policies.policy_folder import save_policy
 from shared.policies.pretrained import PretrainedPolicy
+from shared.restorers.protocol import RestorerSettings
 from shared.runs.provenance import changed_inputs, fingerprint
 from shared.runs.run_folder import RunFolder
 from tests.helpers.hub_server import FakeHub, folder_files, use_hub
@@ -57,7 +58,7 @@ def finished_run(folder: Path, *, photos: Path) -> Path:
 
 def restored(where: str | Path, **asked) -> torch.Tensor:
     lq = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
-    return load_restorer(str(where), **asked).restore(lq, sample_seeds=[0])
+    return load_restorer(str(where), RestorerSettings(**asked)).restore(lq, sample_seeds=[0])
 
 
 def test_push_and_download_give_the_same_bytes_and_the_same_picture(hub, tmp_path, capsys):

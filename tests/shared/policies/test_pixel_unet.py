@@ -17,6 +17,7 @@ from shared.policies.load import load_policy, load_restorer
 from shared.policies.pixel_unet import PixelUNet, PixelUNetConfig
 from shared.policies.policy_folder import save_policy
 from shared.policies.policy_restorer import PolicyRestorer
+from shared.restorers.protocol import RestorerSettings
 from shared.runs.tracking import read_metrics
 from shared.vision.detail import below_detail, high_band
 from shared.vision.images import read_image, save_image, to_tensor
@@ -56,7 +57,7 @@ def test_a_saved_policy_comes_back_with_its_sampler(tmp_path):
     lq = pictures(1, 3, 8, 8)
     expected = PolicyRestorer(tiny_policy("sr"), spec).restore(lq, sample_seeds=[3])
     assert torch.equal(load_restorer(str(tmp_path)).restore(lq, sample_seeds=[3]), expected)
-    assert load_restorer(str(tmp_path), steps=2).spec == SamplerSpec(steps=2, eta=0.5)
+    assert load_restorer(str(tmp_path), RestorerSettings(steps=2)).spec == SamplerSpec(steps=2, eta=0.5)
 
 
 @pytest.mark.parametrize(("task", "scale"), [("sr", 4), ("face", 1)])
@@ -181,8 +182,8 @@ def test_a_built_in_name_is_a_policy_like_any_other(tmp_path):
     expected = torch.nn.functional.interpolate(lq, scale_factor=4, mode="bicubic").clamp(0, 1)
     sr = to_tensor(read_image(tmp_path / "out" / "picture.png"))
     torch.testing.assert_close(sr, expected[0], atol=0.5 / 255 + 1e-6, rtol=0)
-    assert torch.equal(load_restorer("bicubic", scale=1).restore(lq, sample_seeds=[0]), lq)
-    assert load_restorer("lanczos+unsharp", scale=2).scale == 2
+    assert torch.equal(load_restorer("bicubic", RestorerSettings(scale=1)).restore(lq, sample_seeds=[0]), lq)
+    assert load_restorer("lanczos+unsharp", RestorerSettings(scale=2)).scale == 2
     with pytest.raises(
         UserError, match=r"expected bicubic or lanczos.unsharp, a restorer's folder .* bicubik is missing"
     ):

@@ -12,6 +12,7 @@ import torch
 from data.pool.restorer_pool import RestorerEntry, RestorerPool
 from shared.app.errors import UserError
 from shared.policies.load import load_restorer
+from shared.restorers.protocol import RestorerSettings
 from tests.helpers.hub_server import FakeHub, folder_files, point_client_at, use_hub
 from tests.helpers.tiny_pipelines import save_latent_diffusion, save_stable_diffusion
 
@@ -35,7 +36,7 @@ def hub(tmp_path, monkeypatch, folders):
 
 @pytest.mark.parametrize("kind", SAVED)
 def test_any_size_and_every_picture_its_own_seed(folders, kind):
-    restorer = load_restorer(str(folders[kind]), steps=2, eta=1.0)
+    restorer = load_restorer(str(folders[kind]), RestorerSettings(steps=2, eta=1.0))
     assert restorer.scale == 4
     lq = torch.rand(2, 3, 9, 14, generator=torch.Generator().manual_seed(0))
     state = torch.random.get_rng_state()
@@ -51,7 +52,7 @@ def test_any_size_and_every_picture_its_own_seed(folders, kind):
 @pytest.mark.parametrize("kind", SAVED)
 def test_it_is_the_pipeline_itself(folders, kind):
     # A side that needs no padding, called as a person would call the pipeline.
-    restorer = load_restorer(str(folders[kind]), steps=3)
+    restorer = load_restorer(str(folders[kind]), RestorerSettings(steps=3))
     lq, generator = torch.rand(1, 3, 8, 16), torch.Generator().manual_seed(3)
     if kind == "stable":
         expected = restorer.pipeline("", lq, 3, 1.0, generator=generator, output_type="pt").images
@@ -63,7 +64,7 @@ def test_it_is_the_pipeline_itself(folders, kind):
 def test_steps_eta_prompt_and_guidance_change_the_picture(folders):
     lq = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     pictures = [
-        load_restorer(str(folders["stable"]), **{"steps": 2, **changes}).restore(lq, sample_seeds=[1])
+        load_restorer(str(folders["stable"]), RestorerSettings(**{"steps": 2, **changes})).restore(lq, sample_seeds=[1])
         for changes in ({}, {"steps": 3}, {"eta": 1.0}, {"prompt": "sharp"}, {"prompt": "sharp", "guidance": 8.0})
     ]
     for number, picture in enumerate(pictures):
@@ -83,7 +84,7 @@ def test_a_hub_id_is_a_member_of_the_pool(hub, folders, kind, monkeypatch):
     assert ".bin" not in fetched  # weights that could run code are never asked for
     lq = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(2))
     sr = pool.restore("upscaler", "sr", lq, sample_seeds=[4])
-    assert torch.equal(sr, load_restorer(str(folders[kind]), steps=2).restore(lq, sample_seeds=[4]))
+    assert torch.equal(sr, load_restorer(str(folders[kind]), RestorerSettings(steps=2)).restore(lq, sample_seeds=[4]))
     point_client_at("http://127.0.0.1:9", monkeypatch)  # from now on no server listens: the cache does
     assert torch.equal(RestorerPool({"upscaler": entry}).restore("upscaler", "sr", lq, sample_seeds=[4]), sr)
 
@@ -96,8 +97,10 @@ def test_weights_kept_in_half_precision_alone(hub, folders):
     with pytest.raises(UserError, match=r"hf:user/half does not load .*with variant=fp16"):
         load_restorer("hf:user/half")
     lq = torch.rand(1, 3, 8, 8)
-    sr = load_restorer("hf:user/half", variant="fp16", steps=1).restore(lq, sample_seeds=[0])
-    assert torch.equal(sr, load_restorer(str(folders["latent"]), steps=1).restore(lq, sample_seeds=[0]))
+    sr = load_restorer("hf:user/half", RestorerSettings(variant="fp16", steps=1)).restore(lq, sample_seeds=[0])
+    assert torch.equal(
+        sr, load_restorer(str(folders["latent"]), RestorerSettings(steps=1)).restore(lq, sample_seeds=[0])
+    )
 
 
 def test_a_hub_id_that_cannot_serve_is_one_line(hub, folders, monkeypatch):
@@ -138,11 +141,11 @@ def test_what_does_not_go_together_is_refused(folders):
     with pytest.raises(ValueError, match="revision=v1 belongs to a restorer hf:owner/name"):
         RestorerEntry(path="bicubic", revision="v1")
     with pytest.raises(UserError, match="LDMSuperResolutionPipeline takes no prompt, got 'sharp'"):
-        load_restorer(str(folders["latent"]), prompt="sharp")
+        load_restorer(str(folders["latent"]), RestorerSettings(prompt="sharp"))
 
 
 def test_values_that_are_not_finite_stop_the_build(folders):
-    restorer = load_restorer(str(folders["latent"]), steps=1)
+    restorer = load_restorer(str(folders["latent"]), RestorerSettings(steps=1))
     torch.nn.init.constant_(restorer.pipeline.vqvae.decoder.conv_out.bias, float("nan"))
     with pytest.raises(UserError, match="values that are not finite"):
         restorer.restore(torch.rand(1, 3, 8, 8), sample_seeds=[0])

@@ -12,6 +12,7 @@ from skimage.transform import resize
 from shared.app.errors import UserError
 from shared.policies.load import load_restorer
 from shared.restorers.ncnn import load_ncnn, rrdb_names
+from shared.restorers.protocol import RestorerSettings
 from shared.restorers.published import WHEEL_NETWORKS, find_published, wheel_file
 from tests.helpers.hub_server import FakeHub, use_hub
 from tests.helpers.ncnn_pairs import tiny_compact, tiny_rrdb, write_pair
@@ -101,7 +102,7 @@ def test_a_checkpoint_on_the_hub_at_a_revision(tmp_path, monkeypatch):
         lq = torch.rand(1, 3, 8, 8)
         with torch.no_grad():
             expected = network(lq).clamp(0, 1)
-        sr = load_restorer(where, revision="v1").restore(lq, sample_seeds=[0])
+        sr = load_restorer(where, RestorerSettings(revision="v1")).restore(lq, sample_seeds=[0])
         torch.testing.assert_close(sr, expected, rtol=0, atol=1e-6)
         assert find_published(where, revision="v1").commit == commit
         assert not any("other.safetensors" in line for line in hub.requests if "resolve" in line)
