@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,13 +12,13 @@ import torch
 from diffusers import StableDiffusion3ControlNetPipeline, StableDiffusion3Pipeline
 
 from shared.app.errors import UserError
-from shared.diffusion.sampler import SamplerSpec, pure_noise, sample
+from shared.diffusion.sampler import pure_noise
 from shared.policies.flow_transformer import FlowTransformer
-from shared.policies.interface import Origin
 from shared.seeds import derive_seed, gaussian
+from tests.helpers import latent_policies
+from tests.helpers.latent_policies import SEEDS, STEPS, restored
 from tests.helpers.tiny_flow import CELL_PX, MULTIPLE, save_tiny_flow
 
-SEEDS, STEPS = (3, 4), 4
 NOT_THERE = dict.fromkeys(("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor"))
 SAME = {"atol": 1e-4, "rtol": 1e-4}
 
@@ -37,21 +38,7 @@ def lq() -> torch.Tensor:
     return torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
 
 
-def opened(where: Path | str, saved: Path | None = None, **settings) -> FlowTransformer:
-    return FlowTransformer.load(Origin(settings, str(where)), saved, open_stage=lambda *_: None)
-
-
-@torch.no_grad()
-def restored(policy: FlowTransformer, lq: torch.Tensor, eta: float = 0.0, seeds=SEEDS) -> torch.Tensor:
-    condition = policy.condition(lq)
-    x0 = sample(
-        lambda x_t, t: policy(x_t, t, condition),
-        policy.schedule,
-        SamplerSpec(steps=STEPS, eta=eta),
-        sample_seeds=seeds,
-        latent_shape=policy.latent_shape(lq),
-    )
-    return policy.decode(x0, condition)
+opened = partial(latent_policies.opened, FlowTransformer)
 
 
 def restored_by_diffusers(folder: Path, lq: torch.Tensor, **settings) -> torch.Tensor:

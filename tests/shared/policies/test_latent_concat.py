@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -11,13 +12,13 @@ import torch
 from diffusers.pipelines.latent_diffusion import pipeline_latent_diffusion_superresolution as plain_module
 
 from shared.app.errors import UserError
-from shared.diffusion.sampler import SamplerSpec, pure_noise, sample
-from shared.policies.interface import Origin
+from shared.diffusion.sampler import pure_noise
 from shared.policies.latent_concat import PLAIN, STABLE, LatentConcat
 from shared.seeds import derive_seed, gaussian
+from tests.helpers import latent_policies
+from tests.helpers.latent_policies import SEEDS, STEPS, restored
 from tests.helpers.tiny_pipelines import save_latent_diffusion, save_stable_diffusion
 
-SEEDS, STEPS = (3, 4), 4
 SAME = {"atol": 1e-4, "rtol": 1e-4}
 LAYOUTS = (STABLE, PLAIN)
 
@@ -33,21 +34,7 @@ def lq() -> torch.Tensor:
     return torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
 
 
-def opened(where: Path | str, saved: Path | None = None, **settings) -> LatentConcat:
-    return LatentConcat.load(Origin(settings, str(where)), saved, open_stage=lambda *_: None)
-
-
-@torch.no_grad()
-def restored(policy: LatentConcat, lq: torch.Tensor, eta: float, seeds=SEEDS) -> torch.Tensor:
-    condition = policy.condition(lq)
-    x0 = sample(
-        lambda x_t, t: policy(x_t, t, condition),
-        policy.schedule,
-        SamplerSpec(steps=STEPS, eta=eta),
-        sample_seeds=seeds,
-        latent_shape=policy.latent_shape(lq),
-    )
-    return policy.decode(x0, condition)
+opened = partial(latent_policies.opened, LatentConcat)
 
 
 def restored_by_diffusers(folder: Path, lq: torch.Tensor, eta: float, monkeypatch, **settings) -> torch.Tensor:

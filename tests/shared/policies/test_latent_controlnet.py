@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,14 @@ from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMSched
 from transformers import CLIPTextModel
 
 from shared.app.errors import UserError
-from shared.diffusion.sampler import SamplerSpec, pure_noise, sample
-from shared.policies.interface import Origin
+from shared.diffusion.sampler import pure_noise
 from shared.policies.latent_controlnet import LatentControlNet
-from shared.policies.load import open_stage
 from shared.seeds import derive_seed, gaussian
+from tests.helpers import latent_policies
 from tests.helpers.hub_server import FakeHub, folder_files, use_hub
+from tests.helpers.latent_policies import SEEDS, STEPS, drawn
 from tests.helpers.tiny_latent import CELL_PX, MULTIPLE, save_tiny_latent, save_tiny_pre_restorer
 
-SEEDS, STEPS = (3, 4), 5
 SAME = {"atol": 1e-4, "rtol": 0}
 
 
@@ -29,12 +29,7 @@ def folder(tmp_path_factory) -> Path:
     return save_tiny_latent(tmp_path_factory.mktemp("latent") / "model")
 
 
-def opened(where: Path | str, saved: Path | None = None, **settings) -> LatentControlNet:
-    return LatentControlNet.load(Origin(settings, str(where)), saved, open_stage=stage)
-
-
-def stage(role: str, where: str, scale: int):
-    return open_stage(role, where, scale, folder=Path("nowhere"))
+opened = partial(latent_policies.opened, LatentControlNet)
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +40,6 @@ def policy(folder) -> LatentControlNet:
 @pytest.fixture(scope="module")
 def lq() -> torch.Tensor:
     return torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
-
-
-def drawn(policy, lq, eta: float, seeds=SEEDS) -> torch.Tensor:
-    condition = policy.condition(lq)
-    with torch.no_grad():
-        return sample(
-            lambda x_t, t: policy(x_t, t, condition),
-            policy.schedule,
-            SamplerSpec(steps=STEPS, eta=eta),
-            sample_seeds=seeds,
-            latent_shape=policy.latent_shape(lq),
-        )
 
 
 @torch.no_grad()
@@ -215,7 +198,7 @@ def test_what_was_tuned_is_saved_as_diffusers_reads_it(folder, tmp_path, lq):
     assert tuned.save_weights(tmp_path) == ["controlnet/diffusion_pytorch_model.safetensors"]
     assert [path.name for path in tmp_path.iterdir()] == ["controlnet"]
     origin = tuned.origin()
-    again = LatentControlNet.load(origin, tmp_path, open_stage=stage)
+    again = opened(origin.repository, tmp_path, **origin.architecture)
     assert torch.equal(drawn(again, lq, 0.0), drawn(tuned, lq, 0.0))
     shutil.copytree(folder, tmp_path / "whole")
     shutil.copytree(tmp_path / "controlnet", tmp_path / "whole" / "controlnet", dirs_exist_ok=True)
