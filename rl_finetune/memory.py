@@ -15,7 +15,7 @@ from reward_model.network.checkpoint import locate_checkpoint
 from rl_finetune.footprint.estimate import RESERVED, Costs, Footprint, Rewards, rewards_of
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.loop.session import open_judge
-from rl_finetune.pretrain import PretrainConfig
+from rl_finetune.supervised.config import PretrainConfig
 from shared.app.config import load_config, require_range
 from shared.app.entry import run_command
 from shared.app.errors import UserError

@@ -11,8 +11,8 @@ from reward_model.train import TrainConfig
 from rl_finetune.loop.config import TrainRlConfig
 from rl_finetune.loop.lora_layers import matching_layers
 from rl_finetune.loop.trainable import make_trainable
-from rl_finetune.pretrain import PretrainConfig
 from rl_finetune.rewards.registry import find_map, find_reward
+from rl_finetune.supervised.config import PretrainConfig
 from rl_finetune.train import require_divisible
 from shared.app.config import load_config
 from shared.policies.pixel_unet import PixelUNet

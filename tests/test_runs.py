@@ -23,7 +23,7 @@ import rl_finetune.train
 from data.degradation.pairs import PairConfig
 from data.sources.open_source import SourceConfig
 from rl_finetune.loop.config import TrainRlConfig
-from rl_finetune.pretrain import PretrainConfig
+from rl_finetune.supervised.config import PretrainConfig
 from shared.app.config import to_yaml
 from shared.app.errors import UserError
 from shared.runs import finished, lock, run_folder

@@ -17,9 +17,9 @@ from data.train_pool import TrainPoolConfig
 from reward_model.evaluate import EvaluateRmConfig
 from reward_model.train import TrainConfig
 from rl_finetune.loop.config import TrainRlConfig
-from rl_finetune.pretrain import PretrainConfig
 from rl_finetune.rewards.composite import LRPO_FACE
 from rl_finetune.study import StudyConfig
+from rl_finetune.supervised.config import PretrainConfig
 from shared.app.config import load_config
 from shared.app.devices import require_strategy
 from shared.app.shipped import shipped_names

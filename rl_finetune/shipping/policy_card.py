@@ -120,10 +120,6 @@ def _relies_on(origin: Origin, settings: dict[str, Any]) -> str:
             lines.append(f"- {role}: Real-ESRGAN's `{where}` (BSD-3), from the package `{WHEEL}`")
         elif where not in (NONE, *BUILT_IN):
             lines.append(f"- {role}: `{where}`")
-    teacher = settings.get("detail", {}).get("teacher")
-    if teacher:
-        licence = " (BSD-3)" if teacher in WHEEL_NETWORKS else ""
-        lines.append(f"- in training alone, the teacher `{Path(teacher).name}`{licence}")
     if "reward_model" in settings:
         lines.append("- in training alone, the base policy and the reward model that are named in its settings")
     return "\n".join(lines) or "Nothing else."

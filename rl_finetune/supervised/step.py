@@ -1,14 +1,12 @@
-"""One supervised step of a diffusion policy: noised pictures to denoise, and its own trajectories to make better.
+"""One supervised step of a diffusion policy: noised truths to denoise, and its own trajectories to end nearer the truth.
 
-A network that only denoises noised truths answers with the mean of all that lq allows, and few steps of it stay a blur.
-Here it is also trained where its own sampler takes it (as SinSR and other few-step samplers are). The picture to reach
-moves with the noise: at pure noise the truth, of which a network learns the mean and few errors; where little noise is
-left, and detail is drawn, the teacher's, or without one the guide's. None of the metrics that judge a restorer is part of it.
+A network that only denoises noised truths never sees the errors that its own few steps make, and leaves them. Here it is
+also trained where its own sampler takes it (as SinSR and other few-step samplers are). The truth is all that it is trained
+towards: sharper than its mean a policy is made by RL.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,33 +15,24 @@ from accelerate import Accelerator
 from torch import nn
 
 from data.degradation.pairs import PairDataset, collate_pairs
+from rl_finetune.supervised.stage_pictures import StagePictures
 from rl_finetune.supervised.windows import Window
 from shared.app.config import require_range
 from shared.diffusion.sampler import SamplerSpec, draw_step, pure_noise
-from shared.diffusion.schedule import NoiseSchedule
 from shared.policies.interface import Condition, take
 from shared.policies.pixel_unet import PixelUNet
 from shared.seeds import derive_seed, gaussian, numpy_rng
-from shared.vision.metrics import gradient_distance
 
 
 @dataclass(frozen=True)
-class DetailConfig:
+class OwnStepsConfig:
     """How the policy learns from its own restorations."""
 
     share: float = 0.0  # share of each batch that is restored by the policy's own sampler; 0: it only denoises
-    teacher: str | None = None  # a restorer, by folder or file, whose detail is learnt; null: the truth alone
-    teacher_pairs: int = 600  # how many pairs the teacher restores, for the guide and the policy to be trained on
-    sharp_share: float = (
-        1.0  # how far the aim moves from the truth to the teacher's, or without one the guide's, picture
-    )
-    pixel_weight: float = 1.0  # weight of the L1 distance, in units of the residual's standard deviation
-    texture_weight: float = 0.0  # weight of the distance of oriented gradients in neighbourhoods
+    pixel_weight: float = 1.0  # weight of their L1 distance, in units of the residual's standard deviation
 
     def __post_init__(self) -> None:
         require_range(share=(self.share, 0, 0.9), pixel_weight=(self.pixel_weight, 0, 1e6))
-        require_range(sharp_share=(self.sharp_share, 0, 1))
-        require_range(teacher_pairs=(self.teacher_pairs, 1, 1e9), texture_weight=(self.texture_weight, 0, 1e6))
 
 
 def train_step(
@@ -52,8 +41,7 @@ def train_step(
     window: Window,
     iteration: int,
     *,
-    detail: DetailConfig,
-    taught_by: Sequence[str],
+    own_steps: OwnStepsConfig,
     sampler: SamplerSpec,
     gradient_clip: float,
     seed: int,
@@ -62,12 +50,12 @@ def train_step(
     """Makes one step and returns its figures.
 
     The first 1 − share of the batch is denoised from every noise level (the mean squared error of what the network
-    predicts); the rest is restored by the policy's own sampler, and a step of it trained on what the picture looks like.
-    Both pass the network together. `taught_by`: which of the policy's stages are the teacher itself.
+    predicts); the rest is restored by the policy's own sampler, and a step of it trained on the picture it ends in.
+    Both pass the network together.
     """
     policy: PixelUNet = accelerator.unwrap_model(model)
-    gt, lq, taught = (x.to(accelerator.device) for x in (window.gt, window.lq, window.taught))
-    own = round(detail.share * gt.shape[0])
+    gt, lq = (x.to(accelerator.device) for x in (window.gt, window.lq))
+    own = round(own_steps.share * gt.shape[0])
     denoised = gt.shape[0] - own
     seeds = [derive_seed(seed, "noise", iteration, accelerator.process_index, i) for i in range(gt.shape[0])]
     rng = numpy_rng(seed, "t", iteration, accelerator.process_index)
@@ -75,18 +63,15 @@ def train_step(
     jitter, total = torch.from_numpy(rng.random(denoised)), policy.schedule.config.train_timesteps
     timesteps = ((torch.arange(denoised) + jitter) / denoised * total).long().to(accelerator.device)
     with torch.no_grad(), accelerator.autocast():
-        # A published network takes a hundred times the policy's own time, and where it teaches, its picture is there.
-        condition = policy.condition(lq, known=dict.fromkeys(taught_by, taught))
+        known = {stage: pictures.to(accelerator.device) for stage, pictures in window.stages.items()}
+        condition = policy.condition(lq, known=known)
         condition = {name: tensor.float() for name, tensor in condition.items()}
         restored = take(condition, slice(denoised, None))
         x_t = torch.empty(0, device=accelerator.device)
         if own:
             x_t, at = visited(policy, restored, sampler, seeds[denoised:], rng)
             timesteps = torch.cat([timesteps, at])
-        sharpness = decided(policy.schedule, timesteps, sampler)
-        sharp = condition["guide"] if detail.teacher is None and "guide" in condition else taught
-        aim = gt + detail.sharp_share * sharpness * (sharp - gt)
-        x0 = policy.encode(aim, condition)[:denoised]
+        x0 = policy.encode(gt, condition)[:denoised]
         noise = gaussian(seeds[:denoised], x0.shape[1:], device=accelerator.device)
         target = policy.schedule.target(x0, noise, timesteps[:denoised])
         x_t = torch.cat([policy.schedule.add_noise(x0, noise, timesteps[:denoised]), x_t])
@@ -96,11 +81,9 @@ def train_step(
     if own:
         x0_pred, _ = policy.schedule.to_x0_and_noise(output[denoised:], x_t[denoised:], timesteps[denoised:])
         sr = policy.decode(x0_pred, restored)
-        pixel = (sr - aim[denoised:]).abs().mean() / policy.config.residual_std
-        texture = (gradient_distance(sr, taught[denoised:]) * sharpness[denoised:].view(-1)).mean()
-        parts = {"pixel": detail.pixel_weight * pixel, "texture": detail.texture_weight * texture}
-        loss = loss + sum(parts.values())
-        figures |= {f"detail/{name}": float(part.detach()) for name, part in parts.items()}
+        pixel = own_steps.pixel_weight * (sr - gt[denoised:]).abs().mean() / policy.config.residual_std
+        loss = loss + pixel
+        figures["own_steps/pixel"] = float(pixel.detach())
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(loss)
     accelerator.clip_grad_norm_(model.parameters(), gradient_clip)
@@ -135,19 +118,11 @@ def visited(
     return x_t, torch.tensor([plan[j].t for j in picked], device=x_t.device)
 
 
-def decided(schedule: NoiseSchedule, timesteps: torch.Tensor, sampler: SamplerSpec) -> torch.Tensor:
-    """Returns how far the aim has moved from the truth to the sharp picture, [B, 1, 1, 1] in [0, 1].
-
-    It goes as α_t, to 1 at the sampler's last step: while x_t is mostly noise, the mean is what is asked for.
-    """
-    last = float(schedule.alphas[sampler.plan(schedule)[-1].t])
-    return (schedule.alpha_sigma(timesteps)[0] / max(last, 1e-3)).clamp(max=1.0)
-
-
-def residual_std(unit: PixelUNet, pairs: PairDataset, count: int = 64) -> float:
+def residual_std(unit: PixelUNet, pairs: PairDataset, pictures: StagePictures, count: int = 64) -> float:
     """Returns the standard deviation of the residuals to the first stage's pictures over the first pairs.
 
     `unit` is the policy with a residual_std of 1; the figure is in units of the [0, 1] range.
     """
     batch = collate_pairs([pairs[i] for i in range(min(count, len(pairs)))])
-    return max(1e-3, float(unit.encode(batch.gt, unit.condition(batch.lq)).std()))
+    condition = unit.condition(batch.lq, known=pictures.of(batch.indices))
+    return max(1e-3, float(unit.encode(batch.gt, condition).std()))

@@ -17,7 +17,7 @@ from reward_model.network.model import RewardModel
 from reward_model.train import TrainConfig
 from rl_finetune import restore, ship
 from rl_finetune.loop.config import TrainRlConfig
-from rl_finetune.pretrain import PretrainConfig
+from rl_finetune.supervised.config import PretrainConfig
 from rl_finetune.train import _announce as announce
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec

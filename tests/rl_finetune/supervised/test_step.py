@@ -7,32 +7,25 @@ import json
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from data.degradation.pairs import PairConfig
+from data.degradation.pairs import PairConfig, pairs_for_task
 from data.sources.open_source import SourceConfig
 from rl_finetune import pretrain
+from rl_finetune.supervised.config import PretrainConfig
 from rl_finetune.supervised.first_stage import StageConfig
-from rl_finetune.supervised.step import DetailConfig, decided, visited
+from rl_finetune.supervised.stage_pictures import draw_pictures
+from rl_finetune.supervised.step import OwnStepsConfig, visited
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
-from shared.policies.load import load_policy
+from shared.policies.load import load_policy, load_restorer
 from shared.policies.pixel_unet import PixelUNetConfig
 from shared.restorers.feed_forward import FeedForwardConfig, FeedForwardNet, FeedForwardRestorer
 from shared.runs.tracking import read_metrics
 from shared.seeds import numpy_rng
 from tests.helpers.pretraining import run_pretraining
 from tests.helpers.tiny import save_pictures, tiny_policy
-
-
-def test_the_aim_goes_from_the_truth_at_pure_noise_to_the_sharp_picture_at_the_last_step():
-    policy, spec = tiny_policy("face"), SamplerSpec(steps=4)
-    times = torch.tensor([step.t for step in spec.plan(policy.schedule)])
-    shares = decided(policy.schedule, times, spec).view(-1)
-    assert shares[0] < 0.01
-    assert shares[-1] == 1.0
-    assert bool((shares.diff() > 0).all())
-    assert decided(policy.schedule, torch.tensor([0]), spec) == 1.0
 
 
 def test_what_is_visited_has_the_noise_of_its_timestep():
@@ -51,22 +44,28 @@ def test_what_is_visited_has_the_noise_of_its_timestep():
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory) -> pretrain.PretrainConfig:
+def config(tmp_path_factory) -> PretrainConfig:
     folder = tmp_path_factory.mktemp("stages")
     torch.manual_seed(0)
     network = FeedForwardConfig(scale=4, channels=8, blocks=1, noise_channels=0)
-    FeedForwardRestorer(FeedForwardNet(network)).save(folder / "teacher")
-    stage = StageConfig(network=network, iterations=4, batch_size=2, texture_weight=1.0)
-    return pretrain.PretrainConfig(
+    FeedForwardRestorer(FeedForwardNet(network)).save(folder / "sharp")
+    stage = StageConfig(network=network, iterations=4, batch_size=2)
+    return PretrainConfig(
         task="sr",
         source=SourceConfig(images=str(save_pictures(folder / "photos", 8)), cache_folder=str(folder / "cache")),
         pairs=PairConfig(crop_px=32, pairs=12),
         pre_restorer=stage,
-        guide=dataclasses.replace(stage, network=dataclasses.replace(network, smooth=True)),
         policy=PixelUNetConfig(
-            scale=4, pre_restorer="own", guide="own", pixel_channels=4, channels=(8, 16), norm_groups=4
+            scale=4,
+            pre_restorer="own",
+            guide=str(folder / "sharp"),
+            blend=0.2,
+            pixel_channels=4,
+            channels=(8, 16),
+            norm_groups=4,
         ),
-        detail=DetailConfig(share=0.5, teacher=str(folder / "teacher"), teacher_pairs=6, texture_weight=1.0),
+        stage_pairs=6,
+        own_steps=OwnStepsConfig(share=0.5),
         sampler=SamplerSpec(steps=4),
         window_px=16,
         iterations=6,
@@ -79,28 +78,26 @@ def config(tmp_path_factory) -> pretrain.PretrainConfig:
 def test_every_stage_is_trained_logged_in_order_and_saved_with_the_policy(config, tmp_path):
     run_pretraining(config, tmp_path)
     policy, _ = load_policy(tmp_path)
-    assert policy.guide.net.config.smooth
-    assert len(list((tmp_path / "teacher").glob("*.png"))) == 6
+    assert policy.pre_restorer.net.config.blocks == 1
+    assert len(list((tmp_path / "stage_pictures" / "guide").glob("*.png"))) == 6
     records = read_metrics(tmp_path)
-    assert [record["step"] for record in records] == list(range(1, 15))
+    assert [record["step"] for record in records] == list(range(1, 11))
     assert [next(name for name in record if name != "step") for record in records[::4]] == [
         "pre_restorer/loss",
-        "guide/loss",
         "loss",
         "loss",
     ]
-    assert {"detail/pixel", "detail/texture"} <= set(records[-1])
+    assert "own_steps/pixel" in records[-1]
     assert set(json.loads((tmp_path / "config.json").read_text())["sha256"]) == {
         "model.safetensors",
         "pre_restorer/model.safetensors",
-        "guide/model.safetensors",
     }
 
 
-@pytest.mark.parametrize("where", ["pre_restorer", "guide", "policy"])
+@pytest.mark.parametrize("where", ["pre_restorer", "policy"])
 def test_resuming_in_any_stage_ends_in_the_same_weights(config, tmp_path, monkeypatch, where):
     run_pretraining(config, tmp_path / "whole")
-    make, left = pretrain.windows, {"pre_restorer": 3, "guide": 7, "policy": 11}[where]
+    make, left = pretrain.windows, {"pre_restorer": 3, "policy": 7}[where]
 
     def dying_windows(*args, **options):
         nonlocal left
@@ -113,17 +110,33 @@ def test_resuming_in_any_stage_ends_in_the_same_weights(config, tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         run_pretraining(config, tmp_path / "stopped")
     run_pretraining(config, tmp_path / "stopped")
-    for name in ("model.safetensors", "pre_restorer/model.safetensors", "guide/model.safetensors"):
+    for name in ("model.safetensors", "pre_restorer/model.safetensors"):
         whole, stopped = (load_file(tmp_path / run / name) for run in ("whole", "stopped"))
         assert all(torch.equal(whole[key], stopped[key]) for key in whole)
 
 
-def test_a_teacher_of_another_scale_is_refused(config, tmp_path):
+class Forbidden:
+    scale = 4
+
+    def restore(self, lq, *, sample_seeds):
+        raise AssertionError("drawn again")
+
+
+def test_what_a_stage_draws_is_kept_on_disk_and_never_drawn_again(config, tmp_path):
+    pairs = pairs_for_task(config.source, config.pairs, task="sr", split="train", seed=0)
+    guide = load_restorer(config.policy.guide)
+    draw_pictures({"guide": guide}, pairs, tmp_path, Accelerator(cpu=True))
+    kept = draw_pictures({"guide": Forbidden()}, pairs, tmp_path, Accelerator(cpu=True)).of([3, 0])["guide"]
+    drawn = guide.restore(torch.stack([pairs[3].lq, pairs[0].lq]), sample_seeds=[0, 0])
+    torch.testing.assert_close(kept, drawn, rtol=0, atol=0.51 / 255)  # 8 bits
+
+
+def test_a_guide_of_another_scale_is_refused(config, tmp_path):
     torch.manual_seed(0)
     FeedForwardRestorer(FeedForwardNet(FeedForwardConfig(scale=1, channels=8, blocks=1))).save(tmp_path / "faces")
-    detail = dataclasses.replace(config.detail, teacher=str(tmp_path / "faces"))
-    with pytest.raises(UserError, match=r"detail.teacher .* enlarges 1 times, but the policy 4 times"):
-        run_pretraining(dataclasses.replace(config, detail=detail), tmp_path / "run")
+    policy = dataclasses.replace(config.policy, guide=str(tmp_path / "faces"))
+    with pytest.raises(UserError, match=r"guide .* enlarges 1 times, but the policy 4 times"):
+        run_pretraining(dataclasses.replace(config, policy=policy), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +145,11 @@ def test_a_teacher_of_another_scale_is_refused(config, tmp_path):
         ({"window_px": 12}, "window_px must be a multiple of 8, got 12"),
         ({"window_px": 64}, "window_px must not exceed pairs.crop_px 32, got 64"),
         ({"sampler": SamplerSpec(steps=1)}, "sampler.steps of 2 or more"),
-        ({"guide": StageConfig(network=FeedForwardConfig(scale=1, noise_channels=0))}, "guide.network.scale 4, got 1"),
+        ({"policy": PixelUNetConfig(scale=4, guide="own")}, "no guide is trained here"),
+        (
+            {"pre_restorer": StageConfig(network=FeedForwardConfig(scale=1, noise_channels=0))},
+            "pre_restorer.network.scale 4",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused(config, values, message):

@@ -21,10 +21,10 @@ def batch(scale: int) -> PairBatch:
 @pytest.mark.parametrize(("task", "scale"), [("sr", 4), ("face", 1)])
 def test_all_pictures_show_the_same_place(task, scale):
     pairs = batch(scale)
-    cut = windows(pairs, pairs.gt + 1, task=task, window_px=16, multiple_px=8, rng=numpy_rng(0, "w"))
+    cut = windows(pairs, {"guide": pairs.gt + 1}, task=task, window_px=16, multiple_px=8, rng=numpy_rng(0, "w"))
     assert cut.gt.shape == (6, 3, 16, 16)
     torch.testing.assert_close(torch.nn.functional.avg_pool2d(cut.gt, scale), cut.lq)
-    torch.testing.assert_close(cut.taught, cut.gt + 1)
+    torch.testing.assert_close(cut.stages["guide"], cut.gt + 1)
     # Some window begins elsewhere than another, and some picture is mirrored.
     assert len({tuple(picture[:2].mean((1, 2)).tolist()) for picture in cut.gt}) > 1
     upright = (cut.gt[:, 0].diff(dim=1) > 0).all(dim=2).all(dim=1)
@@ -34,9 +34,9 @@ def test_all_pictures_show_the_same_place(task, scale):
 def test_the_same_stream_gives_the_same_windows_and_no_window_is_the_whole_pair():
     pairs = batch(4)
     first, second = (
-        windows(pairs, pairs.gt, task="sr", window_px=16, multiple_px=8, rng=numpy_rng(3, "w")) for _ in range(2)
+        windows(pairs, {}, task="sr", window_px=16, multiple_px=8, rng=numpy_rng(3, "w")) for _ in range(2)
     )
     assert torch.equal(first.gt, second.gt)
-    assert windows(pairs, pairs.gt, task="sr", window_px=0, multiple_px=8, rng=numpy_rng(3, "w")).gt.shape[-1] == 32
+    assert windows(pairs, {}, task="sr", window_px=0, multiple_px=8, rng=numpy_rng(3, "w")).gt.shape[-1] == 32
     with pytest.raises(ValueError, match="multiples of 8 px, at most 32; got 40"):
-        windows(pairs, pairs.gt, task="sr", window_px=40, multiple_px=8, rng=numpy_rng(3, "w"))
+        windows(pairs, {}, task="sr", window_px=40, multiple_px=8, rng=numpy_rng(3, "w"))

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from data.degradation.pairs import PairConfig
 from data.sources.open_source import SourceConfig
 from rl_finetune import pretrain, restore
+from rl_finetune.supervised.config import PretrainConfig
 from shared.app.errors import UserError
 from shared.diffusion.sampler import SamplerSpec
 from shared.policies.load import load_policy, load_restorer
@@ -119,9 +120,9 @@ def test_a_broken_policy_folder_is_one_line(tmp_path, damage, message):
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory) -> pretrain.PretrainConfig:
+def config(tmp_path_factory) -> PretrainConfig:
     folder = tmp_path_factory.mktemp("pretrain")
-    return pretrain.PretrainConfig(
+    return PretrainConfig(
         task="face",
         source=SourceConfig(faces=str(save_pictures(folder / "faces", 8)), cache_folder=str(folder / "cache")),
         pairs=PairConfig(crop_px=32, pairs=8),
