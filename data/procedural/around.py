@@ -6,7 +6,17 @@ import math
 
 import numpy as np
 
-from data.procedural.drawing import Layer, colour, coverage, mix, smooth_max, smoothstep, streak_noise, value_noise
+from data.procedural.drawing import (
+    Layer,
+    colour,
+    coverage,
+    mix,
+    ridge,
+    smooth_max,
+    smoothstep,
+    streak_noise,
+    value_noise,
+)
 from data.procedural.head import BROW_Y, HAIRLINE_Y, Head
 from data.procedural.traits import Traits
 
@@ -85,18 +95,13 @@ def _hairline(traits: Traits, head: Head, ax: np.ndarray) -> np.ndarray:
         else:
             top = base + 0.75 * np.abs(head.x - traits.parting) ** 1.5
         return top + 3.0 * smoothstep(0.40 - 0.02 * traits.hair_volume, 0.52, ax)
-    temple = 0.045 * np.exp(-0.5 * ((ax - 0.27) / 0.07) ** 2) * (1 - traits.feminine)
+    temple = 0.045 * ridge(ax - 0.27, 0.07) * (1 - traits.feminine)
     burns = 0.52 * smoothstep(0.35, 0.46, ax) * (0.8 if traits.hair == "tied" else 1.0)
     if traits.fringe and traits.hair == "short":
         return base + 0.16 + 0.05 * traits.parting * head.x + burns
     if traits.hair == "quiff":
-        return (
-            base
-            - 0.02
-            + 0.12 * (head.x - traits.parting) * math.copysign(1.0, traits.parting) * (ax < 0.4)
-            + burns
-            - temple
-        )
+        lean = 0.12 * (head.x - traits.parting) * math.copysign(1.0, traits.parting) * (ax < 0.4)
+        return base - 0.02 + lean + burns - temple
     return base + 0.10 * ax**2 + burns - temple
 
 
@@ -120,7 +125,7 @@ def _strands(traits: Traits, head: Head, rng: np.random.Generator) -> tuple[np.n
         strands = streak_noise(rng, across, along, strands=34, length=1.6)
     locks = value_noise(rng, side_px, cells=5, octaves=2)
     sheen_at = 0.40 + 0.10 * traits.light[1] + 0.02 * strands
-    sheen = np.exp(-0.5 * ((along - sheen_at) / 0.10) ** 2) * (0.10 if traits.hair == "curly" else 0.30)
+    sheen = ridge(along - sheen_at, 0.10) * (0.10 if traits.hair == "curly" else 0.30)
     base = traits.hair_colour
     contrast = 0.28 - 0.16 * float(base.mean())
     tone = 0.92 + contrast * strands + 0.08 * locks
@@ -136,7 +141,7 @@ def _beanie(front: Layer, traits: Traits, head: Head, rng: np.random.Generator) 
     knit = 0.85 + 0.10 * ribs + 0.05 * value_noise(rng, head.x.shape[0], cells=60, octaves=1)
     band = smoothstep(-0.47, -0.455, head.y)
     knitted = mix(traits.cloth_accent * knit[..., None], traits.cloth, 0.35 * band)
-    edge = 1 - 0.35 * np.exp(-0.5 * ((head.y + 0.465) / 0.008) ** 2)
+    edge = 1 - 0.35 * ridge(head.y + 0.465, 0.008)
     depth = front.depth + 0.03 + 0.02 * band + 0.004 * ribs
     return Layer(front.alpha, np.clip(knitted * edge[..., None], 0, 1), depth, front.gloss)
 
@@ -165,11 +170,10 @@ def build_ears(traits: Traits, head: Head) -> Layer:
         v = (head.down - 0.035 + 0.3 * math.sin(traits.pitch)) / (0.125 - 0.03 * smoothstep(0, 0.1, head.down))
         field = 1 - u**2 - v**2
         alpha = np.maximum(alpha, coverage(field))
-        inner = np.maximum(inner, np.exp(-0.5 * ((np.hypot(u + 0.15 * side, v) - 0.55) / 0.13) ** 2) * (field > 0))
+        inner = np.maximum(inner, ridge(np.hypot(u + 0.15 * side, v) - 0.55, 0.13) * (field > 0))
         if traits.earrings:
             ring = np.maximum(ring, smoothstep(0.028, 0.018, np.hypot(0.058 * u, 0.09 * v - 0.115)))
-    skin = traits.skin * colour(0.97, 0.86, 0.84)
-    albedo = np.broadcast_to(skin, (*alpha.shape, 3)) * (1 - 0.38 * inner)[..., None]
+    albedo = traits.skin * colour(0.97, 0.86, 0.84) * (1 - 0.38 * inner)[..., None]
     albedo = mix(albedo, colour(0.92, 0.80, 0.50), ring)
     depth = -0.12 + 0.03 * inner + 0.1 * (np.abs(head.across) - 0.5) + 0.02 * ring
     return Layer(np.maximum(alpha, ring), albedo, depth, 0.05 + 1.5 * ring, is_skin=True)
@@ -185,7 +189,7 @@ def build_body(traits: Traits, x: np.ndarray, y: np.ndarray, rng: np.random.Gene
     slope = 0.30 * smoothstep(0.72, 1.10, down)
     neck = coverage(np.minimum(half + slope - np.abs(middle), down - 0.2))
     skin = traits.skin * colour(0.97, 0.93, 0.92)
-    tendon = np.exp(-0.5 * ((np.abs(middle) - 0.17 + 0.12 * (down - 0.7)) / 0.03) ** 2)
+    tendon = ridge(np.abs(middle) - 0.17 + 0.12 * (down - 0.7), 0.03)
     neck_depth = -0.30 + 0.36 * np.sqrt(np.clip(1 - (middle / (half + 0.08 + slope)) ** 2, 0, 1)) + 0.012 * tendon
     mottle = 1 + 0.02 * value_noise(rng, side_px, cells=8, octaves=3)
     bare = Layer(neck, skin * mottle[..., None], neck_depth, np.full_like(x, 0.05), is_skin=True)
@@ -202,7 +206,7 @@ def build_body(traits: Traits, x: np.ndarray, y: np.ndarray, rng: np.random.Gene
     if traits.hair_length > 0.66:  # a patterned cloth
         stripes = smoothstep(-0.2, 0.2, np.cos(across * 40 * (1 + traits.hair_volume) + 0.6 * wrinkles))
         cloth = mix(cloth, traits.cloth_accent, 0.55 * stripes)
-    hem = np.exp(-0.5 * ((opening + 0.025) / 0.018) ** 2)
+    hem = ridge(opening + 0.025, 0.018)
     if traits.collar == "shirt":
         cloth = mix(cloth, traits.cloth * 0.3 + 0.66, smoothstep(-0.16, -0.15, opening) * (down < 1.02 + ax))
     depth = -0.22 + 0.03 * wrinkles + 0.05 * hem - 0.25 * ax**2 + 0.2 * np.clip(down - 0.8, 0, 1)
@@ -217,7 +221,7 @@ def backdrop(traits: Traits, x: np.ndarray, y: np.ndarray, rng: np.random.Genera
     wide = value_noise(rng, side_px, cells=2, octaves=2)
     if traits.backdrop == "plain":
         return first * (1.0 - 0.25 * (x * x + y * y) + 0.03 * wide)[..., None]
-    base = mix(np.broadcast_to(first, (*x.shape, 3)), second, smoothstep(-1.2, 1.2, y + 0.5 * wide))
+    base = mix(first, second, smoothstep(-1.2, 1.2, y + 0.5 * wide))
     if traits.backdrop == "gradient":
         return base
     if traits.backdrop == "foliage":

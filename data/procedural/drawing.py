@@ -46,8 +46,8 @@ def smoothstep(low: float, high: float, value: np.ndarray) -> np.ndarray:
 
 
 def mix(below: np.ndarray, above: np.ndarray | float, alpha: np.ndarray) -> np.ndarray:
-    """Returns `above` painted over `below`; a [H, W] alpha paints [H, W, 3] colours."""
-    if np.ndim(below) == 3 and np.ndim(alpha) == 2:
+    """Returns `above` painted over `below`; a [H, W] alpha paints colours, [H, W, 3] or one for all pixels."""
+    if np.ndim(below) in (1, 3) and np.ndim(alpha) == 2:
         alpha = alpha[..., None]
     return below + (above - below) * alpha
 
@@ -65,6 +65,17 @@ def bounds(region: np.ndarray, *, margin_px: int = 2) -> tuple[slice, slice]:
 def bump(x: np.ndarray, y: np.ndarray, at: tuple[float, float], size: tuple[float, float]) -> np.ndarray:
     """Returns a Gaussian hill of height 1 at `at` with the two standard deviations `size`."""
     return np.exp(-0.5 * (((x - at[0]) / size[0]) ** 2 + ((y - at[1]) / size[1]) ** 2))
+
+
+def ridge(across: np.ndarray, width: np.ndarray | float) -> np.ndarray:
+    """Returns a Gaussian of height 1 where `across` is 0, with the standard deviation `width`."""
+    return np.exp(-0.5 * (across / width) ** 2)
+
+
+def moved(picture: np.ndarray, right_px: float, down_px: float, *, beyond: int = cv2.BORDER_CONSTANT) -> np.ndarray:
+    """Returns a [H, W] picture moved by parts of pixels; `beyond` its rim it is 0, or what OpenCV's border says."""
+    move = np.float32([[1, 0, right_px], [0, 1, down_px]])
+    return cv2.warpAffine(picture, move, picture.shape[::-1], borderMode=beyond)
 
 
 def coverage(field: np.ndarray) -> np.ndarray:

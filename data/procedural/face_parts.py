@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.procedural.drawing import bounds, bump, colour, coverage, mix, smoothstep, streak_noise, value_noise
+from data.procedural.drawing import bounds, bump, colour, coverage, mix, ridge, smoothstep, streak_noise, value_noise
 from data.procedural.head import BROW_Y, EYE_Y, Head, mouth_height
 from data.procedural.traits import Traits
 
@@ -111,10 +111,8 @@ def _paint_nostrils(
     tilt = bottom + 0.25 * (ax - 0.04)
     hole = smoothstep(1.15, 0.55, np.hypot((ax - 0.48 * traits.nose_width) / 0.024, (head.y - tilt) / 0.0105))
     below = bump(head.x, head.y, (0, bottom + 0.018), (0.6 * traits.nose_width, 0.014))
-    wing = np.exp(
-        -0.5 * ((np.hypot((ax - traits.nose_width + 0.03) / 0.9, head.y - bottom + 0.028) - 0.042) / 0.006) ** 2
-    )
-    wing = wing * smoothstep(traits.nose_width - 0.02, traits.nose_width + 0.004, ax)
+    rim = np.hypot((ax - traits.nose_width + 0.03) / 0.9, head.y - bottom + 0.028) - 0.042
+    wing = ridge(rim, 0.006) * smoothstep(traits.nose_width - 0.02, traits.nose_width + 0.004, ax)
     skin = traits.skin
     albedo = mix(albedo, skin * colour(0.66, 0.50, 0.47), 0.35 * np.maximum(below, wing))
     return mix(albedo, skin * colour(0.22, 0.12, 0.10), 0.9 * hole), gloss

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from data.procedural.drawing import bump, colour, coverage, mix, smooth_max, smoothstep, value_noise
+from data.procedural.drawing import bump, colour, coverage, mix, ridge, smooth_max, smoothstep, value_noise
 from data.procedural.traits import Traits
 
 EYE_Y, BROW_Y, HAIRLINE_Y = -0.04, -0.175, -0.50  # in half picture widths from the middle of an upright, frontal head
@@ -74,7 +74,7 @@ def relief(traits: Traits, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     bend = wide + 0.03 + (traits.mouth_width + 0.045 - wide) * np.clip((y - 0.22) / (mouth_y - 0.22), 0, 1.2)
     fold = 0.007 + 0.012 * max(traits.smile, 0) + 0.02 * traits.age
     within = smoothstep(0.17, 0.25, y) * smoothstep(mouth_y + 0.08, mouth_y - 0.03, y)
-    height -= fold * np.exp(-0.5 * ((ax - bend) / 0.016) ** 2) * within
+    height -= fold * ridge(ax - bend, 0.016) * within
     if traits.age > 0.3:
         height -= (traits.age - 0.3) * _wrinkles(traits, ax, y)
     return height
@@ -87,7 +87,7 @@ def skin_albedo(traits: Traits, head: Head, rng: np.random.Generator) -> np.ndar
     skin = traits.skin
     blush = 0.8 * bump(ax, head.y, (0.30, 0.17), (0.11, 0.09)) + bump(head.x, head.y, (0, 0.19), (0.07, 0.06))
     blush = blush * traits.ruddiness + 0.5 * traits.makeup * bump(ax, head.y, (0.34, 0.12), (0.10, 0.06))
-    albedo = mix(np.broadcast_to(skin, (*ax.shape, 3)), skin * colour(1.0, 0.72, 0.70), 0.42 * blush)
+    albedo = mix(skin, skin * colour(1.0, 0.72, 0.70), 0.42 * blush)
     lids = bump(ax, head.y, (traits.eye_gap, EYE_Y + 0.015), (0.10, 0.07))
     shadow = colour(0.62, 0.5, 0.55) if traits.makeup > 0.5 else colour(0.80, 0.70, 0.70)
     albedo = mix(albedo, skin * shadow, (0.25 + 0.3 * traits.age + 0.3 * traits.makeup) * lids)
@@ -113,7 +113,7 @@ def _nose(traits: Traits, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     tip, wide = traits.nose_length - 0.065, traits.nose_width
     down = np.clip((y + 0.12) / (tip + 0.12), 0, 1.25)
     end = smoothstep(tip + 0.13, tip - 0.01, y) * smoothstep(-0.20, -0.04, y)
-    bridge = (0.03 + 0.10 * down**1.5) * np.exp(-0.5 * (x / (0.034 + 0.028 * down)) ** 2) * end
+    bridge = (0.03 + 0.10 * down**1.5) * ridge(x, 0.034 + 0.028 * down) * end
     ball = 0.075 * bump(x, y, (0, tip), (0.056, 0.052))
     wings = 0.065 * bump(np.abs(x), y, (wide - 0.030, tip + 0.035), (0.030, 0.034))
     return traits.nose_height * (bridge + ball + wings)
@@ -122,17 +122,14 @@ def _nose(traits: Traits, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _wrinkles(traits: Traits, ax: np.ndarray, y: np.ndarray) -> np.ndarray:
     forehead = np.zeros_like(y)
     for height, phase in ((-0.27, 0.0), (-0.325, 1.3), (-0.375, 2.1)):
-        forehead += np.exp(-0.5 * ((y - height - 0.012 * np.cos(7 * ax + phase)) / 0.007) ** 2)
+        forehead += ridge(y - height - 0.012 * np.cos(7 * ax + phase), 0.007)
     lines = 0.014 * forehead * smoothstep(0.36, 0.22, ax)
     out = ax - traits.eye_gap - traits.eye_width
     for slope in (-0.7, -0.1, 0.45):
-        lines += (
-            0.012
-            * np.exp(-0.5 * ((y - EYE_Y - slope * out) / 0.006) ** 2)
-            * (smoothstep(0.005, 0.03, out) * smoothstep(0.12, 0.07, out))
-        )
+        near = smoothstep(0.005, 0.03, out) * smoothstep(0.12, 0.07, out)
+        lines += 0.012 * ridge(y - EYE_Y - slope * out, 0.006) * near
     bag = ((ax - traits.eye_gap) / 0.10) ** 2
-    lines += 0.022 * np.exp(-0.5 * ((y - EYE_Y - 0.095 + 0.035 * bag) / 0.010) ** 2) * smoothstep(1.3, 0.6, bag)
+    lines += 0.022 * ridge(y - EYE_Y - 0.095 + 0.035 * bag, 0.010) * smoothstep(1.3, 0.6, bag)
     return lines
 
 

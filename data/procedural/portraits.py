@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from data.procedural.around import OVER_EARS, backdrop, build_body, build_ears, build_hair
-from data.procedural.drawing import Layer, bounds, bump, colour, mix, pixel_grid, smoothstep
+from data.procedural.drawing import Layer, bounds, bump, colour, mix, moved, pixel_grid, smoothstep
 from data.procedural.face_parts import paint_face, paint_glasses
 from data.procedural.head import build_head, skin_albedo
 from data.procedural.traits import Traits
@@ -69,8 +69,7 @@ def _contact(above: Layer | None, side_px: int) -> np.ndarray:
     """Returns how much light is left just beside and below what lies on top."""
     if above is None:
         return np.ones((side_px, side_px), dtype=np.float32)
-    shift = np.float32([[1, 0, 0], [0, 1, side_px * 0.02]])
-    soft = cv2.GaussianBlur(cv2.warpAffine(above.alpha, shift, (side_px, side_px)), (0, 0), side_px * 0.022)
+    soft = cv2.GaussianBlur(moved(above.alpha, 0, side_px * 0.02), (0, 0), side_px * 0.022)
     return 1.0 - 0.55 * soft
 
 
@@ -102,14 +101,8 @@ def _shadow(surface: np.ndarray, traits: Traits, side_px: int) -> np.ndarray:
     blocked = np.full_like(surface, -1.0)
     for step in range(1, 11):
         reach = 0.035 * step * (1 + 0.06 * step)
-        shift = np.float32([[1, 0, -lx / flat * reach * side_px / 2], [0, 1, -ly / flat * reach * side_px / 2]])
-        there = cv2.warpAffine(
-            surface.astype(np.float32),
-            shift,
-            (side_px, side_px),
-            flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
+        right, down = -lx / flat * reach * side_px / 2, -ly / flat * reach * side_px / 2
+        there = moved(surface.astype(np.float32), right, down, beyond=cv2.BORDER_REPLICATE)
         blocked = np.maximum(blocked, there - surface - reach * lz / flat)
     soft = cv2.GaussianBlur(smoothstep(0.0, 0.07, blocked).astype(np.float32), (0, 0), side_px / 110)
     return 1.0 - 0.75 * soft

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from data.procedural.drawing import mix
+from data.procedural.drawing import mix, moved
 from data.procedural.textures import draw_palette, draw_texture
 from shared.seeds import numpy_rng
 
@@ -62,8 +62,7 @@ def _paint_leaf(scene: np.ndarray, rng: np.random.Generator, radius: float, pale
     part = scene[y0:y1, x0:x1]
     if rng.random() < 0.5 and radius > 3:  # and its shadow on what lies below
         shift = 0.10 * radius
-        moved = np.float32([[1, 0, -shift * math.cos(light)], [0, 1, -shift * math.sin(light)]])
-        shadow = cv2.warpAffine(alpha, moved, (alpha.shape[1], alpha.shape[0]))
+        shadow = moved(alpha, -shift * math.cos(light), -shift * math.sin(light))
         part = part * (1.0 - 0.5 * cv2.GaussianBlur(shadow, (0, 0), 0.4 + 0.08 * radius))[..., None]
     if rng.random() < 0.08:  # out of focus
         alpha = cv2.GaussianBlur(alpha, (0, 0), 0.6 + 0.04 * radius)

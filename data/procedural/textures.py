@@ -32,9 +32,9 @@ def draw_texture(rng: np.random.Generator, side_px: int, palette: np.ndarray) ->
     # Most surfaces differ from themselves only a little; a few are as contrasting as print.
     second = first + (second - first) * np.float32(rng.beta(1.0, 1.3))
     if side_px < SMALL_PX:  # too small to show more than that it is lit from somewhere
-        return mix(np.broadcast_to(first, (side_px, side_px, 3)), second, _gradient(rng, side_px))
+        return mix(first, second, _gradient(rng, side_px))
     pattern = PATTERNS[np.searchsorted(PATTERN_CHANCES, rng.random())](rng, side_px)
-    surface = mix(np.broadcast_to(first, (side_px, side_px, 3)), second, np.clip(pattern, -0.3, 1.3))
+    surface = mix(first, second, np.clip(pattern, -0.3, 1.3))
     if side_px < 2 * SMALL_PX:
         return np.clip(surface, 0.0, 1.2)
     uneven = 0.06 * value_noise(rng, side_px, cells=3, octaves=2)
@@ -85,10 +85,10 @@ def _bricks(rng: np.random.Generator, side_px: int) -> np.ndarray:
     along, across = _axes(rng, side_px)
     height, ratio = _period(rng) * 1.2, rng.uniform(1.0, 3.0)
     row = np.floor(across / height)
-    shifted = along + 0.5 * height * ratio * (row % 2)
-    column = np.floor(shifted / (height * ratio))
+    moved = along + 0.5 * height * ratio * (row % 2)
+    column = np.floor(moved / (height * ratio))
     joint = smoothstep(0.5, 0.5 - 1.5 / height, np.abs(across / height - row - 0.5))
-    joint = joint * smoothstep(0.5, 0.5 - 1.5 / height / ratio, np.abs(shifted / (height * ratio) - column - 0.5))
+    joint = joint * smoothstep(0.5, 0.5 - 1.5 / height / ratio, np.abs(moved / (height * ratio) - column - 0.5))
     shades = rng.uniform(0.45, 1.0, 1024)[((row * 37 + column * 101) % 1024).astype(int)]
     return (joint * shades).astype(np.float32)
 
