@@ -15,6 +15,7 @@ from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.app.outline import Absent
 from shared.app.usage import Command, print_help, summary_of
+from shared.pictures.inputs import named_paths
 from shared.runs import finished
 
 # By name, in the order a person meets them: importing a module takes seconds, and help and refusals must not wait.
@@ -123,9 +124,11 @@ def processes_of(words: Sequence[str]) -> int:
 def refuse_mistakes(module: str, words: Sequence[str]) -> None:
     """Raises UserError for words that the command would refuse, before the seconds that its imports take."""
     try:
-        Command.of(module).check(words)
+        settings = Command.of(module).check(words)
     except Absent:
         return  # the command finds out itself
+    if isinstance(inputs := getattr(settings, "inputs", None), str):
+        named_paths(inputs)
 
 
 def run() -> None:

@@ -66,13 +66,9 @@ def find_inputs(inputs: str, *, apart_from: Path | None = None) -> FoundInputs:
     The folder `apart_from`, where outputs go, is not searched when it lies below one that was named. Raises UserError for
     what is missing, and where there is no picture.
     """
-    words = [inputs] if personal_path(inputs).exists() else [word for word in inputs.split(",") if word]
     wanted: dict[Path, Path] = {}  # each picture and the path that its outputs keep
     left_out: list[str] = []
-    for word in words:
-        path = personal_path(word)
-        if not path.exists():
-            raise UserError(f"expected a picture or a folder, but {path} is missing")
+    for path in named_paths(inputs):
         if path.is_file():
             wanted.setdefault(path, Path(path.name))
             continue
@@ -84,6 +80,16 @@ def find_inputs(inputs: str, *, apart_from: Path | None = None) -> FoundInputs:
         raise UserError(f"no pictures in {inputs}{beside}; expected files ending in {' '.join(IMAGE_SUFFIXES)}")
     names = dict(zip(wanted, output_names(list(wanted.values())), strict=True))
     return FoundInputs(list(wanted), names, wanted, left_out)
+
+
+def named_paths(inputs: str) -> list[Path]:
+    """Returns the paths that `in` names: one, or several with commas between. Raises UserError for one that is missing."""
+    words = [inputs] if personal_path(inputs).exists() else [word for word in inputs.split(",") if word]
+    paths = [personal_path(word) for word in words]
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"expected a picture or a folder, but {path} is missing")
+    return paths
 
 
 def is_picture_by_content(path: Path) -> bool:

@@ -70,6 +70,8 @@ def test_every_field_says_what_it_means(module):
         (["restore", "--words", "in='x"], "expected words with closed quotes"),
         (["launch", "two", "train-rl"], "expected launch <processes> <command>"),
         (["launch", "2", "train"], "no command train; did you mean"),
+        (["restore", "in=gone.png"], "expected a picture or a folder, but gone.png is missing"),
+        (["score", "in=gone.png,here.png"], "expected a picture or a folder, but gone.png is missing"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_imported(monkeypatch, words, message):
@@ -79,7 +81,9 @@ def test_mistakes_are_found_before_anything_is_imported(monkeypatch, words, mess
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train-rl", "--help"], ["train-rl", "train_rl_sr.yaml", "no=1"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train-rl", "--help"], ["train-rl", "train_rl_sr.yaml", "no=1"], ["restore", "in=gone.png"]]
+)
 def test_neither_help_nor_a_mistake_loads_a_library(words):
     script = f"""
 import sys
@@ -94,7 +98,9 @@ print("loaded:", *{{"torch", "numpy", "accelerate", "PIL", "datasets"}} & set(sy
     assert done.stdout.splitlines()[-1] == "loaded:"
 
 
-def test_a_command_is_its_modules_main(monkeypatch):
+def test_a_command_is_its_modules_main(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two words").mkdir()
     done = []
     monkeypatch.setattr(
         cli, "import_module", lambda name: SimpleNamespace(main=lambda words: done.append((name, words)))
