@@ -66,7 +66,7 @@ class Augmenter:
         self._makers: dict[str, SampleMaker] = {}
 
     def __call__(self, sample: Sample, *, step: int, place: int) -> Sample:
-        return self.finish([self.draw(sample, step=step, place=place)])[0]
+        return self.with_maps([self.draw(sample, step=step, place=place)])[0]
 
     def draw(self, sample: Sample, *, step: int, place: int) -> Drawn:
         """Returns the sample with everything drawn; only what the crop needs is left of its pictures."""
@@ -84,7 +84,7 @@ class Augmenter:
         like, pictures = _cut(swap.like, outer), {n: getattr(swap, n)[outer] for n in ("gt", "sr", "mask")}
         return Drawn(None, replace(swap, like=like, grain=grain, **pictures), inner, mirrored, turns)
 
-    def finish(self, drawn: Sequence[Drawn], *, device: str = "cpu") -> list[Sample]:
+    def with_maps(self, drawn: Sequence[Drawn], *, device: str = "cpu") -> list[Sample]:
         """Returns the samples; the maps of those that are repainted are made together, by a backbone on `device`."""
         made = iter(self.maker(device).swap_all([one.swap for one in drawn if one.swap is not None]))
         samples = [one.sample if one.swap is None else _cut(next(made), one.crop) for one in drawn]

@@ -56,9 +56,9 @@ class DrawnBatch:
     drawn: Sequence[Drawn]
     lq_given: Sequence[bool] | None
 
-    def finish(self, augmenter: Augmenter, device: torch.device) -> TripletBatch:
+    def with_maps(self, augmenter: Augmenter, device: torch.device) -> TripletBatch:
         """Returns the batch, its maps made together on `device`."""
-        return TripletBatch.collate(augmenter.finish(self.drawn, device=str(device)), self.lq_given)
+        return TripletBatch.collate(augmenter.with_maps(self.drawn, device=str(device)), self.lq_given)
 
 
 class StepBatches(Dataset):
@@ -96,7 +96,7 @@ class StepBatches(Dataset):
             lq_given = [numpy_rng(self.seed, "lq", step, place).uniform() < self.lq_share for place in self.places]
         if self.augmenter.labels_later:
             return DrawnBatch(drawn, lq_given)
-        return TripletBatch.collate(self.augmenter.finish(drawn), lq_given)
+        return TripletBatch.collate(self.augmenter.with_maps(drawn), lq_given)
 
     def loader(self, *, workers: int) -> DataLoader:
         """Returns the batches in order, prepared ahead by worker processes."""

@@ -123,7 +123,7 @@ def _prepared(
     """Yields the batches on the device, some of their restorations perturbed against the model as it then is."""
     for number, batch in enumerate(loader, start=first):
         if isinstance(batch, DrawnBatch):
-            batch = batch.finish(augmenter, accelerator.device)
+            batch = batch.with_maps(augmenter, accelerator.device)
         seed = derive_seed(job.seed, "disguise", number, accelerator.process_index)
         yield make_adversarial(model, batch.to(accelerator.device), job.adversarial, seed=seed)
 

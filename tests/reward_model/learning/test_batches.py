@@ -91,18 +91,18 @@ def test_a_label_backbone_runs_once_for_a_batch_and_never_where_samples_are_draw
     batches = StepBatches(samples, augmenter, seed=1, batch_triplets=8, steps=range(2), lq_share=0.6)
     waiting = batches[1]
     assert (opened, seen) == ([], [])
-    batch = waiting.finish(augmenter, torch.device("cpu"))
+    batch = waiting.with_maps(augmenter, torch.device("cpu"))
     # Seven are repainted, one is a control: gt, syn and sr of each, all at once.
     assert (opened, seen) == (["cpu"], [21])
     assert batch.lq_given.tolist() == list(waiting.lq_given)
-    alone = [augmenter.finish([one])[0] for one in waiting.drawn]
+    alone = [augmenter.with_maps([one])[0] for one in waiting.drawn]
     assert len(opened) == 1
     for name in ("gt", "sr", "syn", "degradation_map", "sr_degradation_map"):
         expected = torch.stack([getattr(sample, name) for sample in alone])
         torch.testing.assert_close(getattr(batch, name), expected, rtol=0, atol=1e-4)
     monkeypatch.setattr("data.regions.distances.BATCH_PIXELS", 4 * 48 * 48)
     seen.clear()
-    again = waiting.finish(augmenter, torch.device("cpu"))
+    again = waiting.with_maps(augmenter, torch.device("cpu"))
     assert seen == [4, 4, 4, 4, 4, 1]  # no more than memory holds
     torch.testing.assert_close(again.degradation_map, batch.degradation_map, rtol=0, atol=1e-4)
 
