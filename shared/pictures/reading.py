@@ -24,6 +24,7 @@ from shared.pictures.profiles import NOTHING_TO_CONVERT, deep_to_srgb, grey_to_s
 # Damage that Pillow reads past: what becomes of the picture shows whether it mattered.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 _GREY = ("1", "L", "LA", "La", "I", "F")
+_WITHOUT_PROFILE = {"CMYK": "CMYK converted to sRGB without a profile", "LAB": "LAB converted to sRGB"}
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF orientation → what turns the picture upright
     2: np.fliplr,
     3: lambda a: np.rot90(a, 2),
@@ -176,9 +177,10 @@ def _decode(image: Image.Image, profile: bytes | None) -> _Decoded:
     converted = to_srgb(image, profile)
     if converted is not NOTHING_TO_CONVERT:
         image = converted.image
+    said = [converted.note, _WITHOUT_PROFILE.get(image.mode, "")]
     # Pillow converts RGB to RGB by copying: 400 MB at 100 megapixels.
     colours = np.asarray(image if image.mode in ("RGB", "L") else image.convert("L" if grey else "RGB"))
-    return _Decoded(colours, alpha, grey, converted.note)
+    return _Decoded(colours, alpha, grey, "; ".join(note for note in said if note))
 
 
 def _channels_agree(colours: np.ndarray) -> bool:

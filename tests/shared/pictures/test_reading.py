@@ -100,7 +100,7 @@ def test_16_bit_colour_of_other_files_is_kept_and_what_is_not_is_said(tmp_path):
     cmyk = np.full((HEIGHT, WIDTH, 4), 257 * 51, np.uint16)
     tifffile.imwrite(tmp_path / "cmyk.tif", cmyk, photometric="separated")
     picture = read_picture(tmp_path / "cmyk.tif")
-    assert (picture.bits, picture.notes) == (8, ("read at 8 bits",))
+    assert (picture.bits, picture.notes) == (8, ("read at 8 bits", "CMYK converted to sRGB without a profile"))
     assert (np.abs(picture.levels.astype(int) - 163) <= 1).all()  # 255 · .8 · .8
     tifffile.imwrite(tmp_path / "planes.tif", np.moveaxis(deep, 2, 0), photometric="rgb", planarconfig="separate")
     with pytest.raises(UnreadableImage, match="separate planes, which is not read: save it interleaved"):
@@ -300,9 +300,14 @@ def test_srgb_is_left_alone_to_the_bit_and_a_wrong_profile_is_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "name", "tolerance"), [("CMYK", "a.tif", 1), ("LAB", "a.tif", 16), ("YCbCr", "a.jpg", 12)]
+    ("mode", "name", "tolerance", "notes"),
+    [
+        ("CMYK", "a.tif", 1, ("CMYK converted to sRGB without a profile",)),
+        ("LAB", "a.tif", 16, ("LAB converted to sRGB",)),
+        ("YCbCr", "a.jpg", 12, ()),
+    ],
 )
-def test_other_colour_spaces_come_out_as_rgb(tmp_path, mode, name, tolerance):
+def test_other_colour_spaces_come_out_as_rgb_and_it_is_said(tmp_path, mode, name, tolerance, notes):
     image = Image.fromarray(scene())
     if mode == "LAB":
         image = ImageCms.profileToProfile(
@@ -313,6 +318,7 @@ def test_other_colour_spaces_come_out_as_rgb(tmp_path, mode, name, tolerance):
     picture = read_saved(tmp_path / name, image, **({"quality": 98, "subsampling": 0} if name.endswith("jpg") else {}))
     assert np.abs(picture.levels.astype(int) - scene()).max() <= tolerance
     assert not picture.grey
+    assert picture.notes == notes
 
 
 # --- alpha, grey, palettes
