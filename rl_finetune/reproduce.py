@@ -7,7 +7,7 @@ python -m rl_finetune.reproduce run=runs/mine               # every finished sta
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -19,10 +19,11 @@ from shared.app.entry import run_command
 from shared.app.errors import UserError
 from shared.app.usage import Command
 from shared.app.words import read_words
-from shared.runs.comparison import compare_folders, machine_changes
-from shared.runs.run_folder import CONFIG_FILE, SUMMARY_FILE
+from shared.runs.comparison import compare_folders, input_changes, machine_changes
+from shared.runs.provenance import provenance_of
+from shared.runs.run_folder import CONFIG_FILE, SUMMARY_FILE, RunFolder
+from shared.runs.same_settings import read_settings
 
-PROVENANCE_FILE = "provenance.json"
 STAGES = ("base-policies", "train-pool", "dataset", "train-rm", "train-rl")  # the commands that leave a run's folder
 
 
@@ -60,18 +61,26 @@ def reproduce_stage(run: Path, again: Path) -> bool:
     """Runs the stage of `run` once more, into `again`, prints how the two compare, and returns whether they are the same."""
     name = command_of(run)
     print(f"{run}: {name}, again in {again}", flush=True)
-    import_module(COMMANDS[name]).main([str(run / CONFIG_FILE), f"out={again}"])
+    import_module(COMMANDS[name]).main([str(run / CONFIG_FILE), *words_for_places(run), f"out={again}"])
     found = compare_folders(run, again)
     print(f"{run}: equal to the last bit: {', '.join(found.equal) or 'nothing'}")
     if found.but_the_clock:
         print(f"{run}: equal but for seconds and places: {', '.join(found.but_the_clock)}")
     for file, how in found.differing.items():
         print(f"{run}: DIFFERS: {file}: {how}")
-    changes = machine_changes(last_start(run), last_start(again))
+    starts = provenance_of(run)["sessions"]
+    grown = [start["goes_on"] for start in starts if start.get("goes_on")]
+    for said in grown:
+        print(f"{run}: the run was asked for more on its way: it {said}")
+    others = input_changes(run, again)
+    if others:
+        print(f"{run}: not made from the same: {'; '.join(others)}")
+    last = provenance_of(again)["sessions"][-1:]
+    changes = sorted({change for start in starts for change in machine_changes(start, *last)}) if last else []
     if changes:
         print(f"{run}: the machine is not the same, and on each of these the last bits may hang: {'; '.join(changes)}")
-    elif not found.is_same:
-        print(f"{run}: versions, processor and threads are the same: what differs hangs on none of them")
+    elif not found.is_same and not others and not grown:
+        print(f"{run}: inputs, versions, processor and threads are the same: what differs hangs on none of them")
     print(f"{run}: {'reproduced' if found.is_same else 'not reproduced'}")
     return found.is_same
 
@@ -88,11 +97,17 @@ def command_of(run: Path) -> str:
     return min(fitting, key=lambda name: len(names[name] - keys))
 
 
-def last_start(run: Path) -> dict[str, Any]:
-    """Returns what a run notes of its last start: command, versions, machine, threads; nothing where it notes none."""
-    path = run / PROVENANCE_FILE
-    sessions = json.loads(path.read_text(encoding="utf-8")).get("sessions", []) if path.is_file() else []
-    return sessions[-1] if sessions else {}
+def words_for_places(run: Path) -> list[str]:
+    """Returns, for the command line, the settings of a run's config that name places which have moved with the run."""
+    return list(_differing(read_settings(run / CONFIG_FILE), RunFolder(run).settings()))
+
+
+def _differing(written: dict[str, Any], now: dict[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in now.items():
+        if isinstance(value, dict):
+            yield from _differing(written[key], value, f"{above}{key}.")
+        elif value != written[key] and f"{above}{key}" != "out":  # a list is given whole
+            yield f"{above}{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ class RunFolder:
         if not is_main_process():
             return
         self.require_same_pictures(pictures or {}, config)
-        self._write_provenance(config, inputs or {}, pictures or {})
+        self._write_provenance(config, inputs or {}, pictures or {}, goes_on)
         if pictures:
             self.write_json(PICTURES_FILE, lists_to_json({**read_lists(self.path), **pictures}))
         if _moved(self, config) or goes_on:
@@ -182,7 +182,7 @@ class RunFolder:
         """Writes a json file whole or not at all."""
         write_bytes(self.path / name, (json.dumps(content, indent=2, default=_plain) + "\n").encode())
 
-    def _write_provenance(self, config: Any, inputs: Mapping[str, str | None], pictures: Lists) -> None:
+    def _write_provenance(self, config: Any, inputs: Mapping[str, str | None], pictures: Lists, goes_on: str) -> None:
         before = provenance_of(self.path)
         named = {name: where for name, where in inputs.items() if where not in _NO_INPUT}
         found = {name: fingerprint(where, before["inputs"].get(name)) for name, where in named.items()}
@@ -197,7 +197,7 @@ class RunFolder:
                 name: {"count": len(listed.files), "sha256": listed.sha256} for name, listed in pictures.items()
             },
             "inputs": {**before["inputs"], **found},
-            "sessions": [*before["sessions"], session_of(self.command)],
+            "sessions": [*before["sessions"], session_of(self.command) | ({"goes_on": goes_on} if goes_on else {})],
         }
         self.write_json(PROVENANCE_FILE, content)
 
